@@ -1,0 +1,1 @@
+"""Environments: making them, the built-in behaviour policies, collection, evaluation, video."""

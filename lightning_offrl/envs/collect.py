@@ -1,0 +1,306 @@
+"""Collecting a dataset from a real environment with behaviour policies, written as a local Minari dataset.
+
+Our own loop rather than Minari's ``DataCollector``, which needs jax: one seed per episode, T + 1 observations, and the
+true log density of every action (``infos/behavior_log_prob``, in the environment's units).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_offrl.batch import Spec
+from lightning_offrl.envs.behaviour import CONTROLLERS, Behaviour, Controller, behaviours
+from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.errors import InputError
+
+REFERENCE_EPISODES = 100
+REFERENCE_SEED = 100_000
+"""Apart from the seeds of collection and evaluation, and fixed, so that scores on one environment compare."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as the environment gave it: T steps, T + 1 observations (raw, stacked; dict of arrays for Dict spaces)."""
+
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    log_prob: np.ndarray
+    behaviour: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` wrote.
+
+    Args:
+        dataset_id: pass it on as ``--data.source``.
+        path: the directory of the dataset.
+        returns: ``[E]`` float64.
+        lengths: ``[E]`` int64.
+        names: behaviour of each episode.
+        references: (random, controller) mean returns, or None where there is no controller to measure.
+        table: a short text.
+    """
+
+    dataset_id: str
+    path: Path
+    returns: np.ndarray
+    lengths: np.ndarray
+    names: list[str]
+    references: tuple[float, float] | None
+    table: str
+
+
+def collect(
+    environment: str,
+    dataset_id: str,
+    *,
+    episodes: int = 150,
+    quality: str | float | Sequence[float] = "mixed",
+    policy: str | Path | Controller | None = None,
+    noise: float = 0.1,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Collected:
+    """Collect episodes and write them as a Minari dataset.
+
+    Args:
+        environment: Gymnasium id.
+        dataset_id: ``namespace/name-v0``; kept under Minari's directory (``MINARI_DATASETS_PATH``, or ``~/.minari``).
+        episodes: how many, shared out among the behaviours and shuffled.
+        quality: ``"mixed"``, a number from 0 (random) to 1 (the controller with little noise), or several in equal shares.
+        policy: an exported ``policy.pt`` or a function of one raw observation to an action in environment units, in
+            place of the built-in controller.
+        noise: standard deviation around the controller's action in half ranges; 0 logs no density for Box actions.
+        seed: of everything; episode i does not depend on how many are collected before or after it, except for
+            which behaviour it is given.
+        overwrite: replace an existing dataset of this id.
+
+    Raises:
+        InputError: a malformed or existing id, an unknown environment, a quality out of range.
+    """
+    if episodes < 1:
+        raise InputError(f"a dataset needs at least 1 episode, got {episodes}")
+    target = dataset_path(dataset_id)
+    if target.exists() and not overwrite:
+        raise InputError(f"dataset {dataset_id} exists already at {target}; choose another id or pass --overwrite")
+    env = make_environment(environment)
+    try:
+        spec = environment_spec(env)
+        controller = _controller(policy, spec, environment)
+        mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
+        chosen = _share_out(mixture, episodes, seed)
+        played = [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)]
+        references = reference_scores(environment, env, spec)
+        _write(env, environment, dataset_id, target, played, references, mixture, overwrite)
+    finally:
+        env.close()
+    returns = np.array([episode.rewards.sum() for episode in played])
+    lengths = np.array([len(episode.rewards) for episode in played])
+    names = [episode.behaviour for episode in played]
+    table = _table(dataset_id, environment, returns, lengths, played, references)
+    return Collected(dataset_id, target, returns, lengths, names, references, table)
+
+
+def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
+    """One episode to its end.
+
+    Args:
+        env: a Gymnasium environment that ends (it has a time limit or terminal states).
+        behaviour: who acts.
+        seed: resets the environment and seeds the behaviour's own draws.
+    """
+    rng = np.random.default_rng([seed, 1])
+    shape = env.action_space.shape if behaviour.spec["action_kind"] == "box" else ()
+    observation, _ = env.reset(seed=seed)
+    observations, actions, rewards, log_probs = [observation], [], [], []
+    terminations, truncations = [], []
+    ended = False
+    while not ended:
+        action, log_prob = behaviour.sample(observation, rng)
+        executed = action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
+        observation, reward, terminated, truncated, _ = env.step(executed)
+        observations.append(observation)
+        actions.append(executed)
+        rewards.append(float(reward))
+        log_probs.append(log_prob)
+        terminations.append(bool(terminated))
+        truncations.append(bool(truncated))
+        ended = terminations[-1] or truncations[-1]
+    return Episode(
+        _stack(observations),
+        np.asarray(actions, dtype=env.action_space.dtype),
+        np.asarray(rewards, dtype=np.float64),
+        np.asarray(terminations),
+        np.asarray(truncations),
+        np.asarray(log_probs, dtype=np.float64),
+        behaviour.name,
+        seed,
+    )
+
+
+def dataset_path(dataset_id: str) -> Path:
+    """Where Minari keeps this dataset, whether or not it exists.
+
+    Raises:
+        InputError: a malformed id. Minari itself finds that out only after writing, and what it leaves behind breaks
+            the listing of all other datasets.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as problem:
+        raise InputError(
+            f"{dataset_id!r} is not a dataset id: it has the form namespace/name-v0 "
+            "(letters, digits, - and _; a namespace of at least two characters; a version at the end)"
+        ) from problem
+    return Path(get_dataset_path(dataset_id))
+
+
+def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, float] | None:
+    """Mean returns of uniformly random actions and of the built-in controller without noise, or None without one.
+
+    The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same.
+    """
+    controller = CONTROLLERS.get(environment)
+    if controller is None:
+        return None
+    means = []
+    for behaviour in (Behaviour("random", spec, None), Behaviour("controller", spec, controller, 1.0, noise=0.0)):
+        returns = [play(env, behaviour, seed=REFERENCE_SEED + i).rewards.sum() for i in range(REFERENCE_EPISODES)]
+        means.append(float(np.mean(returns)))
+    return means[0], means[1]
+
+
+def _controller(policy: str | Path | Controller | None, spec: Spec, environment: str) -> Controller | None:
+    if policy is None or not isinstance(policy, str | Path):
+        return policy
+    from lightning_offrl.envs.make import check_match
+    from lightning_offrl.export.policy import load_policy
+
+    loaded = load_policy(policy)
+    check_match(loaded.spec, spec, environment)
+    return loaded.act
+
+
+def _episode_seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % (2**31 - 1))
+
+
+def _share_out(mixture: list[tuple[float, Behaviour]], episodes: int, seed: int) -> list[Behaviour]:
+    """Shares as whole episodes by largest remainder, in a shuffled order."""
+    exact = np.array([share for share, _ in mixture]) * episodes
+    counts = np.floor(exact + 1e-9).astype(int)
+    for i in np.argsort(counts - exact, kind="stable")[: episodes - counts.sum()]:
+        counts[i] += 1
+    order = np.random.default_rng([seed, 2]).permutation(np.repeat(np.arange(len(mixture)), counts))
+    return [mixture[i][1] for i in order]
+
+
+def _stack(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _stack([value[key] for value in values]) for key in values[0]}
+    return np.stack([np.asarray(value) for value in values])
+
+
+def _write(
+    env: Any,
+    environment: str,
+    dataset_id: str,
+    target: Path,
+    played: list[Episode],
+    references: tuple[float, float] | None,
+    mixture: list[tuple[float, Behaviour]],
+    overwrite: bool,
+) -> None:
+    import minari
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    logged = all(behaviour.has_density for _, behaviour in mixture)
+    buffers = [
+        EpisodeBuffer(
+            id=i,
+            seed=episode.seed,
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+            infos={"behavior_log_prob": episode.log_prob} if logged else {},
+        )
+        for i, episode in enumerate(played)
+    ]
+    shares = "; ".join(f"{share:.0%} {behaviour.name}" for share, behaviour in mixture)
+    # Replaced only when the new one is complete, so an interruption leaves the old dataset in place.
+    aside = target.with_name(f".{target.name}.old")
+    if overwrite and target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=env.spec,
+                eval_env=env.spec,
+                observation_space=env.observation_space,
+                action_space=env.action_space,
+                algorithm_name="lightning_offrl built-in behaviour policies",
+                ref_min_score=references[0] if references else None,
+                ref_max_score=references[1] if references else None,
+                description=f"Collected by lightning_offrl in {environment}. Episodes: {shares}.",
+                data_format="hdf5",
+                jpeg_encoding=False,
+            )
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        if aside.exists():
+            aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _table(
+    dataset_id: str,
+    environment: str,
+    returns: np.ndarray,
+    lengths: np.ndarray,
+    played: list[Episode],
+    references: tuple[float, float] | None,
+) -> str:
+    rows = [("behaviour", "episodes", "mean return", "sd", "mean length")]
+    names = np.array([episode.behaviour for episode in played])
+    groups = [(name, names == name) for name in sorted(set(names.tolist()))]
+    groups = [*groups, ("all", np.ones(len(names), dtype=bool))] if len(groups) > 1 else groups
+    for name, mask in groups:
+        mean, sd = returns[mask].mean(), returns[mask].std()
+        rows.append((name, str(mask.sum()), f"{mean:.1f}", f"{sd:.1f}", f"{lengths[mask].mean():.1f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment}"]
+    lines += ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    ended = sum(bool(episode.terminations[-1]) for episode in played)
+    lines.append(f"{ended} episodes ended in a terminal state, {len(played) - ended} were truncated")
+    if references is not None:
+        score = 100.0 * (returns.mean() - references[0]) / (references[1] - references[0])
+        lines.append(
+            f"references: random {references[0]:.1f} = score 0, controller {references[1]:.1f} = score 100; "
+            f"this dataset scores {score:.1f} on average"
+        )
+    if any(math.isnan(episode.log_prob[0]) for episode in played):
+        lines.append("no behaviour log density was logged: without noise none exists")
+    return "\n".join(lines)
