@@ -1,0 +1,513 @@
+"""`OfflineAlgorithm`: the update loop that every page shares.
+
+It does five things: run K updates per Lightning step, count ``updates``, `minimize`, keep target networks, and log.
+Everything else of an algorithm is on its page.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, cast
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
+from lightning_offrl.draws import Draws, mix
+from lightning_offrl.errors import InputError
+from lightning_offrl.networks.encoders import Encoder
+from lightning_offrl.networks.normaliser import Normaliser
+
+CHECKPOINT_FORMAT = 1
+_VERSIONS = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
+
+
+class OfflineAlgorithm(pl.LightningModule):
+    """Base of every algorithm: a page writes ``__init__``, ``update``, ``act``, ``configure_optimizers``.
+
+    A *step* is one gradient update, everywhere: ``max_steps``, ``trainer.global_step``, log axes, checkpoint names,
+    periods and schedules. Batches hold raw observations; `normaliser` is applied once per block before ``update`` and
+    inside ``act``.
+
+    Args:
+        spec: the spaces, ``OfflineDataModule.spec``; on the command line it is linked from the data.
+        encoder: maps an observation to ``[B, features]``; each network trains its own copy. None concatenates vectors.
+        normalise_observations: standardise observations with statistics of the train split.
+        normaliser_epsilon: added to the standard deviation (TD3+BC's code: 1e-3).
+        clip_grad_norm: largest gradient norm per optimizer and seed, one number or a dict by optimizer name; None: off.
+        seeds: train this many independent runs in one pass; run i is the single run with ``seed + i``.
+        seed: initial values, and noise inside updates.
+
+    Raises:
+        InputError: if the actions are of a kind that the algorithm cannot learn from, or ``seeds`` > 1 with an encoder.
+    """
+
+    needs: ClassVar[tuple[Key, ...]] = TRANSITION
+    """Batch keys that ``update`` reads; the data module prepares no others."""
+    action_kind: ClassVar[str] = "box"
+    acting: ClassVar[tuple[str, ...]] = ("normaliser", "policy")
+    """Submodules that ``act`` uses: what an exported policy holds."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        encoder: nn.Module | None = None,
+        normalise_observations: bool = False,
+        normaliser_epsilon: float = 1e-3,
+        clip_grad_norm: float | dict[str, float] | None = None,
+        seeds: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.save_hyperparameters(ignore=["encoder"])
+        name = type(self).__name__
+        if spec["action_kind"] != self.action_kind:
+            kinds = {"box": "continuous (Box)", "discrete": "discrete"}
+            raise InputError(
+                f"{name} learns from {kinds[self.action_kind]} actions, but this data has {kinds[spec['action_kind']]} "
+                f"ones; choose an algorithm for {kinds[spec['action_kind']]} actions"
+            )
+        if seeds < 1:
+            raise InputError(f"model.seeds must be at least 1, got {seeds}")
+        if seeds > 1 and encoder is not None:
+            raise InputError(
+                f"model.seeds={seeds} cannot stack a custom encoder: train one process per seed, or leave out the encoder"
+            )
+        self.spec: Spec = spec
+        self.lead: tuple[int, ...] = (seeds,) if seeds > 1 else ()
+        self.draws = Draws(seed, seeds)
+        self.targets: dict[str, str] = {}
+        """Target networks: attribute name of the target to that of its source."""
+        self.updates = 0
+        """Gradient updates made so far."""
+        self.normaliser = Normaliser(spec, normaliser_epsilon)
+        self._encoder = (encoder,)  # in a tuple: each network registers a copy, this one is not trained
+        self._built = 0
+        self._optimizers: dict[str, Optimizer] = {}
+        self._schedulers: list[LRScheduler] = []
+        self._scaler: Any = None
+        self._world = 1
+        self._evaluating = False
+        self._checked = False
+        self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._val: dict[str, list[Tensor]] = {}
+
+    # -- what a page writes ------------------------------------------------------------------------------------------
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient update in the paper's order.
+
+        Args:
+            batch: size ``[*lead, B]``, observations normalised.
+
+        Returns:
+            Metrics as tensors of shape ``[*lead]``, without ``.item()``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update(batch)")
+
+    def act(self, observation: Any) -> Tensor:
+        """Greedy actions for raw observations ``[*lead, B, ...]``: ``[*lead, B, A]`` in [-1, 1], or ``[*lead, B]`` int64."""
+        raise NotImplementedError(f"{type(self).__name__} must define act(observation)")
+
+    # -- building blocks for pages -----------------------------------------------------------------------------------
+
+    def encoder(self) -> Encoder:
+        """A fresh encoder for one network."""
+        return Encoder(self.spec, self._encoder[0])
+
+    def network(self, build: Callable[[], nn.Module]) -> Any:
+        """Build a network once per stacked seed, each from its own seed's stream, with parameters stacked in front.
+
+        Args:
+            build: makes the network for one seed; every parameter gets a leading S when seeds are stacked.
+        """
+        seeds, modules = self.draws.seeds, []
+        for i in range(seeds):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mix(self.draws.seed + i, self._built, 0x1417))
+                modules.append(build())
+        self._built += 1
+        module = modules[0]
+        if seeds > 1:
+            singles = [dict(m.named_parameters()) for m in modules]
+            for key in singles[0]:
+                owner, _, leaf = key.rpartition(".")
+                stacked = torch.stack([single[key].detach() for single in singles])
+                setattr(module.get_submodule(owner), leaf, nn.Parameter(stacked))
+        return module
+
+    def target_of(self, name: str) -> Any:
+        """A frozen copy of the network ``self.<name>``, to be assigned to ``self.<name>_target``; callbacks move it."""
+        target = copy.deepcopy(getattr(self, name)).requires_grad_(False)
+        self.targets[f"{name}_target"] = name
+        return target.eval()
+
+    def adam(self, module: nn.Module | Iterable[nn.Parameter], learning_rate: float, **options: Any) -> Optimizer:
+        """Fused Adam over a network's parameters, or over the given ones."""
+        parameters = list(module.parameters() if isinstance(module, nn.Module) else module)
+        return torch.optim.Adam(parameters, lr=learning_rate, fused=True, **options)
+
+    def named_optimizers(
+        self, schedules: Mapping[str, Callable[[Optimizer], LRScheduler]] | None = None, **optimizers: Optimizer
+    ) -> Any:
+        """What ``configure_optimizers`` returns: optimizers by the names that `minimize` uses.
+
+        Args:
+            schedules: by optimizer name, makes its learning-rate schedule; stepped once per gradient update.
+            **optimizers: one per loss.
+        """
+        self._optimizers = dict(optimizers)
+        self._schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
+        return list(optimizers.values()), [{"scheduler": s, "interval": "step"} for s in self._schedulers]
+
+    def default_callbacks(self, *callbacks: pl.Callback) -> list[pl.Callback]:
+        """What ``configure_callbacks`` returns: the page's callbacks, but for those whose kind the user gave."""
+        given = self.trainer.callbacks if self._trainer is not None else []  # type: ignore[attr-defined]
+        return [mine for mine in callbacks if not any(isinstance(theirs, type(mine)) for theirs in given)]
+
+    @property
+    def total_updates(self) -> int:
+        """Planned length of the run in gradient updates (``trainer.max_steps``), the horizon of schedules.
+
+        Raises:
+            InputError: if the run has no length.
+        """
+        steps = self.trainer.max_steps if self._trainer is not None else -1
+        if steps < 1:
+            raise InputError("a learning-rate schedule over the run needs its length: set trainer.max_steps")
+        return steps
+
+    def cosine(self, optimizer: Optimizer) -> LRScheduler:
+        """Cosine decay to zero over the run's ``max_steps`` gradient updates."""
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_updates)
+
+    def due(self, period: int) -> bool:
+        """Whether this update, counted from 1, is a multiple of ``period``; always true when losses are only evaluated."""
+        return self._evaluating or (self.updates + 1) % period == 0
+
+    def global_mean(self, x: Tensor) -> Tensor:
+        """Mean over the batch ``[*lead, B]`` to ``[*lead]``, over all ranks and without gradient."""
+        mean = x.detach().mean(-1)
+        if self._world > 1:
+            torch.distributed.all_reduce(mean)
+            mean = mean / self._world
+        return mean
+
+    def minimize(self, **losses: Tensor) -> None:
+        """Step the named optimizers on their losses; the only door to gradients.
+
+        Gradients reach the parameters of the loss's own optimizer and nobody else's, are averaged over ranks, unscaled,
+        and clipped per seed. Several losses in one call are differentiated first and stepped after. When losses are
+        only evaluated (validation), nothing happens.
+
+        Args:
+            **losses: scalars, by optimizer name. With stacked seeds, the sum over seeds.
+
+        Raises:
+            InputError: if there is no optimizer of that name.
+        """
+        if self._evaluating:
+            return
+        if not self._optimizers:
+            self.configure_optimizers()
+        unknown = set(losses) - set(self._optimizers)
+        if unknown:
+            raise InputError(f"minimize() got {sorted(unknown)}, but the optimizers are {sorted(self._optimizers)}")
+        names = list(losses)
+        gradients = []
+        for name in names:
+            loss = losses[name] if self._scaler is None else self._scaler.scale(losses[name])
+            # autograd.grad, not backward: no other network's .grad is touched, and DDP's own reducer never wakes
+            parameters = self._parameters_of(name)
+            gradients.append(torch.autograd.grad(loss, parameters, retain_graph=name != names[-1], allow_unused=True))
+        for name, gradient in zip(names, gradients, strict=True):
+            self._step(name, gradient)
+
+    def _parameters_of(self, name: str) -> list[Tensor]:
+        return [p for group in self._optimizers[name].param_groups for p in group["params"]]
+
+    def _step(self, name: str, gradients: tuple[Tensor | None, ...]) -> None:
+        optimizer = self._optimizers[name]
+        if self._world > 1:
+            present = [g for g in gradients if g is not None]
+            flat = torch._utils._flatten_dense_tensors(present)
+            torch.distributed.all_reduce(flat)
+            flat /= self._world
+            averaged = iter(torch._utils._unflatten_dense_tensors(flat, present))
+            gradients = tuple(None if g is None else next(averaged) for g in gradients)
+        for parameter, gradient in zip(self._parameters_of(name), gradients, strict=True):
+            parameter.grad = gradient
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+        clip = self.hparams["clip_grad_norm"]
+        limit = clip.get(name) if isinstance(clip, dict) else clip
+        if limit is not None:
+            clip_per_seed([p.grad for p in self._parameters_of(name) if p.grad is not None], limit, bool(self.lead))
+        if self._scaler is not None:
+            self._scaler.step(optimizer)
+        else:
+            optimizer.step()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def gradient_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One whole gradient update: losses, optimizers, schedules, counters, targets.
+
+        Args:
+            batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
+        """
+        self.draws.begin(self.updates)
+        metrics = self.update(batch)
+        if self._scaler is not None:
+            self._scaler.update()
+        for scheduler in self._schedulers:
+            scheduler.step()
+        self.updates += 1
+        if self._trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            progress.increment_ready()
+            progress.increment_completed()
+        for hook in self._hooks:
+            hook(self)
+        return metrics
+
+    def prepare(self, block: TensorDictBase) -> TensorDictBase:
+        """Cast a block ``[K, *lead, B]`` to the parameters' precision if that is float64, and normalise observations."""
+        dtype = next(self.parameters()).dtype
+        if dtype == torch.float64:
+            block = block.apply(lambda x: x.to(dtype) if x.dtype == torch.float32 else x)
+        block = block.clone(recurse=False)
+        for key in ("observation", ("next", "observation")):
+            value = block.get(key, None)
+            if value is not None:
+                block.set(key, self.normaliser(value))
+        return block
+
+    def training_step(self, block: TensorDictBase, batch_idx: int) -> None:
+        """K gradient updates on a block ``[K, *lead, B]``."""
+        if not self._checked:
+            check(block, self.spec, self.needs)
+            self._checked = True
+        every = self.trainer.log_every_n_steps
+        for batch in self.prepare(block).unbind(0):
+            self._accumulate(self.gradient_update(batch))
+            if every > 0 and self.updates % every == 0 or self.updates == self.trainer.max_steps:
+                self._log_accumulated()
+        # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
+
+    def validation_step(self, block: TensorDictBase, batch_idx: int) -> None:
+        """The losses of a held-out block ``[K, *lead, B]`` at the current parameters, without a step."""
+        self._evaluating = True
+        try:
+            for i, batch in enumerate(self.prepare(block).unbind(0)):
+                self.draws.begin(self.updates, stream=1 + batch_idx + i)
+                for name, value in self.update(batch).items():
+                    self._val.setdefault(name, []).append(value.detach())
+        finally:
+            self._evaluating = False
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean losses of the held-out episodes as ``val/...``."""
+        means = {name: torch.stack(values).mean(0) for name, values in self._val.items()}
+        self._val = {}
+        if means and not self.trainer.sanity_checking:
+            self.log_now(self._per_seed("val", means))
+
+    def _accumulate(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            value = value.detach()
+            self._sums[name] = value + self._sums[name] if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _log_accumulated(self) -> None:
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        if means:
+            values = self._per_seed("train", means)
+            broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+            if broken:
+                rank_zero_warn(
+                    f"{', '.join(broken)} is not finite at update {self.updates}: the run has diverged; lower the "
+                    "learning rates, clip gradients (model.clip_grad_norm) or look at the rewards' scale"
+                )
+            self.log_now(values)
+
+    def _per_seed(self, prefix: str, metrics: dict[str, Tensor]) -> dict[str, float]:
+        """Plain numbers, averaged over ranks, with one transfer from the device; per seed where seeds are stacked."""
+        flat = torch.stack([m.float().expand(self.lead) for m in metrics.values()])
+        if self._world > 1:
+            torch.distributed.all_reduce(flat)
+            flat = flat / self._world
+        named: dict[str, float] = {}
+        for name, value in zip(metrics, flat.tolist(), strict=True):
+            if self.lead:
+                named[f"{prefix}/{name}"] = sum(value) / len(value)
+                named.update({f"{prefix}/{name}_seed{i}": v for i, v in enumerate(value)})
+            else:
+                named[f"{prefix}/{name}"] = value
+        return named
+
+    def log_now(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics to all loggers with step = gradient updates, and make them available to ``monitor=``."""
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step=self.updates)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+
+    # -- binding to Lightning ----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Compare with the data, fit the normaliser, and see that what the trainer was told can be done."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and getattr(data, "spec", self.spec) != self.spec:
+            raise InputError(
+                f"the data has other spaces than the algorithm was built for: {_difference(data.spec, self.spec)}; "
+                "build the algorithm with this data's spec, or pass the data it was trained with"
+            )
+        wanted = bool(self.hparams["normalise_observations"])
+        if stage == "fit" and wanted and not self.normaliser.fitted:
+            if not hasattr(data, "observation_statistics"):
+                raise InputError(
+                    "normalise_observations needs the statistics of the data: fit with an OfflineDataModule, or call "
+                    "algorithm.normaliser.fit(...) first"
+                )
+            self.normaliser.fit(data.observation_statistics())
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            from lightning_offrl.checkpoint_io import AtomicCheckpointIO
+
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def on_fit_start(self) -> None:
+        """Learn this process's place, the gradient scaler, and who wants to hear of every update."""
+        self._world = self.draws.world = self.trainer.world_size
+        self.draws.rank = self.trainer.global_rank
+        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self._hooks = [c.on_update_end for c in self.trainer.callbacks if hasattr(c, "on_update_end")]
+        self._checked = False
+
+    def on_fit_end(self) -> None:
+        """Leave a module that can be used without a trainer."""
+        self._world = self.draws.world = 1
+        self.draws.rank, self._scaler, self._hooks = 0, None, []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
+        data = getattr(self._trainer, "datamodule", None)
+        checkpoint["offrl"] = {
+            "format": CHECKPOINT_FORMAT,
+            "algorithm": f"{type(self).__module__}.{type(self).__qualname__}",
+            "updates": self.updates,
+            "optimizers": list(self._optimizers),
+            "spec": self.spec,
+            "data": data.describe() if hasattr(data, "describe") else None,
+            "versions": {name: _version(name) for name in _VERSIONS},
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what cannot be continued, say what differs, and set the clock when a run is resumed."""
+        saved = checkpoint.get("offrl")
+        if saved is None:
+            raise InputError("this checkpoint was not written by lightning_offrl: it lacks the entry 'offrl'")
+        if saved["format"] > CHECKPOINT_FORMAT:
+            raise InputError(
+                f"this checkpoint has format {saved['format']}, this version reads up to {CHECKPOINT_FORMAT}: "
+                "install a newer lightning-offrl"
+            )
+        mine = f"{type(self).__module__}.{type(self).__qualname__}"
+        if saved["algorithm"] != mine:
+            raise InputError(
+                f"this checkpoint holds {saved['algorithm'].rpartition('.')[2]}, not {type(self).__name__}: choose the "
+                "algorithm it was trained with"
+            )
+        if saved["spec"] != self.spec:
+            raise InputError(
+                f"this checkpoint was trained on other spaces: {_difference(saved['spec'], self.spec)}; pass the data "
+                "it was trained with"
+            )
+        if self._trainer is None:  # weights alone, for fine-tuning or export: the clock starts at zero
+            return
+        if "seeds" in checkpoint.get("hyper_parameters", {}) and checkpoint["hyper_parameters"]["seeds"] != max(
+            1, *self.lead, 1
+        ):
+            raise InputError(
+                f"this checkpoint stacks {checkpoint['hyper_parameters']['seeds']} seeds, the model {max(1, *self.lead, 1)}"
+                ": set model.seeds as it was"
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        now = data.describe() if hasattr(data, "describe") else None
+        if saved["data"] and now and saved["data"]["fingerprint"] != now["fingerprint"]:
+            rank_zero_warn(
+                f"the checkpoint was trained on {saved['data']['name']} ({saved['data']['fingerprint'][:12]}), this is "
+                f"{now['name']} ({now['fingerprint'][:12]}) with other content: the run goes on, but is no resumption"
+            )
+        changed = [f"{n} {v} -> {_version(n)}" for n, v in saved["versions"].items() if v != _version(n)]
+        if changed:
+            rank_zero_warn(f"library versions changed since the checkpoint ({', '.join(changed)}): not bit for bit")
+        self.updates = saved["updates"]
+        self._sums = {name: value.to(self.device) for name, value in saved["sums"].items()}
+        self._counts = dict(saved["counts"])
+        self._saved_optimizers = saved["optimizers"]
+
+    def on_train_start(self) -> None:
+        """Optimizer states are restored in order: refuse a checkpoint whose optimizers were others."""
+        saved = getattr(self, "_saved_optimizers", None)
+        if saved is not None and saved != list(self._optimizers):
+            raise InputError(f"the checkpoint has the optimizers {saved}, this algorithm {list(self._optimizers)}")
+
+    def check_observation(self, observation: Any, size: tuple[int, ...]) -> None:
+        """Raise `InputError` if raw observations have not the shape ``[*size, *spec]``."""
+        check_observation(observation, self.spec, size)
+
+
+@torch.no_grad()
+def clip_per_seed(gradients: list[Tensor], limit: float, stacked: bool) -> Tensor:
+    """Scale gradients in place so that their joint norm is at most ``limit``.
+
+    Args:
+        gradients: of one optimizer; ``[S, ...]`` each when ``stacked``.
+        limit: largest norm.
+        stacked: treat each index of the first dimension as a run of its own.
+
+    Returns:
+        The norm before clipping, ``[]`` or ``[S]``.
+    """
+    first = 1 if stacked else 0
+    squares = [g.square().flatten(first).sum(-1) if g.ndim > first else g.square() for g in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(*scale.shape, *[1] * (gradient.ndim - first)))
+    return norm
+
+
+def _difference(saved: Spec, now: Spec) -> str:
+    parts = [f"{k} {saved.get(k)} and {now.get(k)}" for k in sorted({*saved, *now}) if saved.get(k) != now.get(k)]
+    return "; ".join(parts)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def class_path(algorithm: type[OfflineAlgorithm] | OfflineAlgorithm) -> str:
+    """``module.Class``, as it stands in checkpoints and exported policies."""
+    kind = algorithm if isinstance(algorithm, type) else type(algorithm)
+    return cast(str, f"{kind.__module__}.{kind.__qualname__}")

@@ -1,0 +1,296 @@
+"""`OfflineDataModule`: from a source on disk to blocks of K batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from lightning_offrl.batch import TRANSITION, Key, Spec
+from lightning_offrl.data import nstep
+from lightning_offrl.data.episodes import EpisodeFilter, Episodes
+from lightning_offrl.data.rewards import RewardTransform, fit_reward
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler
+from lightning_offrl.data.sources import load
+from lightning_offrl.data.split import split_by_episode
+from lightning_offrl.errors import InputError
+from lightning_offrl.networks.normaliser import Statistics
+from lightning_offrl.periods import block_size, periods_of
+
+
+class OfflineDataModule(pl.LightningDataModule):
+    """Loads episodes, transforms rewards, and hands the trainer blocks of ``[K, B]`` transitions.
+
+    Batches are made by index into one resident (memory-mapped) ``TensorDict``; batch k is a pure function of
+    ``(seed, k, rank)``. There are no worker processes: sampling is below 1 % of an update.
+
+    Args:
+        source: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dict of arrays, or a list of these.
+        batch_size: transitions per gradient update and process, B.
+        updates_per_step: gradient updates K per Lightning step; None takes the largest K up to 50 that divides every
+            period (logging, validation, checkpoints, evaluation).
+        discount: gamma per environment step.
+        n_step: rewards summed before the bootstrap, n.
+        reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardise") or a transform,
+            fitted on the train split.
+        filter: which episodes to keep.
+        validation_fraction: share of the episodes held out for ``val/...`` losses.
+        validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
+        seed: of batches and of the split.
+        cache_dir: where the memory-mapped cache lies; None: the user's cache folder.
+
+    Raises:
+        InputError: with one sentence, for anything that cannot be read or used.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        batch_size: int = 256,
+        updates_per_step: int | None = None,
+        discount: float = 0.99,
+        n_step: int = 1,
+        reward: str | RewardTransform = "none",
+        filter: EpisodeFilter | None = None,
+        validation_fraction: float = 0.0,
+        validation_batches: int = 20,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("n_step", n_step, 1)):
+            if value < least:
+                raise InputError(f"data.{name} must be at least {least}, got {value}")
+        if not 0.0 <= discount <= 1.0:
+            raise InputError(f"data.discount must lie in [0, 1], got {discount}")
+        if not 0.0 <= validation_fraction < 1.0:
+            raise InputError(f"data.validation_fraction must lie in [0, 1), got {validation_fraction}")
+        self.source, self.batch_size, self.updates_per_step = source, batch_size, updates_per_step
+        self.discount, self.n_step, self.reward, self.filter = discount, n_step, reward, filter
+        self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
+        self.seed, self.cache_dir = seed, cache_dir
+        self.block: int | None = None
+        """K, known once a trainer is attached."""
+        self._episodes: Episodes | None = None
+        self._splits: tuple[Episodes, Episodes | None] | None = None
+        self._reward: tuple[float, float] | None = None
+        self._columns: dict[tuple[str, tuple[Key, ...]], TensorDictBase] = {}
+        self._restore: tuple[Any, Any] | None = None
+
+    # -- what is in the data -----------------------------------------------------------------------------------------
+
+    @property
+    def episodes(self) -> Episodes:
+        """All episodes after the filter; read from the source on first use."""
+        if self._episodes is None:
+            episodes = load(self.source, cache_dir=self.cache_dir)
+            self._episodes = episodes if self.filter is None else episodes.filter(self.filter)
+        return self._episodes
+
+    @property
+    def train(self) -> Episodes:
+        """The episodes to learn from."""
+        return self._split()[0]
+
+    @property
+    def validation(self) -> Episodes | None:
+        """The held-out episodes, if any."""
+        return self._split()[1]
+
+    @property
+    def spec(self) -> Spec:
+        """The spaces, for ``Algorithm(spec)``."""
+        return self.episodes.spec
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the episodes' content after the filter."""
+        return self.episodes.fingerprint
+
+    @property
+    def environment(self) -> str | None:
+        """Gymnasium id that the data was logged in, if known."""
+        return self.episodes.environment
+
+    @property
+    def references(self) -> tuple[float, float] | None:
+        """Returns that count as 0 and 100 in the normalised score, if known."""
+        return self.episodes.references
+
+    @property
+    def reward_transform(self) -> tuple[float, float]:
+        """Scale and shift of rewards, ``scale * r + shift``, fitted on the train split."""
+        if self._reward is None:
+            self._reward = fit_reward(self.reward, self.train)
+        return self._reward
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for checkpoints and exported policies."""
+        scale, shift = self.reward_transform
+        return {
+            "name": self.episodes.name,
+            "fingerprint": self.fingerprint,
+            "environment": self.environment,
+            "references": list(self.references) if self.references else None,
+            "transitions": len(self.episodes),
+            "episodes": self.episodes.n_episodes,
+            "reward_scale": float(scale),
+            "reward_shift": float(shift),
+            "discount": self.discount,
+            "n_step": self.n_step,
+        }
+
+    def observation_statistics(self, chunk: int = 1_000_000) -> Statistics:
+        """Mean and standard deviation of every vector in the observation over the train split, in float64.
+
+        Args:
+            chunk: transitions read at a time, so that memory stays flat on memory-mapped data.
+        """
+        data = self.train.data["observation"]
+        if isinstance(data, Tensor):
+            leaves = {(): data}
+        else:
+            leaves = {key if isinstance(key, tuple) else (key,): value for key, value in data.items(True, True)}
+        out = {}
+        for path, leaf in leaves.items():
+            if not leaf.is_floating_point() or leaf.ndim != 2:
+                continue
+            origin = leaf[0].double()  # sums of squares of large numbers would cancel: count from the first row
+            total, square = torch.zeros_like(origin), torch.zeros_like(origin)
+            for i in range(0, len(leaf), chunk):
+                piece = leaf[i : i + chunk].double() - origin
+                total += piece.sum(0)
+                square += piece.square().sum(0)
+            mean = total / len(leaf)
+            out[path] = (mean + origin, (square / len(leaf) - mean.square()).clamp(min=0.0).sqrt())
+        return out
+
+    def columns(self, needs: tuple[Key, ...] = TRANSITION, split: str = "train") -> TensorDictBase:
+        """Flat ``TensorDict`` ``[T]`` of the given keys: rewards transformed, n steps summed, nothing crossing a border.
+
+        Args:
+            needs: batch keys.
+            split: "train" or "validation".
+
+        Raises:
+            InputError: if the log lacks what is asked for.
+        """
+        if (split, needs) not in self._columns:
+            episodes = self.train if split == "train" else self.validation
+            assert episodes is not None
+            self._columns[split, needs] = self._prepare(episodes, needs)
+        return self._columns[split, needs]
+
+    def _prepare(self, episodes: Episodes, needs: tuple[Key, ...]) -> TensorDictBase:
+        data, wanted = episodes.data, set(needs)
+        next_keys = {key for key in wanted if isinstance(key, tuple)}
+        out = TensorDict({}, batch_size=data.batch_size)
+        end = nstep.end_index(episodes.start, episodes.length)
+        scale, shift = self.reward_transform if wanted & {("next", "reward"), "mc_return"} else (1.0, 0.0)
+        reward = data["next", "reward"]
+        if (scale, shift) != (1.0, 0.0):
+            reward = (reward.double() * scale + shift).float()
+        steps = {
+            "reward": reward,
+            "terminated": data["next", "terminated"],
+            "truncated": data["next", "truncated"],
+        }
+        following = None
+        if self.n_step > 1 and (next_keys or "discount" in wanted):
+            result = nstep.n_step(reward, steps["terminated"], steps["truncated"], end, self.n_step, self.discount)
+            steps = {"reward": result.reward, "terminated": result.terminated, "truncated": result.truncated}
+            following, discount = result.last, result.discount
+        else:
+            discount = torch.full(data.batch_size, self.discount)
+        for key in needs:
+            if isinstance(key, tuple) and key[1] in steps:
+                out[key] = steps[key[1]]
+            elif key == "discount":
+                out[key] = discount
+            elif key == ("next", "observation"):
+                value = data[key]
+                out[key] = value if following is None else value[following]
+            elif key == ("next", "action"):
+                action = nstep.next_action(data["action"], end)
+                out[key] = action if following is None else action[following]
+            elif key == "mc_return":
+                out[key] = nstep.monte_carlo_return(reward, episodes.start, episodes.length, self.discount)
+            elif key == "timestep":
+                out[key] = nstep.timestep(episodes.start, episodes.length)
+            elif key in data.keys(True):
+                out[key] = data[key]
+            else:
+                raise InputError(
+                    f"the algorithm reads {key!r}, which {episodes.name} does not hold; it has {sorted(map(str, data.keys(True, True)))}"
+                )
+        return out
+
+    def _split(self) -> tuple[Episodes, Episodes | None]:
+        if self._splits is None:
+            episodes = self.episodes
+            if self.validation_fraction > 0.0:
+                train, held_out = split_by_episode(episodes, self.validation_fraction, self.seed)
+                self._splits = episodes.select(train), episodes.select(held_out)
+            else:
+                self._splits = episodes, None
+        return self._splits
+
+    # -- Lightning ---------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Choose K, and turn the validation period from updates into blocks."""
+        trainer = self.trainer
+        if stage != "fit" or trainer is None:
+            return
+        if len(self.train) == 0:
+            raise InputError(f"{self.episodes.name} holds no transitions to learn from")
+        periods = periods_of(trainer)
+        if self.validation is None:
+            periods.pop("trainer.val_check_interval", None)
+        self.block = block_size(periods, self.updates_per_step)
+        if isinstance(trainer.val_check_interval, int) and self.validation is not None:
+            self._restore = (trainer.val_check_interval, trainer.check_val_every_n_epoch)
+            trainer.val_check_interval //= self.block  # type: ignore[attr-defined]
+            trainer.check_val_every_n_epoch = None
+
+    def teardown(self, stage: str) -> None:
+        """Give the trainer its period back."""
+        if self._restore is not None and self.trainer is not None:
+            self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch = self._restore  # type: ignore[attr-defined]
+            self._restore = None
+
+    def train_dataloader(self) -> BlockLoader:
+        """Blocks of K batches, up to ``trainer.max_steps`` gradient updates."""
+        trainer: Any = self.trainer
+        algorithm = trainer.lightning_module
+        columns = self.columns(tuple(algorithm.needs))
+        sampler = UniformSampler(
+            columns.batch_size[0],
+            self.batch_size,
+            self.seed,
+            int(algorithm.hparams.get("seeds", 1)),
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        block = self.block or 1
+        if trainer.max_steps > 0:
+            return BlockLoader(columns, sampler, block, trainer.max_steps, trainer.max_steps)
+        rows = self.batch_size * trainer.world_size * block
+        return BlockLoader(columns, sampler, block, -(-columns.batch_size[0] // rows) * block)
+
+    def val_dataloader(self) -> Any:
+        """Held-out batches in order; none when nothing is held out."""
+        if self.validation is None:
+            return []
+        algorithm: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        return SequentialBlocks(
+            self.columns(tuple(algorithm.needs), "validation"),
+            self.batch_size,
+            self.validation_batches,
+            int(algorithm.hparams.get("seeds", 1)),
+        )

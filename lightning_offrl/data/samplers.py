@@ -1,0 +1,139 @@
+"""Which transitions make up gradient update k: a pure function of (seed, k, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from lightning_offrl.draws import mix
+
+_STREAM = 0x5A3
+
+
+class UniformSampler:
+    """Transitions drawn uniformly with replacement.
+
+    Under DDP the joint batch of ``world * batch_size`` is drawn and each rank takes its share, so the ranks see
+    different rows, and two processes see together what one with the doubled batch would.
+
+    Args:
+        size: number of transitions.
+        batch_size: B, rows per rank and seed.
+        seed: of the run; stacked seed i draws what a single run with ``seed + i`` draws.
+        seeds: stacked seeds S.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, seeds: int = 1, rank: int = 0, world: int = 1) -> None:
+        self.size, self.batch_size, self.seed, self.seeds = size, batch_size, seed, seeds
+        self.rank, self.world = rank, world
+        self._generator = torch.Generator()
+
+    def indices(self, first: int, count: int) -> Tensor:
+        """Rows for the gradient updates ``first`` to ``first + count - 1``: ``[count, B]``, or ``[count, S, B]``."""
+        start, rows = self.rank * self.batch_size, self.batch_size * self.world
+        out = torch.empty(count, self.seeds, self.batch_size, dtype=torch.int64)
+        for k in range(count):
+            for i in range(self.seeds):
+                self._generator.manual_seed(mix(self.seed + i, first + k, _STREAM))
+                drawn = torch.randint(self.size, (rows,), generator=self._generator)
+                out[k, i] = drawn[start : start + self.batch_size]
+        return out if self.seeds > 1 else out.squeeze(1)
+
+
+def gather(columns: TensorDictBase, indices: Tensor) -> TensorDict:
+    """Rows of a flat ``TensorDict`` ``[T]`` by an index of any shape; the result has the batch size of the index.
+
+    ``index_select`` on each column: three times as fast as indexing, and it reads a memory-mapped file in place.
+    """
+    shape, flat = indices.shape, indices.reshape(-1)
+
+    def take(td: TensorDictBase) -> TensorDict:
+        out: dict[str, Any] = {}
+        for key, value in td.items():
+            if isinstance(value, TensorDictBase):
+                out[key] = take(value)
+            else:
+                out[key] = torch.index_select(value, 0, flat).view(*shape, *value.shape[1:])
+        return TensorDict(out, batch_size=shape, device=td.device)
+
+    return take(columns)
+
+
+class BlockLoader:
+    """Yields blocks ``[K, B]`` (``[K, S, B]``) for consecutive gradient updates, and knows where it is.
+
+    Blocks end on multiples of K, at the end of an epoch, and at ``stop``: the last one may be short. Lightning saves
+    and restores ``state_dict``, so a resumed run goes on with the next update.
+
+    Args:
+        columns: flat ``TensorDict`` ``[T]``.
+        sampler: gives the rows of each update.
+        block: K.
+        epoch: length of an epoch in updates, a multiple of K, or the whole run.
+        stop: total number of updates, or None.
+    """
+
+    def __init__(
+        self, columns: TensorDictBase, sampler: UniformSampler, block: int, epoch: int, stop: int | None = None
+    ) -> None:
+        self.columns, self.sampler, self.block, self.epoch, self.stop = columns, sampler, block, epoch, stop
+        self.position = 0
+        """Updates handed out so far."""
+
+    def __len__(self) -> int:
+        """Blocks per epoch; known to Lightning so that it does not fetch one ahead."""
+        return -(-self.epoch // self.block)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Blocks from the current position to the end of the epoch."""
+        end = (self.position // self.epoch + 1) * self.epoch
+        if self.stop is not None:
+            end = min(end, self.stop) if self.position < self.stop else self.position
+        while self.position < end:
+            count = min(self.block - self.position % self.block, end - self.position)
+            block = gather(self.columns, self.sampler.indices(self.position, count))
+            self.position += count
+            yield block
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in updates."""
+        return {"updates": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the given number of updates."""
+        self.position = int(state["updates"])
+
+
+class SequentialBlocks:
+    """Held-out transitions in order, as blocks ``[1, B]`` (``[1, S, B]``, the same rows for every seed).
+
+    Args:
+        columns: flat ``TensorDict`` ``[T]``.
+        batch_size: B; the last batch may be smaller.
+        limit: at most so many batches, spread evenly over the data; None takes all.
+        seeds: stacked seeds S.
+    """
+
+    def __init__(self, columns: TensorDictBase, batch_size: int, limit: int | None = None, seeds: int = 1) -> None:
+        self.columns, self.batch_size, self.seeds = columns, batch_size, seeds
+        starts = list(range(0, columns.batch_size[0], batch_size))
+        if limit is not None and limit < len(starts):
+            starts = [starts[i * len(starts) // limit] for i in range(limit)]
+        self.starts = starts
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """The batches in the order of the data."""
+        total = self.columns.batch_size[0]
+        for start in self.starts:
+            rows = torch.arange(start, min(start + self.batch_size, total))
+            yield gather(self.columns, rows.expand(1, self.seeds, -1) if self.seeds > 1 else rows.unsqueeze(0))

@@ -1,0 +1,43 @@
+"""Losses and targets of value functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_offrl.losses.checks import same_shape
+
+
+@torch.no_grad()
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float | Tensor) -> Tensor:
+    """One-step bootstrap target ``r + discount * (1 - terminated) V(s')``.
+
+    A truncated episode still bootstraps: only a real terminal state is worth zero.
+
+    Args:
+        reward: ``[*lead, B]``, the discounted sum over n steps when n > 1.
+        terminated: ``[*lead, B]`` bool, true only where the environment itself ended the episode.
+        next_value: ``[*lead, B]``.
+        discount: per transition, so ``gamma**n`` for n steps; a ``[*lead, B]`` tensor when n varies.
+
+    Returns:
+        ``[*lead, B]``, without gradient.
+
+    Raises:
+        ValueError: if ``reward``, ``terminated`` and ``next_value`` differ in shape.
+    """
+    same_shape(reward=reward, terminated=terminated, next_value=next_value)
+    return reward + discount * (~terminated).to(reward.dtype) * next_value
+
+
+def expectile(difference: Tensor, level: float) -> Tensor:
+    """Asymmetric square ``|level - 1[u < 0]| u^2`` with ``u = target - prediction`` (Kostrikov et al., 2021, eq. 4).
+
+    Args:
+        difference: u, any shape.
+        level: weight of positive u; 0.5 is half the squared error, towards 1 the minimiser tends to the maximum.
+
+    Returns:
+        The shape of ``difference``.
+    """
+    return torch.where(difference < 0, 1.0 - level, level) * difference.square()

@@ -1,0 +1,53 @@
+"""Value networks: an ensemble of Q functions, and V."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_offrl.networks.encoders import Encoder
+from lightning_offrl.networks.mlp import MLP, full_precision
+
+
+class Critics(nn.Module):
+    """N independent Q functions of observation and continuous action, computed in one batched product.
+
+    Args:
+        encoder: gives the features of an observation.
+        action_size: action dimensions A.
+        hidden: widths of the hidden layers.
+        count: members N.
+        layer_norm: normalise hidden layers.
+    """
+
+    def __init__(
+        self, encoder: Encoder, action_size: int, hidden: Sequence[int], count: int = 2, layer_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mlp = MLP(encoder.size + action_size, hidden, 1, lead=(count,), layer_norm=layer_norm)
+
+    def forward(self, observation: Tensor, action: Tensor, members: int | None = None) -> Tensor:
+        """Q values ``[*lead, N, B]`` of an action ``[*lead, B, A]``; ``members`` computes the first so many only."""
+        x = torch.cat([full_precision(self.encoder(observation)), action], dim=-1).unsqueeze(-3)
+        return self.mlp(x, members).squeeze(-1)
+
+
+class Value(nn.Module):
+    """A state-value function V.
+
+    Args:
+        encoder: gives the features of an observation.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, encoder: Encoder, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mlp = MLP(encoder.size, hidden, 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values ``[*lead, B]``."""
+        return self.mlp(self.encoder(observation)).squeeze(-1)
