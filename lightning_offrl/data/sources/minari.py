@@ -1,0 +1,196 @@
+"""Minari datasets, by id from the local store (downloaded by Minari where missing) or by directory.
+
+Minari episodes hold T + 1 observations, so every last observation is real, also where an episode was truncated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.sources.arrays import from_arrays
+from lightning_offrl.errors import InputError
+
+VERSION = 1
+"""Raised when the same dataset would be read differently, so that caches of before are not used."""
+
+# Minari's own pattern (minari.dataset.minari_dataset), with the version it then needs; here so that a cached dataset
+# is opened without importing Minari.
+_ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
+
+
+def root() -> Path:
+    """Minari's local store: MINARI_DATASETS_PATH, or ``~/.minari/datasets``."""
+    given = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(given) if given is not None else Path.home() / ".minari" / "datasets"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a Minari id, ``namespace/name-v0``."""
+    return _ID.match(text) is not None
+
+
+def local_ids() -> list[str]:
+    """Ids of the datasets in the local store, sorted."""
+    found = root().glob("**/data/metadata.json") if root().is_dir() else []
+    ids = (path.parent.parent.relative_to(root()) for path in found)
+    return sorted(i.as_posix() for i in ids if not any(part.startswith(".") for part in i.parts))
+
+
+def data_directory(source: str | Path) -> Path | None:
+    """The directory with ``metadata.json`` of an id in the local store, or of a path; None if there is none."""
+    candidates = [Path(source) / "data", Path(source)]
+    if isinstance(source, str) and is_id(source):
+        candidates.insert(0, root() / source / "data")
+    return next((path for path in candidates if (path / "metadata.json").is_file()), None)
+
+
+def download(dataset_id: str) -> Path:
+    """Let Minari fetch a dataset into the local store; returns its data directory.
+
+    Raises:
+        InputError: if that fails, with the nearest ids in the local store.
+    """
+    try:
+        import minari
+
+        minari.load_dataset(dataset_id, download=True)
+    except Exception as problem:
+        raise InputError(
+            f"there is no Minari dataset {dataset_id!r} in {root()}, and Minari could not download it "
+            f"({_first_line(problem)}); {nearest(dataset_id)}"
+        ) from problem
+    directory = data_directory(dataset_id)
+    if directory is None:
+        raise InputError(f"Minari downloaded {dataset_id!r}, but it is not in {root()}; see MINARI_DATASETS_PATH")
+    return directory
+
+
+def nearest(dataset_id: str) -> str:
+    """Half a sentence with the local ids most like this one."""
+    ids = local_ids()
+    if not ids:
+        return "no dataset is there yet: `offrl collect` makes one"
+    near = difflib.get_close_matches(dataset_id, ids, 3, cutoff=0.5)
+    if near:
+        return f"nearest there: {', '.join(near)}"
+    return f"there are: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}"
+
+
+def files(directory: Path) -> list[Path]:
+    """All files that make up the dataset."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def read(directory: Path) -> Episodes:
+    """All episodes of a dataset.
+
+    Raises:
+        InputError: for a damaged dataset, unsupported spaces, or numbers that cannot be used.
+    """
+    import minari
+
+    try:
+        dataset = minari.MinariDataset(directory)
+        metadata = dataset.storage.metadata
+        episodes = [_episode(episode) for episode in dataset.iterate_episodes()]
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(
+            f"the Minari dataset in {directory} cannot be read ({_first_line(problem)}); download or collect it again"
+        ) from problem
+    name = str(metadata["dataset_id"])
+    empty = sum(len(episode["rewards"]) == 0 for episode in episodes)
+    episodes = [episode for episode in episodes if len(episode["rewards"])]
+    if not episodes:
+        raise InputError(f"{name} is empty: it has no transitions")
+    for number, episode in enumerate(episodes):
+        _check_lengths(episode, number, name)
+    logged = ["behavior_log_prob" in episode for episode in episodes]
+    environment, kwargs = _environment(metadata)
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    out = from_arrays(
+        _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
+        _concatenate([episode["actions"] for episode in episodes]),
+        np.concatenate([episode["rewards"] for episode in episodes]),
+        np.concatenate([episode["terminations"] for episode in episodes]),
+        np.concatenate([episode["truncations"] for episode in episodes]),
+        next_observations=_concatenate([_slice(episode["observations"], slice(1, None)) for episode in episodes]),
+        behavior_log_prob=np.concatenate([e["behavior_log_prob"] for e in episodes]) if all(logged) else None,
+        lengths=[len(episode["rewards"]) for episode in episodes],
+        observation_space=dataset.spec.observation_space,
+        action_space=dataset.spec.action_space,
+        name=name,
+        environment=environment,
+        references=None if low is None or high is None else (low, high),
+    )
+    if empty:
+        out.notes.append(f"{empty} episodes without any step were left out")
+    if any(logged) and not all(logged):
+        out.notes.append(f"behavior_log_prob is logged in {sum(logged)} of {len(logged)} episodes only: left out")
+    if kwargs:
+        out.notes.append(f"{environment} was made with {kwargs}: give the same arguments to the evaluation")
+    return out
+
+
+def _episode(episode: Any) -> dict[str, Any]:
+    out = {key: getattr(episode, key) for key in ("observations", "actions", "rewards", "terminations", "truncations")}
+    log_prob = (episode.infos or {}).get("behavior_log_prob")
+    if log_prob is not None:
+        # Minari's own collector also stores the info of the reset, first.
+        steps = len(out["rewards"])
+        out["behavior_log_prob"] = log_prob[1:] if len(log_prob) == steps + 1 else log_prob
+    return out
+
+
+def _check_lengths(episode: dict[str, Any], number: int, name: str) -> None:
+    steps = len(episode["rewards"])
+    for key, value in episode.items():
+        want = steps + 1 if key == "observations" else steps
+        for got in _lengths(value):
+            if got != want:
+                raise InputError(
+                    f"episode {number} of {name} has {steps} rewards but {got} {key}, expected {want}; collect or "
+                    "download it again"
+                )
+
+
+def _lengths(value: Any) -> list[int]:
+    if isinstance(value, dict):
+        return [length for inner in value.values() for length in _lengths(inner)]
+    return [] if isinstance(value, tuple) else [len(value)]
+
+
+def _slice(value: Any, part: slice) -> Any:
+    if isinstance(value, dict):
+        return {key: _slice(inner, part) for key, inner in value.items()}
+    return value if isinstance(value, tuple) else value[part]
+
+
+def _concatenate(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _concatenate([value[key] for value in values]) for key in values[0]}
+    # Tuple and Text spaces are refused by their space, with a sentence.
+    return np.concatenate(values) if isinstance(values[0], np.ndarray) else np.empty((0,))
+
+
+def _environment(metadata: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Gymnasium id and keyword arguments, of the environment meant for evaluation if the dataset names one."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not text:
+        return None, {}
+    spec = json.loads(text)
+    return spec.get("id"), spec.get("kwargs") or {}
+
+
+def _first_line(problem: BaseException) -> str:
+    text = str(problem).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(problem).__name__
