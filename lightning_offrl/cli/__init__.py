@@ -1,0 +1,220 @@
+"""``offrl``: one door to everything that has a command line.
+
+This module imports nothing heavy, so that help appears at once. ``offrl fit`` is Lightning's command line
+(`lightning_offrl.cli.fit`); the other verbs are plain functions behind plain options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from lightning_offrl.errors import InputError
+
+VERBS = {
+    "fit": "train an algorithm on a dataset",
+    "evaluate": "play episodes with a checkpoint or an exported policy",
+    "collect": "make a dataset from an environment with built-in or trained policies",
+    "data": "look at a dataset, or convert it",
+    "quickstart": "collect, train three algorithms, evaluate, and write a page about it",
+    "version": "print the versions of this package and what it stands on",
+}
+_EXAMPLES = """examples:
+  offrl fit --config iql --data.source hopper/medium-v0
+  offrl fit --ckpt_path runs/NAME/checkpoints/last.ckpt
+  offrl evaluate runs/NAME/checkpoints/last.ckpt --episodes 20
+  offrl collect Pendulum-v1 pendulum/mixed-v0 --episodes 200
+  offrl data show hopper/medium-v0
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises our sentence in place of usage and exit, and names what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            options = [option for action in self._actions for option in action.option_strings]
+            name = unknown.split()[0].split("=")[0]
+            message = f"{self.prog} has no option {name}{nearest(name, options)}"
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def nearest(name: str, known: Sequence[str], *, all_if_few: int = 0) -> str:
+    """``; did you mean A or B?``, or the whole list where nothing is near and it is short, or nothing."""
+    by_case = {other.lower(): other for other in known}
+    close = [by_case[low] for low in difflib.get_close_matches(name.lower(), list(by_case), n=3, cutoff=0.55)]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there are {', '.join(known)}" if len(known) <= all_if_few else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        argv: the words after ``offrl``; ``None``: those of the process.
+
+    Returns:
+        The exit status: 0, 2 for a mistake in the input (told in one sentence on standard error), 130 or 143 after
+        Ctrl-C or SIGTERM. Set ``OFFRL_DEBUG=1`` to see stack traces.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words) or 0
+    except InputError as error:
+        return _report(str(error))
+    except SystemExit as end:  # --help, or a run stopped by a signal
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        print("\noffrl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # offrl data show X | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _report(sentence: str) -> int:
+    if os.environ.get("OFFRL_DEBUG"):
+        raise  # noqa: PLE0704 (called from an except block)
+    print(f"offrl: error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _dispatch(words: list[str]) -> int | None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print("usage: offrl VERB [options]\n\nOffline reinforcement learning on PyTorch Lightning.\n")
+        print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
+        print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb in ("--version", "version"):
+        return _version(rest)
+    if verb not in VERBS:
+        hint = nearest(verb, list(VERBS), all_if_few=len(VERBS))
+        raise InputError(f"offrl has no verb {verb!r}{hint}")
+    handlers: dict[str, Callable[[list[str]], int | None]] = {
+        "fit": _fit,
+        "evaluate": _evaluate,
+        "collect": _collect,
+        "data": _data,
+        "quickstart": _quickstart,
+    }
+    return handlers[verb](rest)
+
+
+def _parser(verb: str, description: str, **options: Any) -> _Parser:
+    return _Parser(
+        prog=f"offrl {verb}",
+        description=description,
+        formatter_class=_Help,
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def _fit(words: list[str]) -> int | None:
+    from lightning_offrl.cli.fit import fit
+
+    return fit(words)
+
+
+def _collect(words: list[str]) -> None:
+    parser = _parser("collect", "Collect episodes with behaviour policies and write them as a local Minari dataset.")
+    parser.add_argument("environment", help="Gymnasium id, such as Pendulum-v1")
+    parser.add_argument("dataset_id", help="namespace/name-v0; pass it on as --data.source")
+    parser.add_argument("--episodes", type=int, default=150, help="how many")
+    parser.add_argument(
+        "--quality", default="mixed", help="mixed, a number from 0 (random) to 1 (good), or several: 0,0.5,1"
+    )
+    parser.add_argument("--policy", metavar="FILE", help="an exported policy.pt in place of the built-in controller")
+    parser.add_argument("--noise", type=float, default=0.1, help="deviation around the action, in half action ranges")
+    parser.add_argument("--seed", type=int, default=0, help="of everything")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
+    options = vars(parser.parse_args(words))
+    from lightning_offrl.envs.collect import collect
+
+    options["quality"] = _quality(options["quality"])
+    done = collect(options.pop("environment"), options.pop("dataset_id"), **options)
+    print(f"{done.table}\nwritten to {done.path}\nnext: offrl fit --config iql --data.source {done.dataset_id}")
+
+
+def _quality(text: str) -> str | float | list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return values[0] if len(values) == 1 else values
+
+
+def _evaluate(words: list[str]) -> None:
+    parser = _parser("evaluate", "Play episodes with a trained policy and report returns, lengths and scores.")
+    parser.add_argument("checkpoint", help="a .ckpt file, or an exported policy.pt")
+    parser.add_argument("--environment", metavar="ID", help="Gymnasium id; default: that of the training data")
+    parser.add_argument("--episodes", type=int, default=10, help="how many, for each of the run's seeds")
+    parser.add_argument("--seed", type=int, default=1000, help="episode i is reset with seed + i")
+    parser.add_argument("--video", metavar="FILE", help="also film one episode into this .mp4 or .gif")
+    options = vars(parser.parse_args(words))
+    from lightning_offrl.envs.evaluate_checkpoint import evaluate_checkpoint
+
+    print(evaluate_checkpoint(options.pop("checkpoint"), **options))
+
+
+def _data(words: list[str]) -> None:
+    parser = _parser("data", "Look at a dataset, or convert it.")
+    verbs = parser.add_subparsers(dest="verb", metavar="{show,convert}")
+    show = verbs.add_parser("show", help="episodes, lengths, returns, endings, actions", allow_abbrev=False)
+    show.add_argument("source", help="a Minari id, or the path of a D4RL .hdf5 file")
+    convert = verbs.add_parser("convert", help="write a D4RL file as a Minari dataset", allow_abbrev=False)
+    convert.add_argument("source", help="a Minari id, or the path of a D4RL .hdf5 file")
+    convert.add_argument("dataset_id", help="namespace/name-v0 of the new Minari dataset")
+    convert.add_argument("--environment", metavar="ID", help="Gymnasium id that the data came from")
+    convert.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
+    if words and not words[0].startswith("-") and words[0] not in verbs.choices:
+        hint = nearest(words[0], list(verbs.choices), all_if_few=9)
+        raise InputError(f"offrl data has no verb {words[0]!r}{hint}")
+    options = vars(parser.parse_args(words))
+    verb = options.pop("verb")
+    if verb is None:
+        parser.print_help()
+    elif verb == "show":
+        from lightning_offrl.data.show import describe
+
+        print(describe(options["source"]))
+    else:
+        from lightning_offrl.data.convert import convert as run
+
+        print(run(**options))
+
+
+def _quickstart(words: list[str]) -> int | None:
+    from lightning_offrl.quickstart import main as quickstart
+
+    return quickstart(words)
+
+
+def _version(words: list[str]) -> int:
+    import platform
+    from importlib import metadata
+
+    _parser("version", VERBS["version"]).parse_args(words)
+    names = ["lightning-offrl", "lightning", "torch", "tensordict", "gymnasium", "minari", "wandb"]
+    for name in names:
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} not installed")
+    print(f"python {platform.python_version()} on {platform.platform()}")
+    return 0

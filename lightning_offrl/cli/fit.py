@@ -1,0 +1,327 @@
+"""``offrl fit``: Lightning's command line with sizes taken from the data, one directory per run, and short errors."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.algorithms import all_algorithms
+from lightning_offrl.callbacks.checkpoint import Checkpoint
+from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.export import ExportPolicy
+from lightning_offrl.callbacks.progress import ProgressBar
+from lightning_offrl.callbacks.safe_stop import SafeStop
+from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
+from lightning_offrl.cli import run_directory
+from lightning_offrl.cli.explain import explain, inner_sentence
+from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
+from lightning_offrl.data.datamodule import OfflineDataModule
+from lightning_offrl.errors import InputError
+from lightning_offrl.loggers import MetricsCSV
+
+LITERATURE_UPDATES = 1_000_000
+_LINKED = ("model.seed", "model.init_args.seed", "data.seed", "model.spec", "model.init_args.spec")
+_DESCRIPTION = """Train an algorithm. Options come from the classes they belong to: --model.help IQL shows those of an
+algorithm, --print_config the whole configuration. Every period and length is counted in gradient updates."""
+
+
+def fit(words: list[str]) -> int | None:
+    """Run ``offrl fit``.
+
+    Args:
+        words: options as on the command line.
+
+    Raises:
+        InputError: for every mistake in the options, the data or the checkpoint.
+    """
+    with _our_voice():
+        cli = FitCLI(_complete(words))
+        cli.train()
+    return None
+
+
+class _FitParser(LightningArgumentParser):
+    """Raises one sentence in place of a page."""
+
+    words: list[str] = []
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `InputError`; nested parsers, whose reports go into the outer one's, keep their own way."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        raise InputError(explain(message, options, _chosen_algorithm(self.words))) from None
+
+
+class FitCLI(LightningCLI):
+    """Parses, builds model, data and trainer, and knows the run directory.
+
+    Args:
+        words: options; configurations already found and put in order by `_complete`.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        all_algorithms()  # short names resolve for imported classes only
+        _FitParser.words = words
+        _refuse_linked(words)
+        super().__init__(
+            model_class=OfflineAlgorithm,
+            datamodule_class=OfflineDataModule,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            save_config_callback=SaveRunConfig,
+            trainer_defaults={"max_steps": LITERATURE_UPDATES, "enable_model_summary": False, "log_every_n_steps": 500},
+            parser_class=_FitParser,
+            parser_kwargs={"prog": "offrl fit", "description": _DESCRIPTION},
+            run=False,  # one verb: no parsers for validate, test, predict; and no merging of checkpoints' arguments
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=words,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed is always a number, so that every run can be repeated."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of model, batches and everything else."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's directory and start, and the links from data to model."""
+        parser.add_argument("--name", type=str | None, default=None, help="In place of the time in the run directory.")
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Directory of the run: runs/... if not given."
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from; 'last': the run directory's."
+        )
+        parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Lightning's own warns when called from Python, as tests and the quickstart do."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse settings of the trainer that would mean something else here, and choose the directory."""
+        trainer = self.config.trainer
+        if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
+            raise InputError(
+                "trainer.gradient_clip_val cannot know which of several optimizers it is for: use "
+                "--model.clip_grad_norm 1.0, which clips per optimizer (and per seed)"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise InputError("trainer.accumulate_grad_batches has no meaning here: raise --data.batch_size instead")
+        if trainer.max_epochs is not None or trainer.min_epochs is not None:
+            raise InputError("there are no epochs here: give the length as --trainer.max_steps, in gradient updates")
+        if trainer.max_steps == 0 or trainer.max_steps < -1:
+            raise InputError(f"trainer.max_steps counts gradient updates and must be positive, got {trainer.max_steps}")
+        self.run_dir, self.checkpoint = run_directory.choose(
+            run_dir=self.config.run_dir,
+            name=self.config.name,
+            ckpt_path=self.config.ckpt_path,
+            algorithm=self.config.model.class_path.rpartition(".")[2],
+            source=self.config.data.source,
+        )
+
+    def instantiate_classes(self) -> None:
+        """As Lightning's; what a constructor refuses comes out of jsonargparse's wrapping."""
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except MisconfigurationException as error:
+            raise InputError(str(error)) from error
+        except ValueError as error:
+            if "Does not validate against" not in str(error):
+                raise
+            raise InputError(inner_sentence(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that lives in the run directory, with the callbacks and loggers that every run has."""
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        for logger in trainer.loggers:
+            if hasattr(logger, "use_run_dir"):
+                logger.use_run_dir(str(self.run_dir))
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if not config.get("fast_dev_run"):
+            wanted: list[tuple[type, Callback, bool]] = [
+                (ModelCheckpoint, Checkpoint(), config.get("enable_checkpointing") is not False),
+                (AnyProgressBar, ProgressBar(), config.get("enable_progress_bar") is not False),
+                (ExportPolicy, ExportPolicy(), True),
+                (SafeStop, SafeStop(), True),
+                (CommandLineDecides, CommandLineDecides(), True),
+            ]
+            given += [new for kind, new, use in wanted if use and not any(isinstance(old, kind) for old in given)]
+            loggers = config.get("logger")
+            if loggers is not False:
+                loggers = loggers if isinstance(loggers, list) else [] if loggers in (None, True) else [loggers]
+                has_csv = any(isinstance(logger, MetricsCSV) for logger in loggers)
+                config["logger"] = loggers if has_csv else [MetricsCSV(), *loggers]
+        config["callbacks"] = given
+        return super()._instantiate_trainer(config, callbacks)
+
+    def train(self) -> None:
+        """Fit, from the checkpoint if one was given.
+
+        Raises:
+            InputError: also for what Lightning calls a misconfiguration.
+        """
+        trainer: Any = self.trainer
+        model, data = self.model, self.datamodule
+        if self.checkpoint is not None:
+            warn_of_changes(read_checkpoint(self.checkpoint), dict(model.hparams), self.checkpoint)
+        if trainer.is_global_zero:
+            start = f" from {self.checkpoint}" if self.checkpoint else ""
+            episodes = data.episodes
+            _say(f"{type(model).__name__} on {episodes.name}, {len(episodes):,} transitions: {self.run_dir}{start}")
+        try:
+            trainer.fit(model, datamodule=data, ckpt_path=self.checkpoint)
+        except MisconfigurationException as error:
+            raise InputError(str(error)) from error
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            _say(f"done: {self.run_dir}/policy.pt; next: offrl evaluate {self.run_dir}/checkpoints/last.ckpt")
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved configuration into the run directory, and hands it to loggers that keep one.
+
+    What belongs to this one run (its directory, the checkpoint it started from) is left out, so that
+    ``offrl fit --config runs/NAME/config.yaml`` starts a new run. One that a resumed run replaces by another is kept
+    under a number.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a run that cannot start should leave no file."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``config.yaml``."""
+        if not trainer.is_global_zero or self.already_saved:
+            return
+        self.already_saved = True
+        config = self.config.clone()
+        config.run_dir = config.ckpt_path = None
+        text = self.parser.dump(config, skip_none=False)
+        path = Path(trainer.default_root_dir) / self.config_filename
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            number = sum(1 for _ in path.parent.glob("config-*.yaml")) + 1
+            path.rename(path.with_name(f"config-{number}.yaml"))
+        write_atomically(path, text.encode(), what="the configuration")
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": yaml.safe_load(text)})
+
+
+def _complete(words: list[str]) -> list[str]:
+    """Find shipped configurations by name; a resumed run without ``--config`` takes that of its own directory."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--ckpt_path", "--run_dir"):
+        scan.add_argument(option)
+    given, _ = scan.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    done, has_config = [], False
+    for index, word in enumerate(words):
+        previous = words[index - 1] if index else ""
+        if word.startswith(("--config=", "-c=")):
+            option, _, name = word.partition("=")
+            word, has_config = f"{option}={run_directory.find_config(name)}", True
+        elif previous in ("--config", "-c"):
+            word, has_config = run_directory.find_config(word), True
+        done.append(word)
+    if given.ckpt_path and not has_config:
+        home = Path(given.run_dir) if given.run_dir else run_directory.home_of(given.ckpt_path)
+        if home is not None and (home / "config.yaml").is_file():
+            _say(f"configuration: {home / 'config.yaml'} (options of this command line on top)")
+            return ["--config", str(home / "config.yaml"), *done]
+    return done
+
+
+def _refuse_linked(words: list[str]) -> None:
+    """A linked value that is set by hand would be overwritten without a word."""
+    given = {word.partition("=")[0].lstrip("-") for word in words if word.startswith("--")}
+    for path in _config_files(words):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue  # told by the parser
+        for group in ("model", "data"):
+            inner = content.get(group) if isinstance(content, dict) else None
+            for level, values in (
+                ("", inner),
+                (".init_args", inner.get("init_args") if isinstance(inner, dict) else None),
+            ):
+                given |= {f"{group}{level}.{key}" for key in values} if isinstance(values, dict) else set()
+    for name in sorted(given & set(_LINKED)):
+        how = (
+            "comes from the data" if name.endswith("spec") else "is set by --seed_everything, for model and data alike"
+        )
+        raise InputError(f"{name} cannot be given: it {how}")
+
+
+def _config_files(words: list[str]) -> list[str]:
+    after = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
+    return after + [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
+
+
+def _chosen_algorithm(words: list[str]) -> type | None:
+    """The class that ``--model`` or the last configuration with one names; for error messages only."""
+    names = all_algorithms()
+    chosen = None
+    for path in _config_files(words):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            model = content["model"]
+            chosen = model if isinstance(model, str) else model["class_path"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            continue
+    for index, word in enumerate(words):
+        if word.startswith("--model="):
+            chosen = word.partition("=")[2]
+        elif word == "--model" and index + 1 < len(words):
+            chosen = words[index + 1]
+    return names.get(str(chosen).rpartition(".")[2])
+
+
+@contextmanager
+def _our_voice() -> Iterator[None]:
+    """Warnings as one line each; none of Lightning's greetings and hints, which are about other kinds of training."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for text in (
+            "does not have many workers",
+            "The .* dataloader",
+            "`isinstance\\(treespec",
+            ".*log_every_n_steps",
+        ):
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        if not os.environ.get("OFFRL_DEBUG"):
+            warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {' '.join(str(message).split())}")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _say(sentence: str) -> None:
+    print(f"offrl: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,6 @@
+"""Where metrics go: `MetricsCSV` beside the checkpoints, and Weights & Biases."""
+
+from lightning_offrl.loggers.metrics_csv import MetricsCSV
+from lightning_offrl.loggers.wandb import WandbLogger
+
+__all__ = ["MetricsCSV", "WandbLogger"]
