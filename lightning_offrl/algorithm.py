@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
@@ -16,7 +17,7 @@ import torch
 import torch.distributed
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -29,6 +30,11 @@ from lightning_offrl.networks.normaliser import Normaliser
 
 CHECKPOINT_FORMAT = 1
 _VERSIONS = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
+_NOT_SO_HERE = (
+    "The number of training batches",  # counts blocks of K updates as batches
+    "Total length of `list` across ranks is zero",  # nothing held out
+    "Using ModelCheckpoint with manual optimization",  # asks for the state *before* a step; ours are after whole updates
+)
 
 
 class OfflineAlgorithm(pl.LightningModule):
@@ -153,7 +159,7 @@ class OfflineAlgorithm(pl.LightningModule):
         """A frozen copy of the network ``self.<name>``, to be assigned to ``self.<name>_target``; callbacks move it."""
         target = copy.deepcopy(getattr(self, name)).requires_grad_(False)
         self.targets[f"{name}_target"] = name
-        return target.eval()
+        return target
 
     def adam(self, module: nn.Module | Iterable[nn.Parameter], learning_rate: float, **options: Any) -> Optimizer:
         """Fused Adam over a network's parameters, or over the given ones."""
@@ -286,6 +292,10 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
         """Cast a block ``[K, *lead, B]`` to the parameters' precision if that is float64, and normalise observations."""
+        if not block.batch_size:  # Lightning's double precision rebuilds the block without its batch size
+            action = block["action"]
+            size = action.shape[:-1] if self.action_kind == "box" else action.shape
+            block = TensorDict(block.to_dict(), batch_size=size)
         dtype = next(self.parameters()).dtype
         if dtype == torch.float64:
             block = block.apply(lambda x: x.to(dtype) if x.dtype == torch.float32 else x)
@@ -298,11 +308,12 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def training_step(self, block: TensorDictBase, batch_idx: int) -> None:
         """K gradient updates on a block ``[K, *lead, B]``."""
+        block = self.prepare(block)
         if not self._checked:
             check(block, self.spec, self.needs)
             self._checked = True
         every = self.trainer.log_every_n_steps
-        for batch in self.prepare(block).unbind(0):
+        for batch in block.unbind(0):
             self._accumulate(self.gradient_update(batch))
             if every > 0 and self.updates % every == 0 or self.updates == self.trainer.max_steps:
                 self._log_accumulated()
@@ -371,6 +382,8 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compare with the data, fit the normaliser, and see that what the trainer was told can be done."""
+        for said in _NOT_SO_HERE:
+            warnings.filterwarnings("ignore", message=said)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and getattr(data, "spec", self.spec) != self.spec:
             raise InputError(

@@ -15,7 +15,6 @@ from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler
-from lightning_offrl.data.sources import load
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.normaliser import Statistics
@@ -88,6 +87,8 @@ class OfflineDataModule(pl.LightningDataModule):
     def episodes(self) -> Episodes:
         """All episodes after the filter; read from the source on first use."""
         if self._episodes is None:
+            from lightning_offrl.data.sources import load  # readers are imported when something is read
+
             episodes = load(self.source, cache_dir=self.cache_dir)
             self._episodes = episodes if self.filter is None else episodes.filter(self.filter)
         return self._episodes

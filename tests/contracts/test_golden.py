@@ -1,0 +1,46 @@
+"""A stored fingerprint of three updates per algorithm, in float64 so that it holds on every CPU.
+
+If a change moves one on purpose, run ``OFFRL_UPDATE_GOLDEN=1 pytest tests/contracts/test_golden.py`` and list which and
+why under **Changes results** in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .pages import SMALL, batch_for, episodes_for, every_algorithm
+from .test_loop import constant
+
+FILE = Path(__file__).resolve().parents[1] / "golden" / "fingerprints.json"
+
+
+def fingerprint(algorithm) -> dict[str, float]:
+    """Per network a fixed projection of its parameters after three updates, and the last losses."""
+    page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm), seed=3).double()
+    batch = page.prepare(batch_for(page).unsqueeze(0))[0]
+    for _ in range(3):
+        metrics = page.gradient_update(batch)
+    found = {f"loss.{name}": value.item() for name, value in metrics.items()}
+    for name, network in page.named_children():
+        flat = torch.cat([p.detach().flatten() for p in network.parameters()] or [torch.zeros(1).double()])
+        weights = np.cos(np.arange(len(flat)))  # no symmetry that a permutation could hide in
+        found[f"network.{name}"] = float(flat.numpy() @ weights)
+    return found
+
+
+@every_algorithm
+def test_three_updates_have_not_changed(algorithm):
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+    got = fingerprint(algorithm)
+    if os.environ.get("OFFRL_UPDATE_GOLDEN"):
+        FILE.write_text(json.dumps({**stored, algorithm.__name__: got}, indent=1, sort_keys=True) + "\n")
+        return
+    assert algorithm.__name__ in stored, "no fingerprint stored; see this file's first lines"
+    want = stored[algorithm.__name__]
+    assert got.keys() == want.keys()
+    np.testing.assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-9, atol=1e-12)
