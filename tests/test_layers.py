@@ -16,6 +16,8 @@ LAYERS = {
     "errors": 0,
     "batch": 0,
     "draws": 0,
+    "periods": 0,
+    "checkpoint_io": 0,
     "algorithm": 0,
     "losses": 0,
     "networks": 0,
@@ -27,6 +29,7 @@ LAYERS = {
     "export": 3,
     "report": 3,
     "loggers": 3,
+    "__main__": 4,
     "cli": 4,
     "quickstart": 4,
 }

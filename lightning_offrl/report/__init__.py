@@ -1,0 +1,1 @@
+"""Pictures and pages made from results: one self-contained HTML file that opens anywhere."""
