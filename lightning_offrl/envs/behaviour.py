@@ -215,10 +215,10 @@ def behaviours(
         if controller is None:
             return [(1.0, Behaviour("random", spec, None))]
         return [
-            (0.35, Behaviour("random", spec, None)),
-            (0.25, Behaviour(f"{word} reversed, quality 0.6", spec, controller, 0.6, noise, reverse=True)),
+            (0.40, Behaviour("random", spec, None)),
+            (0.15, Behaviour(f"{word} reversed, quality 0.6", spec, controller, 0.6, noise, reverse=True)),
             (0.25, Behaviour(f"{word}, quality 0.4", spec, controller, 0.4, noise)),
-            (0.15, Behaviour(f"{word}, quality 0.9", spec, controller, 0.9, noise)),
+            (0.20, Behaviour(f"{word}, quality 0.9", spec, controller, 0.9, noise)),
         ]
     levels = [quality] if isinstance(quality, int | float) else list(quality)
     if not levels or not all(isinstance(level, int | float) and 0.0 <= level <= 1.0 for level in levels):

@@ -1,0 +1,341 @@
+"""Trained policies as files: written by `export_policy`, read by `load_policy`, which need no training configuration.
+
+A ``policy.pt`` holds the class of the algorithm, its constructor arguments, the weights of the submodules that ``act`` uses
+(``OfflineAlgorithm.acting``, the normaliser among them), the spaces, and what it was trained on: plain values and
+tensors, read with ``weights_only=True``. A training checkpoint has all of these too, so `load_policy` takes either.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from lightning_offrl.algorithm import OfflineAlgorithm, class_path
+from lightning_offrl.batch import Spec, nested, unscale_action
+from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
+from lightning_offrl.errors import InputError
+
+POLICY_FORMAT = 1
+_CUSTOM = "encoder.module."
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a policy file or a training checkpoint says, in one form."""
+
+    path: Path
+    algorithm: str
+    hyper_parameters: dict[str, Any]
+    state: dict[str, Tensor]
+    spec: Spec
+    seeds: int
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Name, fingerprint, environment and references of the training data; empty if unknown."""
+        return dict(self.info.get("data") or {})
+
+
+class Policy:
+    """A trained policy that acts in the environment's own units.
+
+    Args:
+        algorithm: an algorithm in eval mode.
+        spec: the spaces it was trained on.
+        info: ``algorithm``, ``updates``, ``data`` (name, fingerprint, environment, references), ``versions``, ``seed``.
+    """
+
+    def __init__(self, algorithm: OfflineAlgorithm, spec: Spec, info: dict[str, Any]) -> None:
+        self.algorithm, self.spec, self.info = algorithm.eval().requires_grad_(False), spec, info
+        floating = [p.dtype for p in algorithm.parameters() if p.is_floating_point()]
+        self._dtype = floating[0] if floating else torch.float32
+
+    def act(self, observation: Any) -> Any:
+        """Greedy actions.
+
+        Args:
+            observation: one raw observation, or any number of leading dimensions of them: numpy, tensor, list, or a dict
+                of these for Dict spaces. A Discrete observation is its index, or one-hot; several of them are one-hot.
+
+        Returns:
+            Actions in environment units: float32 ``[*leading, A]``, or for discrete actions int64 ``[*leading]``, and for
+            a single observation a Python int.
+
+        Raises:
+            InputError: the observation has another shape than the policy was trained on, or is not finite.
+        """
+        shape = self.spec["observation_shape"]
+        arrays = _arrays(observation, shape, "observation")
+        leading = _leading(arrays, shape, "observation")
+        batch = nested(_flatten(arrays, len(leading)), [math.prod(leading)])
+        with torch.no_grad():
+            action = self.act_scaled(batch).cpu()
+        if self.spec["action_kind"] == "discrete":
+            numbers = action.numpy().reshape(leading)
+            return int(numbers) if not leading else numbers
+        scaled = action.double().numpy().reshape(*leading, self.spec["action_size"])
+        low, high = np.asarray(self.spec["action_low"]), np.asarray(self.spec["action_high"])
+        return np.clip(unscale_action(scaled, self.spec), low, high).astype(np.float32)
+
+    def act_scaled(self, observation: Any) -> Tensor:
+        """The algorithm's own ``act``: ``[B, ...]`` tensors to ``[B, A]`` in [-1, 1], or ``[B]`` int64."""
+        device = next((p.device for p in self.algorithm.parameters()), torch.device("cpu"))
+
+        def place(leaf: Tensor) -> Tensor:
+            return leaf.to(device=device, dtype=self._dtype if leaf.is_floating_point() else None)
+
+        placed = observation.apply(place) if isinstance(observation, TensorDictBase) else place(observation)
+        return self.algorithm.act(placed)
+
+    def __repr__(self) -> str:
+        data = (self.info.get("data") or {}).get("name")
+        return f"Policy({self.info['algorithm'].rpartition('.')[2]}, {self.info.get('updates')} updates on {data})"
+
+
+def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: int | None = None) -> Path:
+    """Write the policy of an algorithm to a file, in one step: a kill leaves the old file or the new one.
+
+    Args:
+        algorithm: trained or not; not changed.
+        path: ``policy.pt``.
+        seed_index: which of S stacked seeds; needed if there are several.
+
+    Raises:
+        InputError: stacked seeds without a choice, a choice out of range, or a path that cannot be written.
+    """
+    seeds = algorithm.lead[0] if algorithm.lead else 1
+    _check_seed(seeds, seed_index, "the algorithm")
+    data = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
+    hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
+    state = _acting_only(algorithm.state_dict(), algorithm.acting)
+    if seeds > 1:
+        hyper, state = _one_seed(type(algorithm), hyper, state, seed_index or 0)
+    content = {
+        "offrl_policy": POLICY_FORMAT,
+        "algorithm": class_path(algorithm),
+        "hyper_parameters": hyper,
+        "state_dict": {key: value.detach().cpu().clone() for key, value in state.items()},
+        "spec": algorithm.spec,
+        "info": {
+            "algorithm": class_path(algorithm),
+            "updates": algorithm.updates,
+            "seed": int(hyper.get("seed", 0)),
+            "data": data.describe() if hasattr(data, "describe") else None,
+            "versions": {"torch": str(torch.__version__), "lightning-offrl": _own_version()},
+        },
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+    except pickle.UnpicklingError as problem:
+        raise InputError(
+            f"{class_path(algorithm)} has constructor arguments that are not plain values (numbers, strings, lists, "
+            "dictionaries), so its policy could not be loaded again; convert them or leave them out of save_hyperparameters"
+        ) from problem
+    write_atomically(path, buffer.getbuffer(), what="the policy")
+    return Path(path)
+
+
+def read_saved(path: str | Path) -> Saved:
+    """What a ``policy.pt`` or ``.ckpt`` holds, without building anything.
+
+    Raises:
+        InputError: no such file, damaged, not one of ours, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no policy at {path}: give a policy.pt or a .ckpt file, such as runs/NAME/policy.pt")
+    content = read_checkpoint(path)
+    if "offrl_policy" in content:
+        _check_format(path, content["offrl_policy"])
+        return Saved(
+            path,
+            content["algorithm"],
+            content["hyper_parameters"],
+            content["state_dict"],
+            content["spec"],
+            1,
+            content["info"],
+        )
+    if "offrl" not in content or "state_dict" not in content:
+        raise InputError(
+            f"{path} is neither a policy nor a checkpoint of lightning_offrl (it has {_few(content)}); "
+            "give a policy.pt or a .ckpt file of one of its runs"
+        )
+    mark = content["offrl"]
+    _check_format(path, mark["format"])
+    hyper = {k: v for k, v in dict(content.get("hyper_parameters", {})).items() if not k.startswith("_")}
+    info = {key: mark.get(key) for key in ("algorithm", "updates", "data", "versions")}
+    return Saved(
+        path, mark["algorithm"], hyper, content["state_dict"], mark["spec"], int(hyper.get("seeds", 1) or 1), info
+    )
+
+
+def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_index: int | None = None) -> Policy:
+    """A policy from ``policy.pt`` or from a training checkpoint.
+
+    Args:
+        path: the file, read with ``weights_only=True``.
+        encoder: the module given as ``encoder`` in training, if one was; its weights are overwritten.
+        seed_index: which of S stacked seeds, for a checkpoint that holds several.
+
+    Raises:
+        InputError: no such file, a damaged one, one of something else or of a newer format, an algorithm that cannot be
+            imported, or a custom encoder that is missing or different.
+    """
+    saved = read_saved(path)
+    kind = _algorithm_class(saved.algorithm, saved.path)
+    state = _acting_only(saved.state, kind.acting)
+    hyper = dict(saved.hyper_parameters)
+    _check_seed(saved.seeds, seed_index, str(saved.path))
+    needs_encoder = any(_CUSTOM in key for key in state)
+    if needs_encoder and encoder is None:
+        raise InputError(
+            f"{saved.path} was trained with a custom encoder: pass it, load_policy({str(path)!r}, encoder=YourEncoder(...))"
+        )
+    if saved.seeds > 1:
+        hyper, state = _one_seed(kind, hyper, state, seed_index or 0)
+    algorithm = _build(kind, hyper, encoder)
+    dtype = next((v.dtype for k, v in state.items() if v.is_floating_point() and not k.startswith("normaliser")), None)
+    algorithm.to(dtype=dtype)
+    for name in [*algorithm._modules, *algorithm._parameters, *algorithm._buffers]:
+        if name not in kind.acting:  # so that an incomplete `acting` is an error, not a random critic
+            delattr(algorithm, name)
+    try:
+        algorithm.load_state_dict(state)
+    except RuntimeError as problem:
+        what = "the encoder differs from the one in training, or " if needs_encoder or encoder is not None else ""
+        raise InputError(
+            f"the weights in {saved.path} do not fit {kind.__name__} ({what}it was written by another version): "
+            f"{str(problem).splitlines()[-1].strip()}"
+        ) from problem
+    algorithm.updates = int(saved.info.get("updates") or 0)
+    info = {**saved.info, "algorithm": saved.algorithm, "seed": int(hyper.get("seed", 0))}
+    return Policy(algorithm, saved.spec, info)
+
+
+def _build(kind: type[OfflineAlgorithm], hyper: dict[str, Any], encoder: nn.Module | None) -> OfflineAlgorithm:
+    extra = {} if encoder is None else {"encoder": encoder}
+    try:
+        return kind(**hyper, **extra)
+    except TypeError as problem:
+        raise InputError(
+            f"{kind.__name__} of this version does not take the arguments it was trained with ({problem}); "
+            "install the version that wrote the file"
+        ) from problem
+
+
+def _algorithm_class(name: str, path: Path) -> type[OfflineAlgorithm]:
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise InputError(
+            f"{path} holds a policy of {name}, which cannot be imported ({problem}); install or put on the path the "
+            "package that defines it"
+        ) from problem
+    if not (isinstance(kind, type) and issubclass(kind, OfflineAlgorithm)):
+        raise InputError(f"{path} names {name}, which is not an algorithm of lightning_offrl; use another file")
+    return kind
+
+
+def _one_seed(
+    kind: type[OfflineAlgorithm], hyper: dict[str, Any], state: dict[str, Tensor], index: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and weights of one of S stacked runs: those of the single run with ``seed + index``."""
+    hyper = {**hyper, "seeds": 1, "seed": int(hyper.get("seed", 0)) + index}
+    single = _build(kind, hyper, None).state_dict()
+    # What the normaliser holds is shared by all seeds; every other tensor has one more dimension than in a single run.
+    state = {k: v[index] if k in single and v.ndim == single[k].ndim + 1 else v for k, v in state.items()}
+    return hyper, state
+
+
+def _acting_only(state: Mapping[str, Tensor], acting: tuple[str, ...]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key.split(".", 1)[0] in acting}
+
+
+def _check_seed(seeds: int, index: int | None, what: str) -> None:
+    if seeds > 1 and index is None:
+        raise InputError(f"{what} holds {seeds} stacked seeds: choose one with seed_index, from 0 to {seeds - 1}")
+    if index is not None and not 0 <= index < seeds:
+        raise InputError(f"seed_index {index} is out of range: {what} holds the seeds 0 to {seeds - 1}")
+
+
+def _check_format(path: Path, number: Any) -> None:
+    if not isinstance(number, int) or number > POLICY_FORMAT:
+        raise InputError(
+            f"{path} has format {number}, this version reads up to {POLICY_FORMAT}: install a newer lightning-offrl"
+        )
+
+
+def _arrays(value: Any, shape: Any, name: str) -> Any:
+    """Observation as float32 numpy (uint8 stays uint8), in the structure of the spec."""
+    if isinstance(shape, Mapping):
+        if not isinstance(value, Mapping | TensorDictBase):
+            raise InputError(f"{name} must be a dictionary with the keys {sorted(shape)}, got {type(value).__name__}")
+        missing = sorted(set(shape) - set(value.keys()))
+        if missing:
+            raise InputError(f"{name} lacks {missing}; it has {sorted(value.keys())}")
+        return {key: _arrays(value[key], inner, f"{name}.{key}") for key, inner in shape.items()}
+    if isinstance(value, Mapping | TensorDictBase):
+        raise InputError(f"{name} is a dictionary, the policy was trained on arrays of shape {shape}")
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = array if array.dtype == np.uint8 else array.astype(np.float32)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{name} must be numbers of shape {shape}, got {type(value).__name__} ({problem})") from problem
+    if array.ndim == 0 and len(shape) == 1 and (shape[0] > 1 or isinstance(value, int | np.integer)):
+        index = int(array)
+        if index != array or not 0 <= index < shape[0]:
+            raise InputError(f"{name} {array} is not an index below {shape[0]}, nor a vector of {shape[0]} features")
+        array = np.eye(shape[0], dtype=np.float32)[index] if shape[0] > 1 else array.reshape(1)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinite values; an action for it would mean nothing")
+    return array
+
+
+def _leading(arrays: Any, shape: Any, name: str) -> tuple[int, ...]:
+    if isinstance(shape, Mapping):
+        sizes = {key: _leading(arrays[key], inner, f"{name}.{key}") for key, inner in shape.items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"the entries of {name} have different leading dimensions: {sizes}")
+        return next(iter(sizes.values()))
+    behind = arrays.shape[arrays.ndim - len(shape) :]
+    if arrays.ndim < len(shape) or list(behind) != list(shape):
+        if len(shape) == 1 and arrays.ndim >= 1:
+            raise InputError(
+                f"{name} has {arrays.shape[-1]} features but the policy was trained on {shape[0]}; "
+                "pass what the environment of its data returns"
+            )
+        raise InputError(f"{name} has shape {list(arrays.shape)}, the policy was trained on {list(shape)}")
+    return tuple(arrays.shape[: arrays.ndim - len(shape)])
+
+
+def _flatten(arrays: Any, leading: int) -> Any:
+    if isinstance(arrays, dict):
+        return {key: _flatten(value, leading) for key, value in arrays.items()}
+    return arrays.reshape(math.prod(arrays.shape[:leading]), *arrays.shape[leading:])
+
+
+def _few(content: Mapping[str, Any]) -> str:
+    keys = sorted(str(key) for key in content)
+    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") if keys else "no entries"
+
+
+def _own_version() -> str:
+    from lightning_offrl import __version__
+
+    return __version__
