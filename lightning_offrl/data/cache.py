@@ -1,10 +1,10 @@
 """A memory-mapped copy of what a source holds, found by content, so that the second start takes milliseconds.
 
-Below the cache's directory, ``episodes/KEY/`` holds one ``.npy`` file per column and ``episodes.json``, where KEY is the
-hash of the source's bytes and of the reader's version; ``sources/`` remembers size and time of each source's files beside
-their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the same content (a
-copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing to the loaded
-table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half there.
+Below the cache's directory, ``episodes/KEY/`` holds one ``.npy`` file per column and ``episodes.json``, where KEY is
+the hash of the source's bytes and of the reader's version; ``sources/`` remembers size and times of each source's files
+beside their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the same
+content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing to the
+loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half there.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def cached(
         _write(entry, episodes)
     except OSError as problem:
         warnings.warn(
-            f"the data cache {base} cannot be written ({problem.strerror or problem}), so the source is read into memory "
-            "at every start; name another place with OFFRL_CACHE",
+            f"the data cache {base} cannot be written ({problem.strerror or problem}), so the source is read into "
+            "memory at every start; name another place with OFFRL_CACHE",
             stacklevel=3,
         )
         return episodes

@@ -219,8 +219,8 @@ class Episodes:
     def join(parts: Sequence[Episodes]) -> Episodes:
         """All episodes of several datasets, one dataset after the other.
 
-        The environment and the references are kept where all parts agree, logged log-densities where all have them; what
-        is lost is said in the notes.
+        The environment and the references are kept where all parts agree, logged log-densities where all have them;
+        what is lost is said in the notes.
 
         Raises:
             InputError: if there is no part, or two differ in their spaces.

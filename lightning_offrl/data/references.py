@@ -14,6 +14,7 @@ D4RL = {
     "Walker2d": (1.629008, 4592.3),
     "Ant": (-325.6, 3879.7),
 }
+REFERENCES_NOTE = "no reference returns are stored: scores of 0-100 use D4RL's published ones"
 
 
 def known_references(environment: str | None) -> tuple[float, float] | None:
@@ -33,5 +34,5 @@ def with_known_references(episodes: Episodes) -> Episodes:
     known = known_references(episodes.environment)
     if episodes.references is not None or known is None:
         return episodes
-    note = f"the dataset carries no reference scores: 0-100 is D4RL's for {episodes.environment}, {known[0]:g} to {known[1]:g}"
+    note = f"{REFERENCES_NOTE} for {episodes.environment}, {known[0]:g} and {known[1]:g}"
     return replace(episodes, references=known, notes=[*episodes.notes, note])

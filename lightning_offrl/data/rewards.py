@@ -59,8 +59,8 @@ def fit_reward(transform: str | RewardTransform, episodes: Episodes) -> tuple[fl
         if spread <= 0.0:
             raise InputError(
                 f"reward transform 'iql-locomotion' divides by the spread of the episodes' returns, but all "
-                f"{len(returns)} episodes of {episodes.name} have the return {float(returns[0]):.6g}; use 'standardise' "
-                "or 'none'"
+                f"{len(returns)} episodes of {episodes.name} have the return {float(returns[0]):.6g}; use "
+                "'standardise' or 'none'"
             )
         return 1000.0 / spread, 0.0
     if transform == "standardise":

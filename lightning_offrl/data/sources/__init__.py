@@ -39,7 +39,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
         return Episodes.join([load(one, cache_dir=cache_dir, use_cache=use_cache) for one in source])
     if not isinstance(source, str | Path):
         raise InputError(
-            f"a data source is a Minari id, a path, Episodes, a dictionary of arrays or a list of these, got "
+            "a data source is a Minari id, a path, Episodes, a dictionary of arrays or a list of these, got "
             f"{type(source).__name__}"
         )
     place = locate(source)
@@ -75,8 +75,12 @@ class Place:
             version = 1
         self.reader = f"{kind}-{version}"
 
-    def read(self) -> Episodes:
-        """Read everything into RAM."""
+    def read(self, environment: str | None = None) -> Episodes:
+        """Read everything into RAM.
+
+        Args:
+            environment: Gymnasium id in place of what a file says; a Minari dataset keeps its own.
+        """
         if self.kind == "minari":
             from lightning_offrl.data.sources import minari
 
@@ -84,10 +88,10 @@ class Place:
         if self.kind == "d4rl":
             from lightning_offrl.data.sources import d4rl
 
-            return d4rl.read(self.path)
+            return d4rl.read(self.path, environment)
         from lightning_offrl.data.sources import arrays
 
-        return arrays.read_npz(self.path)
+        return arrays.read_npz(self.path, environment)
 
 
 def locate(source: str | Path) -> Place:

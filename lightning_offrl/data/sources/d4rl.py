@@ -1,9 +1,9 @@
 """Files in D4RL's layout: flat HDF5 arrays of all episodes (Fu et al. 2020, https://arxiv.org/abs/2004.07219).
 
 Keys: ``observations``, ``actions``, ``rewards``, ``terminals``, and if present ``timeouts``, ``next_observations``,
-``infos/action_log_probs``, ``metadata/env_id``, ``metadata/ref_min_score``, ``metadata/ref_max_score``. Groups instead of
-arrays are read as dictionaries. Neither ``d4rl`` nor ``gym`` is needed. D4RL's own files name no environment: pass it to
-the evaluation.
+``infos/action_log_probs``, ``metadata/env_id``, ``metadata/ref_min_score``, ``metadata/ref_max_score``. Groups instead
+of arrays are read as dictionaries. Neither ``d4rl`` nor ``gym`` is needed. D4RL's own files name no environment: pass
+it to the evaluation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ VERSION = 1
 """Raised when the same file would be read differently, so that caches of before are not used."""
 
 
-def read(path: Path) -> Episodes:
+def read(path: Path, environment: str | None = None) -> Episodes:
     """All episodes of a file; what happens at their ends is said in `lightning_offrl.data.sources.arrays.from_arrays`.
+
+    Args:
+        path: of the file.
+        environment: Gymnasium id, in place of the file's.
 
     Raises:
         InputError: for a file that is not HDF5, is cut short, lacks an array, or holds arrays that do not fit together.
@@ -35,14 +39,15 @@ def read(path: Path) -> Episodes:
                 for alias in aliases:
                     if alias in file:
                         found[alias] = _load(file[alias])
-            environment = _text(file, "metadata/env_id")
+            environment = environment or _text(file, "metadata/env_id")
             low, high = _number(file, "metadata/ref_min_score"), _number(file, "metadata/ref_max_score")
             present = list(file.keys())
     except (OSError, RuntimeError, KeyError) as problem:
         if not whole:
             raise InputError(f"{path} is not an HDF5 file; a dataset in D4RL's layout was expected") from problem
         raise InputError(
-            f"{path} cannot be read, it seems to be cut short or damaged ({_first_line(problem)}); copy or download it again"
+            f"{path} cannot be read, it seems to be cut short or damaged ({_first_line(problem)}); copy or "
+            "download it again"
         ) from problem
     if not found:
         raise InputError(

@@ -115,7 +115,6 @@ def read(directory: Path) -> Episodes:
     for number, episode in enumerate(episodes):
         _check_lengths(episode, number, name)
     logged = ["behavior_log_prob" in episode for episode in episodes]
-    environment, kwargs = _environment(metadata)
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     out = from_arrays(
         _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
@@ -129,15 +128,13 @@ def read(directory: Path) -> Episodes:
         observation_space=dataset.spec.observation_space,
         action_space=dataset.spec.action_space,
         name=name,
-        environment=environment,
+        environment=_environment(metadata),
         references=None if low is None or high is None else (low, high),
     )
     if empty:
         out.notes.append(f"{empty} episodes without any step were left out")
     if any(logged) and not all(logged):
         out.notes.append(f"behavior_log_prob is logged in {sum(logged)} of {len(logged)} episodes only: left out")
-    if kwargs:
-        out.notes.append(f"{environment} was made with {kwargs}: give the same arguments to the evaluation")
     return out
 
 
@@ -182,13 +179,17 @@ def _concatenate(values: list[Any]) -> Any:
     return np.concatenate(values) if isinstance(values[0], np.ndarray) else np.empty((0,))
 
 
-def _environment(metadata: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Gymnasium id and keyword arguments, of the environment meant for evaluation if the dataset names one."""
+def _environment(metadata: dict[str, Any]) -> str | None:
+    """The environment meant for evaluation if the dataset names one, else the one it was collected in.
+
+    Its Gymnasium id; where it was made with arguments or wrappers, which the id alone would lose, the whole
+    specification as JSON, from which `lightning_offrl.envs.make.make_environment` makes it as well.
+    """
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not text:
-        return None, {}
+        return None
     spec = json.loads(text)
-    return spec.get("id"), spec.get("kwargs") or {}
+    return text if spec.get("kwargs") or spec.get("additional_wrappers") else spec.get("id")
 
 
 def _first_line(problem: BaseException) -> str:
