@@ -102,13 +102,13 @@ class OfflineAlgorithm(pl.LightningModule):
         self._built = 0
         self._optimizers: dict[str, Optimizer] = {}
         self._schedulers: list[LRScheduler] = []
+        self._clip = clip_grad_norm
         self._scaler: Any = None
         self._world = 1
         self._evaluating = False
         self._checked = False
         self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._pending: dict[str, list[Tensor]] = {}
         self._val: dict[str, list[Tensor]] = {}
 
     # -- what a page writes ------------------------------------------------------------------------------------------
@@ -243,7 +243,8 @@ class OfflineAlgorithm(pl.LightningModule):
             self._step(name, gradient)
 
     def _parameters_of(self, name: str) -> list[Tensor]:
-        return [p for group in self._optimizers[name].param_groups for p in group["params"]]
+        groups = self._optimizers[name].param_groups
+        return groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
 
     def _step(self, name: str, gradients: tuple[Tensor | None, ...]) -> None:
         optimizer = self._optimizers[name]
@@ -254,14 +255,14 @@ class OfflineAlgorithm(pl.LightningModule):
             flat /= self._world
             averaged = iter(torch._utils._unflatten_dense_tensors(flat, present))
             gradients = tuple(None if g is None else next(averaged) for g in gradients)
-        for parameter, gradient in zip(self._parameters_of(name), gradients, strict=True):
+        parameters = self._parameters_of(name)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
-        clip = self.hparams["clip_grad_norm"]
-        limit = clip.get(name) if isinstance(clip, dict) else clip
+        limit = self._clip.get(name) if isinstance(self._clip, dict) else self._clip
         if limit is not None:
-            clip_per_seed([p.grad for p in self._parameters_of(name) if p.grad is not None], limit, bool(self.lead))
+            clip_per_seed([p.grad for p in parameters if p.grad is not None], limit, bool(self.lead))
         if self._scaler is not None:
             self._scaler.step(optimizer)
         else:
@@ -314,9 +315,10 @@ class OfflineAlgorithm(pl.LightningModule):
             self._checked = True
         every = self.trainer.log_every_n_steps
         for batch in block.unbind(0):
-            self._accumulate(self.gradient_update(batch))
-            if every > 0 and self.updates % every == 0 or self.updates == self.trainer.max_steps:
-                self._log_accumulated()
+            for name, value in self.gradient_update(batch).items():
+                self._pending.setdefault(name, []).append(value.detach())
+            if (every > 0 and self.updates % every == 0) or self.updates == self.trainer.max_steps:
+                self._log_pending()
         # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
 
@@ -338,15 +340,9 @@ class OfflineAlgorithm(pl.LightningModule):
         if means and not self.trainer.sanity_checking:
             self.log_now(self._per_seed("val", means))
 
-    def _accumulate(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.detach()
-            self._sums[name] = value + self._sums[name] if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def _log_accumulated(self) -> None:
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
+    def _log_pending(self) -> None:
+        means = {name: torch.stack(values).mean(0) for name, values in self._pending.items()}
+        self._pending = {}
         if means:
             values = self._per_seed("train", means)
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
@@ -427,8 +423,7 @@ class OfflineAlgorithm(pl.LightningModule):
             "spec": self.spec,
             "data": data.describe() if hasattr(data, "describe") else None,
             "versions": {name: _version(name) for name in _VERSIONS},
-            "sums": dict(self._sums),
-            "counts": dict(self._counts),
+            "pending": {name: torch.stack(values) for name, values in self._pending.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -472,8 +467,7 @@ class OfflineAlgorithm(pl.LightningModule):
         if changed:
             rank_zero_warn(f"library versions changed since the checkpoint ({', '.join(changed)}): not bit for bit")
         self.updates = saved["updates"]
-        self._sums = {name: value.to(self.device) for name, value in saved["sums"].items()}
-        self._counts = dict(saved["counts"])
+        self._pending = {name: list(values.to(self.device).unbind(0)) for name, values in saved["pending"].items()}
         self._saved_optimizers = saved["optimizers"]
 
     def on_train_start(self) -> None:

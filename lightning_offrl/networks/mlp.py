@@ -119,11 +119,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """``[*lead, B, inputs]`` to ``[*lead, B, outputs]``, in full precision at the head."""
-        for i, linear in enumerate(self.linear[:-1]):
+        last = len(self.linear) - 1
+        for i, linear in enumerate(self.linear):
             x = linear(x, members)
+            if i == last:
+                break
             if self.norm is not None:
                 x = self.norm[i](x, members)
             x = F.relu(x)
             if self.dropout is not None:
                 x = self.dropout(x)
-        return full_precision(self.linear[-1](x, members))
+        return full_precision(x)
