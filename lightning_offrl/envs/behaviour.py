@@ -1,9 +1,11 @@
 """Built-in behaviour policies, with the true probability of what they did.
 
 A behaviour is a controller with noise around it. Its actions are drawn from a distribution with a density on the whole
-action space, so that the logged ``behavior_log_prob`` is exact and off-policy estimates on collected data can be checked:
+action space, so that the logged ``behavior_log_prob`` is exact and off-policy estimates on collected data can be
+checked:
 
-    Box       quality * TruncatedNormal(controller(s), noise * half range, low, high) + (1 - quality) * Uniform(low, high)
+    Box       quality * TruncatedNormal(mean=controller(s), std=noise * half range, on [low, high])
+              + (1 - quality) * Uniform(low, high)
     Discrete  quality * [a = controller(s)] + (1 - quality) / n
 
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
@@ -31,8 +33,9 @@ _STANDARD = NormalDist()
 def pendulum(observation: np.ndarray) -> np.ndarray:
     """Pendulum-v1: pump energy until the pole passes the top, then linear feedback. ``[..., 3]`` to ``[..., 1]``.
 
-    With theta = 0 at the top the dynamics are theta'' = 15 sin(theta) + 3 u, so E = theta'^2 / 2 + 15 (cos(theta) - 1) is
-    zero for resting at the top, and dE/dt = 3 u theta' (Astrom and Furuta, 2000, https://doi.org/10.1016/S0005-1098(99)00140-5).
+    With theta = 0 at the top the dynamics are theta'' = 15 sin(theta) + 3 u, so E = theta'^2 / 2 + 15 (cos(theta) - 1)
+    is zero for resting at the top, and dE/dt = 3 u theta' (energy control: Astrom and Furuta, 2000,
+    https://doi.org/10.1016/S0005-1098(99)00140-5).
     """
     cosine, sine, speed = (np.asarray(observation[..., i], dtype=np.float64) for i in range(3))
     angle = np.arctan2(sine, cosine)
@@ -70,9 +73,9 @@ class Behaviour:
         spec: the spaces.
         controller: None for uniformly random actions.
         quality: in [0, 1], the share of steps on which the controller is followed.
-        noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is 0.2).
-            Zero means no density exists unless ``quality`` is 0, and none is logged.
-        reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``): a behaviour that is worse than random.
+        noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is
+            0.2). Zero means no density exists unless ``quality`` is 0, and none is logged.
+        reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``), which is worse than random.
     """
 
     name: str
@@ -94,7 +97,7 @@ class Behaviour:
     def intended(self, observation: Any) -> Any:
         """What the controller asks for: float64 ``[A]`` inside the bounds, or an int."""
         if self.controller is None:
-            raise RuntimeError("a random behaviour intends nothing")
+            raise RuntimeError("random actions have no intention behind them")
         action = self.controller(observation)
         if self.spec["action_kind"] == "discrete":
             index = int(action)
@@ -114,7 +117,7 @@ class Behaviour:
             The action (float32 ``[A]`` in environment units, or an int), and its log density or log probability
             (nan where none exists).
         """
-        intended = self.intended(observation) if self._share > 0.0 else None
+        intended: Any = self.intended(observation) if self._share > 0.0 else None
         follow = rng.random() < self._share
         action: Any
         if self.spec["action_kind"] == "discrete":
@@ -194,8 +197,8 @@ def behaviours(
     Args:
         environment: Gymnasium id, to find a built-in controller.
         spec: the environment's spaces.
-        quality: a number, or several (equal shares), or ``"mixed"``: much that is random, noisy or the wrong way round and
-            a little that is good, so that imitating the whole is bad and stitching the good parts together is not.
+        quality: a number, or several (equal shares), or ``"mixed"``: much that is random, noisy or the wrong way round
+            and a little that is good, so that imitating all of it is bad and keeping its good parts is not.
         policy: use this in place of the built-in controller.
         noise: see `Behaviour`.
 
@@ -220,7 +223,7 @@ def behaviours(
             (0.25, Behaviour(f"{word}, quality 0.4", spec, controller, 0.4, noise)),
             (0.20, Behaviour(f"{word}, quality 0.9", spec, controller, 0.9, noise)),
         ]
-    levels = [quality] if isinstance(quality, int | float) else list(quality)
+    levels: list[Any] = [quality] if isinstance(quality, int | float | str) else list(quality)
     if not levels or not all(isinstance(level, int | float) and 0.0 <= level <= 1.0 for level in levels):
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):

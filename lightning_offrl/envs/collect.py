@@ -28,7 +28,7 @@ REFERENCE_SEED = 100_000
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as the environment gave it: T steps, T + 1 observations (raw, stacked; dict of arrays for Dict spaces)."""
+    """One episode as the environment gave it: T steps, T + 1 raw observations (a dict of arrays for Dict spaces)."""
 
     observations: Any
     actions: np.ndarray
@@ -80,7 +80,8 @@ def collect(
         environment: Gymnasium id.
         dataset_id: ``namespace/name-v0``; kept under Minari's directory (``MINARI_DATASETS_PATH``, or ``~/.minari``).
         episodes: how many, shared out among the behaviours and shuffled.
-        quality: ``"mixed"``, a number from 0 (random) to 1 (the controller with little noise), or several in equal shares.
+        quality: ``"mixed"``, a number from 0 (random) to 1 (the controller with little noise), or several in equal
+            shares; see `behaviour.behaviours`.
         policy: an exported ``policy.pt`` or a function of one raw observation to an action in environment units, in
             place of the built-in controller.
         noise: standard deviation around the controller's action in half ranges; 0 logs no density for Box actions.
@@ -130,7 +131,9 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
     ended = False
     while not ended:
         action, log_prob = behaviour.sample(observation, rng)
-        executed = action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
+        executed = (
+            action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
+        )
         observation, reward, terminated, truncated, _ = env.step(executed)
         observations.append(observation)
         actions.append(executed)
@@ -292,7 +295,10 @@ def _table(
         rows.append((name, str(mask.sum()), f"{mean:.1f}", f"{sd:.1f}", f"{lengths[mask].mean():.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment}"]
-    lines += ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    lines += [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
     ended = sum(bool(episode.terminations[-1]) for episode in played)
     lines.append(f"{ended} episodes ended in a terminal state, {len(played) - ended} were truncated")
     if references is not None:

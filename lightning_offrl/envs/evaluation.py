@@ -20,8 +20,8 @@ from lightning_offrl.envs.make import check_match, environment_spec, make_enviro
 from lightning_offrl.errors import InputError
 
 Act = Callable[[Any], Any]
-"""Raw observations ``[*lead, E, D]`` (a nested TensorDict for Dict spaces) to actions in [-1, 1] ``[*lead, E, A]``, or int64
-``[*lead, E]``."""
+"""Raw observations ``[*lead, E, D]`` (a nested TensorDict for Dict spaces) to actions in [-1, 1] ``[*lead, E, A]``, or
+int64 ``[*lead, E]``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def normalised_score(returns: Any, references: tuple[float, float] | list[float] | None) -> Any:
-    """``100 (R - ref_min) / (ref_max - ref_min)``, the 0-100 score of D4RL (https://arxiv.org/abs/2004.07219, section 4).
+    """``100 (R - ref_min) / (ref_max - ref_min)``: the score of D4RL, https://arxiv.org/abs/2004.07219, section 4.
 
     Args:
         returns: raw returns, a number or an array.

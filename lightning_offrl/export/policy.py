@@ -1,7 +1,7 @@
-"""Trained policies as files: written by `export_policy`, read by `load_policy`, which need no training configuration.
+"""Trained policies as files: written by `export_policy`, read by `load_policy`, without the training configuration.
 
-A ``policy.pt`` holds the class of the algorithm, its constructor arguments, the weights of the submodules that ``act`` uses
-(``OfflineAlgorithm.acting``, the normaliser among them), the spaces, and what it was trained on: plain values and
+A ``policy.pt`` holds the class of the algorithm, its constructor arguments, the weights of the submodules that ``act``
+uses (``OfflineAlgorithm.acting``, the normaliser among them), the spaces, and what it was trained on: plain values and
 tensors, read with ``weights_only=True``. A training checkpoint has all of these too, so `load_policy` takes either.
 """
 
@@ -66,12 +66,12 @@ class Policy:
         """Greedy actions.
 
         Args:
-            observation: one raw observation, or any number of leading dimensions of them: numpy, tensor, list, or a dict
-                of these for Dict spaces. A Discrete observation is its index, or one-hot; several of them are one-hot.
+            observation: one raw observation, or any number of leading dimensions of them: numpy, tensor, list, or a
+                dict of these for Dict spaces. A Discrete observation is its index, or one-hot; several are one-hot.
 
         Returns:
-            Actions in environment units: float32 ``[*leading, A]``, or for discrete actions int64 ``[*leading]``, and for
-            a single observation a Python int.
+            Actions in environment units: float32 ``[*leading, A]``, or for discrete actions int64 ``[*leading]``, and
+            for a single observation a Python int.
 
         Raises:
             InputError: the observation has another shape than the policy was trained on, or is not finite.
@@ -117,7 +117,7 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     """
     seeds = algorithm.lead[0] if algorithm.lead else 1
     _check_seed(seeds, seed_index, "the algorithm")
-    data = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
+    data: Any = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
     hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
     state = _acting_only(algorithm.state_dict(), algorithm.acting)
     if seeds > 1:
@@ -143,7 +143,8 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     except pickle.UnpicklingError as problem:
         raise InputError(
             f"{class_path(algorithm)} has constructor arguments that are not plain values (numbers, strings, lists, "
-            "dictionaries), so its policy could not be loaded again; convert them or leave them out of save_hyperparameters"
+            "dictionaries), so its policy could not be loaded again; convert them, or leave them out of "
+            "save_hyperparameters"
         ) from problem
     write_atomically(path, buffer.getbuffer(), what="the policy")
     return Path(path)
@@ -204,7 +205,8 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
     needs_encoder = any(_CUSTOM in key for key in state)
     if needs_encoder and encoder is None:
         raise InputError(
-            f"{saved.path} was trained with a custom encoder: pass it, load_policy({str(path)!r}, encoder=YourEncoder(...))"
+            f"{saved.path} was trained with a custom encoder: pass a module of that class, as in "
+            "load_policy(path, encoder=YourEncoder(...))"
         )
     if saved.seeds > 1:
         hyper, state = _one_seed(kind, hyper, state, seed_index or 0)
@@ -228,7 +230,7 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
 
 
 def _build(kind: type[OfflineAlgorithm], hyper: dict[str, Any], encoder: nn.Module | None) -> OfflineAlgorithm:
-    extra = {} if encoder is None else {"encoder": encoder}
+    extra: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
     try:
         return kind(**hyper, **extra)
     except TypeError as problem:
@@ -296,7 +298,9 @@ def _arrays(value: Any, shape: Any, name: str) -> Any:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         array = array if array.dtype == np.uint8 else array.astype(np.float32)
     except (TypeError, ValueError) as problem:
-        raise InputError(f"{name} must be numbers of shape {shape}, got {type(value).__name__} ({problem})") from problem
+        raise InputError(
+            f"{name} must be numbers of shape {shape}, got {type(value).__name__} ({problem})"
+        ) from problem
     if array.ndim == 0 and len(shape) == 1 and (shape[0] > 1 or isinstance(value, int | np.integer)):
         index = int(array)
         if index != array or not 0 <= index < shape[0]:

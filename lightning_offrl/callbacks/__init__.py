@@ -1,0 +1,1 @@
+"""Lightning callbacks: target networks, evaluation in an environment, checkpoints, export, progress."""
