@@ -270,6 +270,10 @@ class OfflineAlgorithm(pl.LightningModule):
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
+    def losses_of(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """``update`` with its metrics cut from the graph; the function that can be traced as a whole."""
+        return {name: value.detach() for name, value in self.update(batch).items()}
+
     def gradient_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One whole gradient update: losses, optimizers, schedules, counters, targets.
 
@@ -277,7 +281,7 @@ class OfflineAlgorithm(pl.LightningModule):
             batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
         """
         self.draws.begin(self.updates)
-        metrics = self.update(batch)
+        metrics = self.losses_of(batch)
         if self._scaler is not None:
             self._scaler.update()
         for scheduler in self._schedulers:
@@ -316,7 +320,7 @@ class OfflineAlgorithm(pl.LightningModule):
         every = self.trainer.log_every_n_steps
         for batch in block.unbind(0):
             for name, value in self.gradient_update(batch).items():
-                self._pending.setdefault(name, []).append(value.detach())
+                self._pending.setdefault(name, []).append(value)
             if (every > 0 and self.updates % every == 0) or self.updates == self.trainer.max_steps:
                 self._log_pending()
         # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
@@ -328,8 +332,8 @@ class OfflineAlgorithm(pl.LightningModule):
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
                 self.draws.begin(self.updates, stream=1 + batch_idx + i)
-                for name, value in self.update(batch).items():
-                    self._val.setdefault(name, []).append(value.detach())
+                for name, value in self.losses_of(batch).items():
+                    self._val.setdefault(name, []).append(value)
         finally:
             self._evaluating = False
 
