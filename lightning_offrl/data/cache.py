@@ -3,8 +3,9 @@
 Below the cache's directory, ``episodes/KEY/`` holds one ``.npy`` file per column and ``episodes.json``, where KEY is
 the hash of the source's bytes and of the reader's version; ``sources/`` remembers size and times of each source's files
 beside their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the same
-content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing to the
-loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half there.
+content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing to
+the loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half
+there.
 """
 
 from __future__ import annotations

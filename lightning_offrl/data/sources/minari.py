@@ -9,8 +9,11 @@ import difflib
 import json
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -58,19 +61,32 @@ def download(dataset_id: str) -> Path:
     Raises:
         InputError: if that fails, with the nearest ids in the local store.
     """
+    missing = f"there is no Minari dataset {dataset_id!r} in {root()}, and Minari could not download it"
+    host = _unreachable()
+    if host is not None:
+        raise InputError(f"{missing} ({host} is not reachable); {nearest(dataset_id)}")
     try:
         import minari
 
         minari.load_dataset(dataset_id, download=True)
     except Exception as problem:
-        raise InputError(
-            f"there is no Minari dataset {dataset_id!r} in {root()}, and Minari could not download it "
-            f"({_first_line(problem)}); {nearest(dataset_id)}"
-        ) from problem
+        raise InputError(f"{missing} ({_first_line(problem)}); {nearest(dataset_id)}") from problem
     directory = data_directory(dataset_id)
     if directory is None:
         raise InputError(f"Minari downloaded {dataset_id!r}, but it is not in {root()}; see MINARI_DATASETS_PATH")
     return directory
+
+
+def _unreachable() -> str | None:
+    """The host of Minari's datasets if its name does not resolve: the download would retry for half a minute first."""
+    if os.environ.get("MINARI_REMOTE") or getproxies():
+        return None
+    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return host
+    return None
 
 
 def nearest(dataset_id: str) -> str:
