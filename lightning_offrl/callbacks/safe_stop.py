@@ -16,13 +16,13 @@ from lightning_offrl.callbacks.checkpoint import Checkpoint
 
 
 class Stopped(SystemExit):
-    """Training was stopped by a signal after saving. ``code`` is 128 + the signal's number, as shells expect.
+    """Training was stopped by a signal. ``code`` is 128 + the signal's number, as shells expect.
 
     Attributes:
-        checkpoint: the file to resume from.
+        checkpoint: the file to resume from; ``None`` if it was stopped in the middle of an update, without saving.
     """
 
-    def __init__(self, signum: int, checkpoint: str) -> None:
+    def __init__(self, signum: int, checkpoint: str | None) -> None:
         super().__init__(128 + signum)
         self.checkpoint = checkpoint
 
@@ -30,7 +30,7 @@ class Stopped(SystemExit):
 class SafeStop(Callback):
     """At the first Ctrl-C or SIGTERM, finish the block of updates, save ``last.ckpt``, say how to resume, and leave.
 
-    A second Ctrl-C stops at once, saving nothing: a checkpoint is never written from the middle of an update. Moves
+    A second Ctrl-C leaves at once, saving nothing: a checkpoint is never written from the middle of an update. Moves
     itself behind all other callbacks, so what was due at the last update (an evaluation, a checkpoint) has happened.
     While training runs it stands in for the handlers of Python and Lightning, in the main thread only; they are put
     back afterwards. With several processes, all stop after the same block.
@@ -52,7 +52,9 @@ class SafeStop(Callback):
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._replaced[signum] = signal.signal(signum, self._receive)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save and leave, if a signal has come.
 
         Raises:
@@ -63,14 +65,18 @@ class SafeStop(Callback):
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if not stop or trainer.global_step == trainer.max_steps:  # a finished run ends in its usual way
             return
+        if trainer.enable_validation and trainer.val_check_batch > 1 and (batch_idx + 1) % trainer.val_check_batch == 0:
+            return  # Lightning validates right after this and would not make up for it: one more block
         path = self._save(trainer)
         signum = self._received or signal.SIGTERM
         self._restore()
         if trainer.is_global_zero:
-            sys.stderr.write(
-                f"\nstopped after update {trainer.global_step:,} of {trainer.max_steps:,}; go on with: "
-                f"offrl fit --ckpt_path {_short(path)}\n"
+            by_command = (path.parent.parent / "config.yaml").exists()
+            how = (
+                f"offrl fit --ckpt_path {_short(path)}" if by_command else f"trainer.fit(..., ckpt_path={str(path)!r})"
             )
+            total = f" of {trainer.max_steps:,}" if trainer.max_steps > 0 else ""
+            sys.stderr.write(f"\nstopped after update {trainer.global_step:,}{total}; go on with: {how}\n")
         raise Stopped(signum, str(path))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,7 +91,7 @@ class SafeStop(Callback):
         if self._received is not None:
             if signum == signal.SIGINT:
                 self._restore()
-                raise KeyboardInterrupt
+                raise Stopped(signum, None)
             return
         self._received = signum
         # os.write: a handler may interrupt the very print that it would call

@@ -53,10 +53,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def nearest(name: str, known: Sequence[str], *, all_if_few: int = 0) -> str:
     """``; did you mean A or B?``, or the whole list where nothing is near and it is short, or nothing."""
-    by_case = {other.lower(): other for other in known}
-    close = [by_case[low] for low in difflib.get_close_matches(name.lower(), list(by_case), n=3, cutoff=0.55)]
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
+    rated = [(difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio(), other) for other in known]
+    best = max((rating for rating, _ in rated), default=0.0)
+    if best >= 0.55:
+        close = [other for rating, other in sorted(rated, reverse=True) if rating >= best - 0.05]
+        return f"; did you mean {' or '.join(close[:3])}?"
     return f"; there are {', '.join(known)}" if len(known) <= all_if_few else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -32,10 +33,13 @@ def explain(message: str, options: Sequence[str], algorithm: type | None) -> str
         return _required(found[1].split(", "))
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return _class_name(found[1], key)
+    if found := re.search(r"Problem with given class_path '([\w.]+)':\s+(.*)", message):
+        if option := re.search(r"Option '([\w.]+)' is not accepted", found[2]):
+            return _option_of_class(option[1], found[1], key, options, algorithm)
+        if not found[2].startswith("Parser key"):
+            return _class_name(found[1], key)
     if found := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'", message):
         return _option(found[2], found[1] or key, options, algorithm)
-    if "Problems parsing config" in message:
-        return f"the configuration is not valid YAML: {message.partition('config: ')[2]}"
     if literals := re.findall(r"Literal\[(.*?)\]", message):
         return _literal(message, key, literals)
     if found := re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", message):
@@ -83,7 +87,8 @@ def _required(names: Iterable[str]) -> str:
         "model": f"an algorithm is missing: give --config iql, or --model with one of {', '.join(all_algorithms())}",
         "data.source": "a dataset is missing: give --data.source with a Minari id or the path of a D4RL .hdf5 file",
     }
-    return "; ".join(needs.get(name, f"--{name} is missing") for name in names)
+    order = sorted(names, key=lambda name: (name not in needs, name != "model"))
+    return "; ".join(needs.get(name, f"--{name} is missing") for name in order)
 
 
 def _class_name(name: str, key: str) -> str:
@@ -94,11 +99,21 @@ def _class_name(name: str, key: str) -> str:
 
     if key.startswith("model"):
         if key == "model":
-            return f"there is no algorithm {name!r}{nearest(name, list(all_algorithms()), all_if_few=40)}"
+            hint = nearest(name.rpartition(".")[2], list(all_algorithms()), all_if_few=40)
+            return f"there is no algorithm {name!r}{hint}"
         return f"{key}: there is no class {name!r}; give its import path, such as my_module.MyEncoder"
     base: Any = Callback if "callbacks" in key else Logger if "logger" in key else None
     what = {Callback: "callback", Logger: "logger"}.get(base, "class")
-    return f"{key}: there is no {what} {name!r}{nearest(name, subclass_names(base)) if base else ''}"
+    hint = nearest(name.rpartition(".")[2], subclass_names(base)) if base else ""
+    return f"{key}: there is no {what} {name!r}{hint}"
+
+
+def _option_of_class(name: str, class_path: str, key: str, options: Sequence[str], algorithm: type | None) -> str:
+    if key == "model":
+        return _option(name, key, options, algorithm)
+    module, _, leaf = class_path.rpartition(".")
+    kind = getattr(importlib.import_module(module), leaf)
+    return f"{key}: {leaf} has no option {name!r}{nearest(name, parameters(kind), all_if_few=40)}"
 
 
 def _option(name: str, group: str, options: Sequence[str], algorithm: type | None) -> str:

@@ -35,6 +35,9 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
 
 LITERATURE_UPDATES = 1_000_000
+VALIDATE_EVERY = 5_000
+_PACKAGE = Path(__file__).resolve().parents[1]
+_NOISE = ("does not have many workers", "Total length of .* across ranks", "isinstance\\(treespec", "log_every_n_steps")
 _LINKED = ("model.seed", "model.init_args.seed", "data.seed", "model.spec", "model.init_args.spec")
 _DESCRIPTION = """Train an algorithm. Options come from the classes they belong to: --model.help IQL shows those of an
 algorithm, --print_config the whole configuration. Every period and length is counted in gradient updates."""
@@ -131,6 +134,12 @@ class FitCLI(LightningCLI):
             raise InputError("there are no epochs here: give the length as --trainer.max_steps, in gradient updates")
         if trainer.max_steps == 0 or trainer.max_steps < -1:
             raise InputError(f"trainer.max_steps counts gradient updates and must be positive, got {trainer.max_steps}")
+        if self.config.data.validation_fraction > 0.0 and trainer.val_check_interval is None:
+            trainer.val_check_interval = VALIDATE_EVERY
+        elif self.config.data.validation_fraction <= 0.0 and trainer.val_check_interval is not None:
+            raise InputError(
+                "trainer.val_check_interval has nothing to validate on: hold out episodes with --data.validation_fraction 0.1"
+            )
         self.run_dir, self.checkpoint = run_directory.choose(
             run_dir=self.config.run_dir,
             name=self.config.name,
@@ -198,6 +207,10 @@ class FitCLI(LightningCLI):
             trainer.fit(model, datamodule=data, ckpt_path=self.checkpoint)
         except MisconfigurationException as error:
             raise InputError(str(error)) from error
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way to end on a Ctrl-C before training
+                raise KeyboardInterrupt from end
+            raise
         if trainer.is_global_zero and not trainer.fast_dev_run:
             _say(f"done: {self.run_dir}/policy.pt; next: offrl evaluate {self.run_dir}/checkpoints/last.ckpt")
 
@@ -219,7 +232,7 @@ class SaveRunConfig(SaveConfigCallback):
             return
         self.already_saved = True
         config = self.config.clone()
-        config.run_dir = config.ckpt_path = None
+        config.name = config.run_dir = config.ckpt_path = None
         text = self.parser.dump(config, skip_none=False)
         path = Path(trainer.default_root_dir) / self.config_filename
         if path.exists() and path.read_text(encoding="utf-8") != text:
@@ -259,8 +272,8 @@ def _refuse_linked(words: list[str]) -> None:
     for path in _config_files(words):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            continue  # told by the parser
+        except yaml.YAMLError as error:
+            raise InputError(f"{path} is not valid YAML: {error}") from error
         for group in ("model", "data"):
             inner = content.get(group) if isinstance(content, dict) else None
             for level, values in (
@@ -301,26 +314,30 @@ def _chosen_algorithm(words: list[str]) -> type | None:
 
 @contextmanager
 def _our_voice() -> Iterator[None]:
-    """Warnings as one line each; none of Lightning's greetings and hints, which are about other kinds of training."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
+    """Remarks and warnings as one line each; none of Lightning's greetings and hints, which concern other training."""
+    voice = _Voice()
+    handlers = [h for name in ("lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers]
     with warnings.catch_warnings():
-        for text in (
-            "does not have many workers",
-            "The .* dataloader",
-            "`isinstance\\(treespec",
-            ".*log_every_n_steps",
-        ):
+        for text in _NOISE:
             warnings.filterwarnings("ignore", message=f".*{text}")
         if not os.environ.get("OFFRL_DEBUG"):
             warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {' '.join(str(message).split())}")
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
+        for handler in handlers:
+            handler.addFilter(voice)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            for handler in handlers:
+                handler.removeFilter(voice)
+
+
+class _Voice(logging.Filter):
+    """Of what goes through Lightning's loggers, says what comes from this package or is a warning."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _PACKAGE in Path(record.pathname).parents or record.levelno >= logging.WARNING:
+            _say(" ".join(record.getMessage().split()))
+        return False
 
 
 def _say(sentence: str) -> None:

@@ -90,10 +90,17 @@ class WandbLogger(LightningWandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The ``wandb`` run; begun at the first use."""
+        """The ``wandb`` run, begun when something of it is first used.
+
+        Not sooner: Lightning asks for it before it reads the checkpoint that knows which run to continue.
+        """
         if not self._available:
             self._say("wandb is not installed: metrics go to metrics.csv alone (pip install wandb to have both)")
             return DummyExperiment()
+        return _Later(self) if self._experiment is None else self._experiment
+
+    def begin(self) -> Any:
+        """Start, or continue, the ``wandb`` run."""
         if self._experiment is not None:
             return self._experiment
         import wandb
@@ -160,6 +167,16 @@ class WandbLogger(LightningWandbLogger):
         if not self._said:
             print(sentence, file=sys.stderr, flush=True)
         self._said = True
+
+
+class _Later:
+    """Stands for a run that has not begun; any use of it begins it."""
+
+    def __init__(self, logger: WandbLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger.begin(), name)
 
 
 def _offline(wanted: bool | None) -> bool:

@@ -12,7 +12,14 @@ from lightning_offrl.loggers import wandb as module
 
 @pytest.fixture
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "WANDB_BASE_URL"):
+    for name in (
+        "WANDB_MODE",
+        "WANDB_PROJECT",
+        "WANDB_API_KEY",
+        "WANDB_IDENTITY_TOKEN_FILE",
+        "NETRC",
+        "WANDB_BASE_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -79,6 +86,7 @@ def test_a_resumed_run_has_the_same_id(no_key, runs, tmp_path: Path):
     first = WandbLogger(save_dir=str(tmp_path / "run"))
     first.log_metrics({"loss": 1.0}, step=1)
     again = WandbLogger(save_dir=str(tmp_path / "run"))
+    assert again.experiment is not None  # as Lightning does before it reads the checkpoint
     again.resume_at(1)
     again.log_metrics({"loss": 1.0}, step=2)
     moved = WandbLogger(save_dir=str(tmp_path / "other"))
