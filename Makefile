@@ -36,8 +36,8 @@ format: $(DEV)  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV)  ## speed of the training loop against a bare loop of the same arithmetic
-	$(BIN)/python benchmarks/speed.py
+bench: $(DEV)  ## what the training loop costs beside a bare loop of the same arithmetic
+	$(BIN)/python benchmarks/overhead.py
 
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build dist

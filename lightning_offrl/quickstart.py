@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lightning_offrl.algorithm import OfflineAlgorithm
+    from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.envs.collect import Collected
     from lightning_offrl.report.quickstart_page import Learned, Story
@@ -170,6 +171,7 @@ def _prepare(folder: Path) -> Path:
 @contextlib.contextmanager
 def _settled(folder: Path) -> Iterator[None]:
     """Minari's datasets inside ``folder``, one thread, and none of Lightning's remarks; all put back afterwards."""
+    import lightning.pytorch  # noqa: F401 (sets its loggers' levels when imported)
     import torch
 
     before, threads = os.environ.get("MINARI_DATASETS_PATH"), torch.get_num_threads()
@@ -206,10 +208,11 @@ def _learn(recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, 
     from lightning_offrl.report.quickstart_page import Learned
 
     began = time.perf_counter()
-    every = max(1, math.ceil(updates / _EVALUATIONS))
+    every = _period(updates)
     algorithm: OfflineAlgorithm = getattr(lightning_offrl, recipe.kind)(data.spec, seed=seed, **recipe.settings)
     run = folder / recipe.folder
-    callbacks: list[pl.Callback] = [EvaluateEnv(episodes=episodes, every=every), ExportPolicy()]
+    evaluations = EvaluateEnv(episodes=episodes, every=every, at_start=True)
+    callbacks: list[pl.Callback] = [evaluations, ExportPolicy()]
     if recipe.tau is not None:
         callbacks.append(SoftTargetUpdate(tau=recipe.tau, period=recipe.period))
     if sys.stderr.isatty():
@@ -237,27 +240,25 @@ def _learn(recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, 
         colour=recipe.colour,
         settings=recipe.describe(),
         returns=evaluation.returns.tolist(),
-        curve=_curve(run / "metrics.csv", recipe, episodes),
+        curve=_curve(recipe, evaluations),
         seconds=seconds,
         angles=_swing(policy.act),
         torques=_torques(policy.act),
     )
 
 
-def _curve(path: Path, recipe: Recipe, episodes: int) -> Any:
-    """The evaluations of a run as they stand in its ``metrics.csv``."""
-    from lightning_offrl.loggers.metrics_csv import read_metrics
-    from lightning_offrl.report.plots import Curve
+def _curve(recipe: Recipe, evaluations: EvaluateEnv) -> Any:
+    from lightning_offrl.report.plots import Curve, standard_error
 
-    _, table = read_metrics(path)
-    points = [(step, row) for step, row in table.items() if "eval/return" in row]
-    return Curve(
-        recipe.name,
-        [float(step) for step, _ in points],
-        [float(row["eval/return"]) for _, row in points],
-        [float(row["eval/return_std"]) / math.sqrt(episodes) for _, row in points],
-        recipe.colour,
-    )
+    points = [(point.updates, point.mean, standard_error(point.returns[0])) for point in evaluations.curve]
+    updates, means, errors = (list(column) for column in zip(*points, strict=True))
+    return Curve(recipe.name, updates, means, errors, recipe.colour)
+
+
+def _period(updates: int) -> int:
+    """Gradient updates between evaluations: about a dozen in all, and a multiple of 50 so that blocks stay long."""
+    period = updates / _EVALUATIONS
+    return 50 * math.ceil(period / 50) if period >= 50 else max(1, math.floor(period))
 
 
 def _swing(act: Callable[[Any], Any]) -> list[float]:

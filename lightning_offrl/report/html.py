@@ -83,6 +83,7 @@ def table(
     *,
     caption: str = "",
     highlight: int | None = None,
+    words: Sequence[int] = (),
 ) -> Markup:
     """A table: the first column names the row, the others hold numbers and stand right-aligned.
 
@@ -91,6 +92,7 @@ def table(
         rows: as many cells each.
         caption: what the table shows.
         highlight: index of the row to stress.
+        words: indices of columns with running text, which stands left-aligned and wraps.
 
     Raises:
         ValueError: a row of another length than the header.
@@ -98,10 +100,11 @@ def table(
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header has {len(header)}: {list(row)}")
-    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
+    kind = [' class="words"' if i in words else "" for i in range(len(header))]
+    head = "".join(f'<th scope="col"{k}>{text(cell)}</th>' for k, cell in zip(kind, header, strict=True))
     body = "\n".join(
         f'<tr{" class=best" if i == highlight else ""}><th scope="row">{text(row[0])}</th>'
-        + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td{k}>{text(cell)}</td>" for k, cell in zip(kind[1:], row[1:], strict=True))
         + "</tr>"
         for i, row in enumerate(rows)
     )

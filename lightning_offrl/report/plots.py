@@ -122,8 +122,8 @@ def learning_curves(
     x_label: str = "gradient updates",
     references: Mapping[str, float] | None = None,
     axes: Axes | None = None,
-    width: float = 5.6,
-    height: float = 3.9,
+    width: float = 5.2,
+    height: float = 3.7,
 ) -> Figure:
     """Lines with bands of one standard error, and dashed horizontal references.
 
@@ -176,7 +176,7 @@ def episode_strip(
     x_label: str,
     seed: int = 0,
     axes: Axes | None = None,
-    width: float = 5.6,
+    width: float = 5.2,
     height: float | None = None,
 ) -> Figure:
     """One row per group: every episode as a dot, the mean as a bar with its standard error.
@@ -230,8 +230,8 @@ def histogram(
     bins: int = 24,
     parts: Sequence[Group] = (),
     legend: bool = True,
-    width: float = 5.6,
-    height: float = 3.6,
+    width: float = 5.2,
+    height: float = 3.4,
 ) -> Figure:
     """Counts of ``values``; with ``parts``, the bars are stacked by part.
 
@@ -289,8 +289,8 @@ def field(
     y_label: str,
     colour_label: str,
     limit: float,
-    width: float = 3.3,
-    height: float = 3.3,
+    width: float = 2.9,
+    height: float = 3.1,
 ) -> Figure:
     """A signed quantity over a plane, blue below zero and orange above; nan stays blank.
 
@@ -317,6 +317,7 @@ def field(
         axes.xaxis.set_major_formatter(_signed)
         axes.yaxis.set_major_formatter(_signed)
         axes.set_xticks(np.linspace(extent[0], extent[1], 5))
+        axes.set_yticks(np.linspace(extent[2], extent[3], 5))
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=28, pad=0.04)
         bar.set_label(colour_label)
         bar.set_ticks([-limit, 0.0, limit])
@@ -346,6 +347,7 @@ def svg(figure: Figure, description: str) -> str:
     markup = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", markup, count=1)
     markup = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", markup, count=1)
     markup = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", markup)
+    markup = re.sub(r"font-family: [^;\"]*;? ?", "", markup)
     for role, colour in COLOURS.items():
         markup = markup.replace(colour, f"var(--{role}, {colour})")
     # Several figures on one page: names that matplotlib repeats in each must differ.
@@ -368,7 +370,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def row(n: int, width: float = 5.6, height: float = 3.9) -> tuple[Figure, list[Axes]]:
+def row(n: int, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
     """A figure with ``n`` axes side by side, for functions that take ``axes``."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(n * width, height), layout="constrained")

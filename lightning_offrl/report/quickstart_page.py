@@ -151,7 +151,7 @@ def strip(story: Story, axes: Axes | None = None) -> Figure:
     """Every episode of the data and of each policy."""
     groups = [Group("the data", story.returns)]
     groups += [Group(one.name, one.returns, one.colour) for one in story.learned]
-    return plots.episode_strip(groups, x_label="return of an episode (0 is perfect)", axes=axes, height=3.9)
+    return plots.episode_strip(groups, x_label="return of an episode (0 is perfect)", axes=axes, height=3.7)
 
 
 def curves(story: Story, axes: Axes | None = None) -> Figure:
@@ -190,7 +190,7 @@ def document(story: Story) -> Markup:
             (f"{story.transitions:,}", "logged steps"),
             (f"{len(story.returns):,}", "logged episodes"),
             (f"{story.updates:,}", "gradient updates each"),
-            ("0", "environment steps in training"),
+            ("0", "new steps to learn from"),
             (minutes, "from nothing to this page"),
         ]
     )
@@ -232,7 +232,7 @@ def document(story: Story) -> Markup:
                 "Torque by the state of the pole, which stands upright at angle 0. To swing it up, one has to push "
                 "along with its motion, and near the top against it."
             ),
-            html.grid(*_maps(story), smallest=220),
+            html.grid(*_maps(story), smallest=150),
         ),
         html.section("How it was made, and how to go on", *_how(story)),
     ]
@@ -251,13 +251,12 @@ def _data(story: Story) -> list[Markup]:
     values = {name: returns[names == name].tolist() for name in dict.fromkeys(story.behaviours)}
     ranked = sorted(values.items(), key=lambda item: float(np.mean(item[1])))
     parts = [Group(name, part, colour) for (name, part), colour in zip(ranked, plots.STEPS, strict=False)]
-    header = ["who acted", "episodes", "mean return", "best"]
+    header = ["who acted", "episodes", "mean return"]
     body = [
         [
             Markup(html.swatch(part.colour) + html.text(part.name)),
             str(len(part.values)),
             with_error(float(np.mean(part.values)), standard_error(part.values)),
-            number(max(part.values)),
         ]
         for part in parts
     ]
@@ -290,7 +289,7 @@ def _maps(story: Story) -> list[Markup]:
                 plots.field(
                     torques,
                     extent=(-180.0, 180.0, -SPEED_LIMIT, SPEED_LIMIT),
-                    x_label="angle from upright (degrees)",
+                    x_label="angle (degrees)",
                     y_label="angular velocity (rad/s)",
                     colour_label="torque (N m)",
                     limit=2.0,
@@ -308,14 +307,14 @@ def _how(story: Story) -> list[Markup]:
     body = [[one.name, one.settings, f"{one.seconds:.0f} s"] for one in story.learned]
     best = next(one for one in story.learned if one.name == story.verdict.best)
     return [
-        html.table(["algorithm", "settings that differ from its defaults", "training"], body),
+        html.table(["algorithm", "settings that differ from its defaults", "training"], body, words=[1]),
         html.commands(
             f"""\
 # the dataset, in words and numbers
 MINARI_DATASETS_PATH={story.folder}/data offrl data show {story.dataset_id}
 
 # the best policy again, on other episodes
-offrl evaluate {story.folder}/{best.folder}/policy.pt --environment {story.environment} --episodes 50 --seed 5000
+offrl evaluate {story.folder}/{best.folder}/policy.pt --environment {story.environment} --episodes 50 --seed 9000
 
 # your own data: a Minari id or a D4RL-layout .hdf5 file
 offrl fit --config iql --data.source path/to/data.hdf5"""
@@ -333,7 +332,7 @@ action = policy.act(observation)   # an environment's observation, alone or a ba
 def pendulums(story: Story) -> Markup:
     """One moving pendulum per policy, drawn from logged angles; still where the reader asked for less motion."""
     angles, value = story.typical
-    cards = [("a typical logged episode", "data", angles, value)]
+    cards = [("the data", "data", angles, value)]
     cards += [(one.name, one.colour, one.angles, one.returns[0]) for one in story.learned]
     drawn = [_pendulum(i, *card) for i, card in enumerate(cards)]
     return html.grid(*drawn, smallest=150)

@@ -111,7 +111,7 @@ def judge(data: Sequence[float], imitation: Contestant, learners: Sequence[Conte
     clear = over_data.clear and over_imitation.clear
     sentences = []
     if clear:
-        headline = f"{best.name} does far better than the data it learned from"
+        headline = f"{best.name} clearly beats the data it learned from"
         sentences.append(
             f"{best.name} returns {number(best.mean)} per episode: {number(over_data.mean)} more than the average "
             f"episode of the data ({errors(over_data)}) and {number(over_imitation.mean)} more than {imitation.name}, "
@@ -157,12 +157,12 @@ def number(value: float) -> str:
 def with_error(value: float, error: float) -> str:
     """Mean and standard error with the same number of decimals.
 
-    >>> with_error(-170.26, 14.9), with_error(1.5, float("nan"))
-    ('\N{MINUS SIGN}170 ± 15', '1.50')
+    >>> with_error(-70.26, 14.9), with_error(70.26, 0.5), with_error(1.5, float("nan"))
+    ('\N{MINUS SIGN}70 ± 15', '70.26 ± 0.50', '1.50')
     """
     if math.isnan(error):
         return number(value)
-    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    decimals = 0 if error >= 10 else 1 if error >= 1 else 2
     return f"{value:,.{decimals}f} ± {error:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
