@@ -238,6 +238,16 @@ def test_dictionaries_with_pictures(stored: bool) -> None:
     assert chosen.data["observation", "camera"].shape == (len(chosen), 4, 4, 3)
 
 
+def test_pictures_are_copied() -> None:
+    pictures = np.zeros((3, 2, 2, 3), dtype=np.uint8)
+    pictures.flags.writeable = False
+    arrays = line(3, observations=pictures, next_observations=None, terminals=at(3, 2))
+    episodes = load(arrays)
+    pictures.flags.writeable = True
+    pictures[:] = 1
+    assert int(episodes.data["observation"].max()) == 0
+
+
 def test_a_spec_stands_in_for_spaces() -> None:
     spec = {"observation_shape": [1], "action_kind": "box", "action_size": 1, "action_low": [0.0], "action_high": [4.0]}
     episodes = load(line(2, actions=np.array([[4.0], [1.0]]), terminals=at(2, 1), spec=spec))

@@ -94,6 +94,17 @@ def check_finite(array: np.ndarray, label: str, ends: np.ndarray, name: str) -> 
     )
 
 
+def usable_log_prob(value: Any, source: str, notes: list[str]) -> np.ndarray | None:
+    """Log densities that a file happens to carry: left out with a note, rather than refused, if one is not finite."""
+    array = np.asarray(value)
+    bad = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
+    if bad:
+        notes.append(
+            f"{source} holds {bad:,} values that are not finite: the logged behaviour log densities are left out"
+        )
+    return None if bad else array
+
+
 def ends_of(lengths: np.ndarray, flagged: np.ndarray, name: str) -> np.ndarray:
     """Last steps by the source's own lengths, ``[T]`` bool; a flag anywhere else is an `InputError`."""
     if int(lengths.sum()) != len(flagged) or (lengths < 1).any():

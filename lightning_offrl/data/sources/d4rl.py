@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sources import arrays
+from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
 VERSION = 1
@@ -53,13 +54,19 @@ def read(path: Path, environment: str | None = None) -> Episodes:
         raise InputError(
             f"{path} is not in D4RL's layout: observations, actions, rewards and terminals are needed, it has {present}"
         )
-    return arrays.read(
+    notes: list[str] = []
+    for alias in arrays.NAMES["behavior_log_prob"]:
+        if alias in found:
+            found[alias] = usable_log_prob(found[alias], alias, notes)
+    episodes = arrays.read(
         found,
         name=path.stem,
         strict=False,
         environment=environment,
         references=None if low is None or high is None else (low, high),
     )
+    episodes.notes.extend(notes)
+    return episodes
 
 
 def _load(item: Any) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sources.arrays import from_arrays
+from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
 VERSION = 1
@@ -124,13 +125,18 @@ def read(directory: Path) -> Episodes:
             f"the Minari dataset in {directory} cannot be read ({_first_line(problem)}); download or collect it again"
         ) from problem
     name = str(metadata["dataset_id"])
-    empty = sum(len(episode["rewards"]) == 0 for episode in episodes)
-    episodes = [episode for episode in episodes if len(episode["rewards"])]
     if not episodes:
         raise InputError(f"{name} is empty: it has no transitions")
     for number, episode in enumerate(episodes):
         _check_lengths(episode, number, name)
     logged = ["behavior_log_prob" in episode for episode in episodes]
+    notes: list[str] = []
+    log_prob = None
+    if all(logged):
+        log_prob = np.concatenate([episode["behavior_log_prob"] for episode in episodes])
+        log_prob = usable_log_prob(log_prob, "behavior_log_prob", notes)
+    elif any(logged):
+        notes.append(f"behavior_log_prob is logged in {sum(logged)} of {len(logged)} episodes only: left out")
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     out = from_arrays(
         _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
@@ -139,7 +145,7 @@ def read(directory: Path) -> Episodes:
         np.concatenate([episode["terminations"] for episode in episodes]),
         np.concatenate([episode["truncations"] for episode in episodes]),
         next_observations=_concatenate([_slice(episode["observations"], slice(1, None)) for episode in episodes]),
-        behavior_log_prob=np.concatenate([e["behavior_log_prob"] for e in episodes]) if all(logged) else None,
+        behavior_log_prob=log_prob,
         lengths=[len(episode["rewards"]) for episode in episodes],
         observation_space=dataset.spec.observation_space,
         action_space=dataset.spec.action_space,
@@ -147,10 +153,7 @@ def read(directory: Path) -> Episodes:
         environment=_environment(metadata),
         references=None if low is None or high is None else (low, high),
     )
-    if empty:
-        out.notes.append(f"{empty} episodes without any step were left out")
-    if any(logged) and not all(logged):
-        out.notes.append(f"behavior_log_prob is logged in {sum(logged)} of {len(logged)} episodes only: left out")
+    out.notes.extend(notes)
     return out
 
 

@@ -123,8 +123,8 @@ def scale(action: np.ndarray, spec: Spec, ends: np.ndarray, name: str) -> np.nda
         row, dim = (int(i) for i in bad[0])
         raise InputError(
             f"actions of {name} holds {flat[row, dim]:g} in dimension {dim} at {place(row, ends)}, outside of the "
-            f"bounds [{spec['action_low'][dim]:g}, {spec['action_high'][dim]:g}]; give the action_space they were "
-            "logged in, or clip them if the environment did"
+            f"bounds [{spec['action_low'][dim]:g}, {spec['action_high'][dim]:g}]; pass the arrays with the "
+            "action_space they were logged in, or clip them if the environment did"
         )
     return np.clip(scaled, -1.0, 1.0).astype(np.float32)
 
@@ -160,4 +160,11 @@ def encode(value: Any, space: Any, label: str, ends: np.ndarray, name: str) -> A
     for path, leaf in array_leaves(encoded, label):
         # A float64 may be too large for float32.
         check_finite(leaf, path, ends, name)
-    return encoded
+    return _own(encoded)
+
+
+def _own(value: Any) -> Any:
+    """Pictures pass the encoder uncopied; what the user does to them later must not reach the episodes."""
+    if isinstance(value, dict):
+        return {key: _own(inner) for key, inner in value.items()}
+    return value.copy() if value.dtype == np.uint8 else value
