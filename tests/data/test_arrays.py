@@ -262,3 +262,57 @@ def test_columns_of_shape_t_by_one_are_accepted() -> None:
 def test_torch_tensors_and_lists_are_accepted() -> None:
     arrays = line(3, terminals=[False, False, True], rewards=torch.ones(3), observations=torch.arange(3.0)[:, None])
     assert load(arrays).returns().tolist() == [3.0]
+
+
+def slow_episodes(arrays: dict[str, Any]) -> list[list[tuple[int, bool, bool, float | None]]]:
+    """The rules of the borders as a plain loop: per episode (row, terminated, truncated, next observation)."""
+    stored = arrays["next_observations"] is not None
+    observations, rows = arrays["observations"][:, 0], len(arrays["rewards"])
+    done, current = [], []
+    for row in range(rows):
+        terminal = bool(arrays["terminals"][row])
+        timeout = bool(arrays["timeouts"][row]) and not terminal
+        after = float(arrays["next_observations"][row, 0]) if stored else None
+        jump = row == rows - 1 or (stored and after != observations[row + 1])
+        if not stored and row < rows - 1:
+            after = float(observations[row + 1])
+        current.append([row, terminal, timeout, after])
+        if not (terminal or timeout or jump):
+            continue
+        if terminal:
+            current[-1][3] = after if stored else float(observations[row])
+        elif stored:
+            current[-1][2] = True
+        else:
+            current.pop()
+            if current:
+                current[-1][2] = True
+        if current:
+            done.append([tuple(step) for step in current])
+        current = []
+    return done
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["next stored", "next from the following row"])
+@pytest.mark.parametrize("seed", range(20))
+def test_borders_against_a_plain_loop(seed: int, stored: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(5, 40))
+    arrays = line(rows, terminals=rng.random(rows) < 0.15, timeouts=rng.random(rows) < 0.15)
+    arrays["terminals"][rows // 2] = True
+    arrays["timeouts"][rows // 2] = False
+    if stored:
+        arrays["next_observations"][rng.random(rows) < 0.1] += 0.5
+    else:
+        arrays["next_observations"] = None
+    expected = slow_episodes(arrays)
+    episodes = load(arrays)
+    check_sound(episodes)
+    assert episodes.length.tolist() == [len(one) for one in expected]
+    flat = [step for one in expected for step in one]
+    data = episodes.data
+    assert data["observation"].squeeze(-1).tolist() == [step[0] for step in flat]
+    assert data["next", "reward"].tolist() == [step[0] for step in flat]
+    assert data["next", "terminated"].tolist() == [step[1] for step in flat]
+    assert data["next", "truncated"].tolist() == [step[2] for step in flat]
+    assert data["next", "observation"].squeeze(-1).tolist() == [step[3] for step in flat]
