@@ -7,10 +7,9 @@ Everything else of an algorithm is on its page.
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -22,18 +21,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_offrl import checkpoints
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
 from lightning_offrl.draws import Draws, mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.normaliser import Normaliser
 
-CHECKPOINT_FORMAT = 1
-_VERSIONS = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
 _NOT_SO_HERE = (
     "The number of training batches",  # counts blocks of K updates as batches
     "Total length of `list` across ranks is zero",  # nothing held out
-    "Using ModelCheckpoint with manual optimization",  # asks for the state *before* a step; ours are after whole updates
+    "Using ModelCheckpoint with manual optimization",  # asks for the state before a step; ours are after whole updates
 )
 
 
@@ -88,7 +86,7 @@ class OfflineAlgorithm(pl.LightningModule):
             raise InputError(f"model.seeds must be at least 1, got {seeds}")
         if seeds > 1 and encoder is not None:
             raise InputError(
-                f"model.seeds={seeds} cannot stack a custom encoder: train one process per seed, or leave out the encoder"
+                f"model.seeds={seeds} cannot stack a custom encoder: train one process per seed, or leave it out"
             )
         self.spec: Spec = spec
         self.lead: tuple[int, ...] = (seeds,) if seeds > 1 else ()
@@ -125,7 +123,11 @@ class OfflineAlgorithm(pl.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must define update(batch)")
 
     def act(self, observation: Any) -> Tensor:
-        """Greedy actions for raw observations ``[*lead, B, ...]``: ``[*lead, B, A]`` in [-1, 1], or ``[*lead, B]`` int64."""
+        """Greedy actions for raw observations ``[*lead, B, ...]``.
+
+        Returns:
+            ``[*lead, B, A]`` in [-1, 1], or ``[*lead, B]`` int64 where actions are discrete.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define act(observation)")
 
     # -- building blocks for pages -----------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class OfflineAlgorithm(pl.LightningModule):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_updates)
 
     def due(self, period: int) -> bool:
-        """Whether this update, counted from 1, is a multiple of ``period``; always true when losses are only evaluated."""
+        """Whether this update, counted from 1, is a multiple of ``period``; true when losses are only evaluated."""
         return self._evaluating or (self.updates + 1) % period == 0
 
     def global_mean(self, x: Tensor) -> Tensor:
@@ -296,7 +298,7 @@ class OfflineAlgorithm(pl.LightningModule):
         return metrics
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
-        """Cast a block ``[K, *lead, B]`` to the parameters' precision if that is float64, and normalise observations."""
+        """Normalise the observations of a block ``[K, *lead, B]``; cast it where parameters are float64."""
         if not block.batch_size:  # Lightning's double precision rebuilds the block without its batch size
             action = block["action"]
             size = action.shape[:-1] if self.action_kind == "box" else action.shape
@@ -317,14 +319,15 @@ class OfflineAlgorithm(pl.LightningModule):
         if not self._checked:
             check(block, self.spec, self.needs)
             self._checked = True
-        every = self.trainer.log_every_n_steps
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
         for batch in block.unbind(0):
             for name, value in self.gradient_update(batch).items():
                 self._pending.setdefault(name, []).append(value)
-            if (every > 0 and self.updates % every == 0) or self.updates == self.trainer.max_steps:
+            if (every > 0 and self.updates % every == 0) or self.updates == trainer.max_steps:
                 self._log_pending()
         # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
 
     def validation_step(self, block: TensorDictBase, batch_idx: int) -> None:
         """The losses of a held-out block ``[K, *lead, B]`` at the current parameters, without a step."""
@@ -384,10 +387,12 @@ class OfflineAlgorithm(pl.LightningModule):
         """Compare with the data, fit the normaliser, and see that what the trainer was told can be done."""
         for said in _NOT_SO_HERE:
             warnings.filterwarnings("ignore", message=said)
-        data = getattr(self.trainer, "datamodule", None)
+        trainer: Any = self.trainer
+        data: Any = getattr(trainer, "datamodule", None)
         if data is not None and getattr(data, "spec", self.spec) != self.spec:
             raise InputError(
-                f"the data has other spaces than the algorithm was built for: {_difference(data.spec, self.spec)}; "
+                "the data has other spaces than the algorithm was built for: "
+                f"{checkpoints.spec_difference(data.spec, self.spec)}; "
                 "build the algorithm with this data's spec, or pass the data it was trained with"
             )
         wanted = bool(self.hparams["normalise_observations"])
@@ -398,17 +403,18 @@ class OfflineAlgorithm(pl.LightningModule):
                     "algorithm.normaliser.fit(...) first"
                 )
             self.normaliser.fit(data.observation_statistics())
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             from lightning_offrl.checkpoint_io import AtomicCheckpointIO
 
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_fit_start(self) -> None:
         """Learn this process's place, the gradient scaler, and who wants to hear of every update."""
-        self._world = self.draws.world = self.trainer.world_size
-        self.draws.rank = self.trainer.global_rank
-        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        self._hooks = [c.on_update_end for c in self.trainer.callbacks if hasattr(c, "on_update_end")]
+        trainer: Any = self.trainer
+        self._world = self.draws.world = trainer.world_size
+        self.draws.rank = trainer.global_rank
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._hooks = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
         self._checked = False
 
     def on_fit_end(self) -> None:
@@ -418,61 +424,27 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
-        data = getattr(self._trainer, "datamodule", None)
         checkpoint["offrl"] = {
-            "format": CHECKPOINT_FORMAT,
-            "algorithm": f"{type(self).__module__}.{type(self).__qualname__}",
+            **checkpoints.describe(class_path(self), self.spec, self._data_facts()),
             "updates": self.updates,
             "optimizers": list(self._optimizers),
-            "spec": self.spec,
-            "data": data.describe() if hasattr(data, "describe") else None,
-            "versions": {name: _version(name) for name in _VERSIONS},
             "pending": {name: torch.stack(values) for name, values in self._pending.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what cannot be continued, say what differs, and set the clock when a run is resumed."""
-        saved = checkpoint.get("offrl")
-        if saved is None:
-            raise InputError("this checkpoint was not written by lightning_offrl: it lacks the entry 'offrl'")
-        if saved["format"] > CHECKPOINT_FORMAT:
-            raise InputError(
-                f"this checkpoint has format {saved['format']}, this version reads up to {CHECKPOINT_FORMAT}: "
-                "install a newer lightning-offrl"
-            )
-        mine = f"{type(self).__module__}.{type(self).__qualname__}"
-        if saved["algorithm"] != mine:
-            raise InputError(
-                f"this checkpoint holds {saved['algorithm'].rpartition('.')[2]}, not {type(self).__name__}: choose the "
-                "algorithm it was trained with"
-            )
-        if saved["spec"] != self.spec:
-            raise InputError(
-                f"this checkpoint was trained on other spaces: {_difference(saved['spec'], self.spec)}; pass the data "
-                "it was trained with"
-            )
+        saved = checkpoints.verify(checkpoint, class_path(self), self.spec, self.draws.seeds)
         if self._trainer is None:  # weights alone, for fine-tuning or export: the clock starts at zero
             return
-        if "seeds" in checkpoint.get("hyper_parameters", {}) and checkpoint["hyper_parameters"]["seeds"] != max(
-            1, *self.lead, 1
-        ):
-            raise InputError(
-                f"this checkpoint stacks {checkpoint['hyper_parameters']['seeds']} seeds, the model {max(1, *self.lead, 1)}"
-                ": set model.seeds as it was"
-            )
-        data = getattr(self.trainer, "datamodule", None)
-        now = data.describe() if hasattr(data, "describe") else None
-        if saved["data"] and now and saved["data"]["fingerprint"] != now["fingerprint"]:
-            rank_zero_warn(
-                f"the checkpoint was trained on {saved['data']['name']} ({saved['data']['fingerprint'][:12]}), this is "
-                f"{now['name']} ({now['fingerprint'][:12]}) with other content: the run goes on, but is no resumption"
-            )
-        changed = [f"{n} {v} -> {_version(n)}" for n, v in saved["versions"].items() if v != _version(n)]
-        if changed:
-            rank_zero_warn(f"library versions changed since the checkpoint ({', '.join(changed)}): not bit for bit")
+        for difference in checkpoints.differences(saved, self._data_facts()):
+            rank_zero_warn(difference)
         self.updates = saved["updates"]
         self._pending = {name: list(values.to(self.device).unbind(0)) for name, values in saved["pending"].items()}
         self._saved_optimizers = saved["optimizers"]
+
+    def _data_facts(self) -> dict[str, Any] | None:
+        data: Any = getattr(self._trainer, "datamodule", None)
+        return data.describe() if hasattr(data, "describe") else None
 
     def on_train_start(self) -> None:
         """Optimizer states are restored in order: refuse a checkpoint whose optimizers were others."""
@@ -506,19 +478,7 @@ def clip_per_seed(gradients: list[Tensor], limit: float, stacked: bool) -> Tenso
     return norm
 
 
-def _difference(saved: Spec, now: Spec) -> str:
-    parts = [f"{k} {saved.get(k)} and {now.get(k)}" for k in sorted({*saved, *now}) if saved.get(k) != now.get(k)]
-    return "; ".join(parts)
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def class_path(algorithm: type[OfflineAlgorithm] | OfflineAlgorithm) -> str:
     """``module.Class``, as it stands in checkpoints and exported policies."""
     kind = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return cast(str, f"{kind.__module__}.{kind.__qualname__}")
+    return f"{kind.__module__}.{kind.__qualname__}"

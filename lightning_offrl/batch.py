@@ -199,8 +199,8 @@ def encode_observation(value: Any, space: Any) -> Any:
         space: its Gymnasium space.
 
     Returns:
-        Numpy float32 (uint8 stays uint8), Discrete as one-hot, a scalar Box as ``[1]``, Dict as a dict of these; leading
-        dimensions kept.
+        Numpy float32 (uint8 stays uint8), Discrete as one-hot, a scalar Box as ``[1]``, Dict as a dict of these;
+        leading dimensions kept.
     """
     from gymnasium import spaces
 

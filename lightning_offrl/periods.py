@@ -1,4 +1,4 @@
-"""Periods are given in gradient updates; Lightning counts some of them in batches, which here are blocks of K updates."""
+"""Periods are given in gradient updates; Lightning counts some in batches, here blocks of K updates."""
 
 from __future__ import annotations
 

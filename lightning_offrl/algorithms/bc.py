@@ -1,4 +1,4 @@
-"""Behaviour cloning: imitate the data's actions. Pomerleau, 1988; the baseline of every offline paper.
+"""Behaviour cloning: imitate the data's actions (Pomerleau, 1988); the baseline of every offline paper.
 
     deterministic  min  E[ mean_i (pi(s)_i - a_i)^2 ]
     gaussian       min  E[ -log pi(a|s) ],  pi = tanh of a normal

@@ -1,12 +1,14 @@
-"""Implicit Q-Learning. Kostrikov, Nair and Levine, 2021, https://arxiv.org/abs/2110.06169
+"""Implicit Q-Learning (Kostrikov, Nair and Levine, 2021).
+
+https://arxiv.org/abs/2110.06169
 
     V       min  E[ L_tau(Q'(s, a) - V(s)) ],  L_tau(u) = |tau - 1[u < 0]| u^2        eq. 5
     policy  max  E[ exp(beta (Q'(s, a) - V(s))) log pi(a|s) ]                          eq. 7
     Q       min  sum_i E[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]           eq. 6
 
-Q' is the smaller of two target critics. One update runs V, then the policy (with the new V), then Q (with the new V), as
-the authors' code does; then the targets move. The policy is a normal whose mean alone passes through tanh; it acts by
-that mean. Actions of the data are clipped to +-(1 - 1e-5).
+Q' is the smaller of two target critics. One update runs V, then the policy (with the new V), then Q (with the new V),
+as the authors' code does; then the targets move. The policy is a normal whose mean alone passes through tanh; it acts
+by that mean. Actions of the data are clipped to +-(1 - 1e-5).
 
 Checked against ikostrikov/implicit_q_learning. Differences: uniform instead of orthogonal initial weights. Its reward
 scaling for locomotion (x 1000 / return range) is the data module's ``reward: iql-locomotion``.

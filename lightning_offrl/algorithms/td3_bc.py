@@ -1,4 +1,6 @@
-"""TD3+BC. Fujimoto and Gu, 2021, https://arxiv.org/abs/2106.06860
+"""TD3+BC (Fujimoto and Gu, 2021).
+
+https://arxiv.org/abs/2106.06860
 
     Q       min  sum_i E[ (r + gamma (1 - terminated) min_j Q'_j(s', a') - Q_i(s, a))^2 ]
             a' = clip(pi'(s') + clip(sigma noise, -c, c), -1, 1)                            TD3, section 5.3

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.batch import TRANSITION, Key, Spec
+from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward
@@ -154,10 +154,10 @@ class OfflineDataModule(pl.LightningDataModule):
         """
         data = self.train.data["observation"]
         if isinstance(data, Tensor):
-            leaves = {(): data}
+            leaves: dict[tuple[str, ...], Tensor] = {(): data}
         else:
             leaves = {key if isinstance(key, tuple) else (key,): value for key, value in data.items(True, True)}
-        out = {}
+        out: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         for path, leaf in leaves.items():
             if not leaf.is_floating_point() or leaf.ndim != 2:
                 continue
@@ -172,7 +172,7 @@ class OfflineDataModule(pl.LightningDataModule):
         return out
 
     def columns(self, needs: tuple[Key, ...] = TRANSITION, split: str = "train") -> TensorDictBase:
-        """Flat ``TensorDict`` ``[T]`` of the given keys: rewards transformed, n steps summed, nothing crossing a border.
+        """Flat ``TensorDict`` ``[T]`` of the given keys: rewards transformed, n steps summed, no border crossed.
 
         Args:
             needs: batch keys.
@@ -227,7 +227,8 @@ class OfflineDataModule(pl.LightningDataModule):
                 out[key] = data[key]
             else:
                 raise InputError(
-                    f"the algorithm reads {key!r}, which {episodes.name} does not hold; it has {sorted(map(str, data.keys(True, True)))}"
+                    f"the algorithm reads {key_name(key)!r}, which {episodes.name} does not hold; it has "
+                    f"{sorted(key_name(k) for k in data.keys(True, True))}"
                 )
         return out
 
@@ -245,7 +246,7 @@ class OfflineDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Choose K, and turn the validation period from updates into blocks."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if stage != "fit" or trainer is None:
             return
         if len(self.train) == 0:
@@ -256,13 +257,14 @@ class OfflineDataModule(pl.LightningDataModule):
         self.block = block_size(periods, self.updates_per_step)
         if isinstance(trainer.val_check_interval, int) and self.validation is not None:
             self._restore = (trainer.val_check_interval, trainer.check_val_every_n_epoch)
-            trainer.val_check_interval //= self.block  # type: ignore[attr-defined]
+            trainer.val_check_interval //= self.block
             trainer.check_val_every_n_epoch = None
 
     def teardown(self, stage: str) -> None:
         """Give the trainer its period back."""
-        if self._restore is not None and self.trainer is not None:
-            self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch = self._restore  # type: ignore[attr-defined]
+        trainer: Any = self.trainer
+        if self._restore is not None and trainer is not None:
+            trainer.val_check_interval, trainer.check_val_every_n_epoch = self._restore
             self._restore = None
 
     def train_dataloader(self) -> BlockLoader:
@@ -288,7 +290,8 @@ class OfflineDataModule(pl.LightningDataModule):
         """Held-out batches in order; none when nothing is held out."""
         if self.validation is None:
             return []
-        algorithm: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        trainer: Any = self.trainer
+        algorithm = trainer.lightning_module
         return SequentialBlocks(
             self.columns(tuple(algorithm.needs), "validation"),
             self.batch_size,

@@ -62,8 +62,8 @@ class Gaussian:
 class SquashedGaussian:
     """``a = tanh(u)`` with ``u`` normal: a density on the open box (Haarnoja et al., 2018, appendix C).
 
-    ``log pi(a) = sum_i [ log N(u_i) - 2 (log 2 - u_i - softplus(-2 u_i)) ]``, the last term being ``log(1 - tanh(u)^2)``
-    in a form that does not cancel.
+    ``log pi(a) = sum_i [ log N(u_i) - 2 (log 2 - u_i - softplus(-2 u_i)) ]``, the last term being
+    ``log(1 - tanh(u)^2)`` in a form that does not cancel.
 
     Args:
         mean: of u, ``[..., B, A]``.

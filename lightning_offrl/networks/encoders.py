@@ -1,4 +1,4 @@
-"""From an observation to one feature vector: concatenation by default, a user's module for pictures and dictionaries."""
+"""From an observation to one feature vector: concatenation, or a user's module for pictures and dictionaries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
             for path, shape in self.leaves.items():
                 if len(shape) != 1:
                     raise InputError(
-                        f"observation {'.'.join(path) or 'entries'} of shape {shape} cannot be read by a plain network; "
+                        f"observation {'.'.join(path)} of shape {shape} cannot be read by a plain network; "
                         "pass `encoder`, a module that maps an observation to [B, features]"
                     )
                 self.size += shape[0]

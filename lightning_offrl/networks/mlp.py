@@ -28,7 +28,7 @@ class StackedLinear(nn.Module):
         lead: leading dimensions of the weights, ``()`` or ``(N,)``. Stacking seeds puts S before them.
 
     Shapes:
-        weight ``[*lead, inputs, outputs]``, x ``[*lead, B, inputs]`` (broadcast to lead), result ``[*lead, B, outputs]``.
+        weight ``[*lead, inputs, outputs]``, x ``[*lead, B, inputs]`` (broadcast to lead), y ``[*lead, B, outputs]``.
     """
 
     def __init__(self, inputs: int, outputs: int, lead: Sequence[int] = ()) -> None:
@@ -39,7 +39,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """Apply the layer; ``members`` computes the first so many ensemble members only."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if weight.ndim == 2:
             return F.linear(x, weight.mT, bias)
         if members is not None:
@@ -66,7 +67,8 @@ class StackedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """Normalise each row, then apply gain and bias."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if members is not None and weight.ndim > 1:
             weight, bias = weight[..., :members, :], bias[..., :members, :]
         return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(-2) + bias.unsqueeze(-2)

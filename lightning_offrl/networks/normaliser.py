@@ -42,7 +42,7 @@ class Normaliser(nn.Module):
             mean, std = statistics[path]
             self.get_buffer(f"mean_{i}").copy_(mean)
             self.get_buffer(f"std_{i}").copy_(std)
-        self.fitted.fill_(True)
+        self.get_buffer("fitted").fill_(True)
         self._active = True
 
     def forward(self, observation: Any) -> Any:
@@ -64,7 +64,7 @@ class Normaliser(nn.Module):
     def _is_active(self) -> bool:
         # a Python bool, read once after loading: a tensor in an `if` would stop a graph and a GPU
         if self._active is None:
-            self._active = bool(self.fitted)
+            self._active = bool(self.get_buffer("fitted"))
         return self._active
 
     _active: bool | None = None

@@ -25,7 +25,11 @@ def two_processes(tmp_path_factory):
     command = [sys.executable, "-W", "ignore", "-m", "tests.contracts.ddp_worker"]
     workers = [
         subprocess.Popen(
-            [*command, str(rank), "2", port, str(out)], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, str(rank), "2", port, str(out)],
+            cwd=REPO,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
     ]

@@ -57,7 +57,7 @@ def test_training_moves_every_network(algorithm):
 
 @every_algorithm
 def test_gradients_stay_home(algorithm):
-    """minimize(policy=...) must not move, or leave gradients on, any other network (peers 5.1, 'leaks into critics')."""
+    """minimize(policy=...) must not move, or leave gradients on, any other network (peers 5.1)."""
     page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm))
     plain, seen = page.minimize, []
 
@@ -72,7 +72,9 @@ def test_gradients_stay_home(algorithm):
             value, grad = before[name]
             assert torch.equal(p, value), f"{name} moved"
             assert (p.grad is None) == (grad is None) and (grad is None or torch.equal(p.grad, grad)), f"{name}.grad"
-        assert all(not torch.equal(p, dict(page.named_parameters())[n]) for n, p in moved.items()), "a step moved nothing"
+        assert all(not torch.equal(p, dict(page.named_parameters())[n]) for n, p in moved.items()), (
+            "a step moved nothing"
+        )
         seen.extend(losses)
 
     page.minimize = watched  # type: ignore[method-assign]
@@ -110,9 +112,7 @@ def test_seeds_differ(algorithm):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_clipping_bounds_every_optimizer_and_seed(algorithm, seeds):
     """The norm after clipping is the limit, per seed, with fused Adam."""
-    page = algorithm(
-        episodes_for(algorithm).spec, **SMALL, **constant(algorithm), clip_grad_norm=1e-3, seeds=seeds
-    )
+    page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm), clip_grad_norm=1e-3, seeds=seeds)
     for _ in range(2):
         page.gradient_update(batch_for(page))
     for name in page._optimizers:

@@ -63,8 +63,7 @@ def test_float16_autocast_follows_float32(algorithm):
     amp, _ = fit(algorithm, steps=20, plugins=[scaled(MixedPrecision)])
     rate = 3e-4
     differences = [
-        (a.double() - b.double()).abs().mean().item()
-        for a, b in zip(plain.parameters(), amp.parameters(), strict=True)
+        (a.double() - b.double()).abs().mean().item() for a, b in zip(plain.parameters(), amp.parameters(), strict=True)
     ]
     assert distance(plain.state_dict(), amp.state_dict()) <= 2 * 20 * rate
     assert max(differences) < 5 * rate
