@@ -18,7 +18,7 @@ import numpy as np
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.envs.behaviour import CONTROLLERS, Behaviour, Controller, behaviours
-from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.make import check_match, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
 REFERENCE_EPISODES = 100
@@ -92,19 +92,13 @@ def collect(
     Raises:
         InputError: a malformed or existing id, an unknown environment, a quality out of range.
     """
-    if episodes < 1:
-        raise InputError(f"a dataset needs at least 1 episode, got {episodes}")
     target = dataset_path(dataset_id)
     if target.exists() and not overwrite:
         raise InputError(f"dataset {dataset_id} exists already at {target}; choose another id or pass --overwrite")
     env = make_environment(environment)
     try:
-        spec = environment_spec(env)
-        controller = _controller(policy, spec, environment)
-        mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
-        chosen = _share_out(mixture, episodes, seed)
-        played = [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)]
-        references = reference_scores(environment, env, spec)
+        played, mixture = _gather(env, environment, episodes, quality, policy, noise, seed)
+        references = reference_scores(environment, env, environment_spec(env))
         _write(env, environment, dataset_id, target, played, references, mixture, overwrite)
     finally:
         env.close()
@@ -113,6 +107,71 @@ def collect(
     names = [episode.behaviour for episode in played]
     table = _table(dataset_id, environment, returns, lengths, played, references)
     return Collected(dataset_id, target, returns, lengths, names, references, table)
+
+
+def collect_arrays(
+    environment: str,
+    *,
+    episodes: int = 150,
+    quality: str | float | Sequence[float] = "mixed",
+    policy: str | Path | Controller | None = None,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same episodes in memory, as the dictionary that a data module takes for its ``source``; nothing is written.
+
+    Args:
+        environment: as in `collect`, and so are the others.
+        episodes: how many.
+        quality: of the behaviours.
+        policy: in place of the built-in controller.
+        noise: around the controller's action.
+        seed: of everything.
+
+    Returns:
+        ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,
+        ``behavior_log_prob`` (where it exists), with the spaces, the environment's id and the references beside them.
+    """
+    env = make_environment(environment)
+    try:
+        played, mixture = _gather(env, environment, episodes, quality, policy, noise, seed)
+        references = reference_scores(environment, env, environment_spec(env))
+    finally:
+        env.close()
+    arrays: dict[str, Any] = {
+        "observations": _join([_cut(episode.observations, slice(None, -1)) for episode in played]),
+        "next_observations": _join([_cut(episode.observations, slice(1, None)) for episode in played]),
+        "actions": _join([episode.actions for episode in played]),
+        "rewards": _join([episode.rewards for episode in played]),
+        "terminated": _join([episode.terminations for episode in played]),
+        "truncated": _join([episode.truncations for episode in played]),
+        "observation_space": env.observation_space,
+        "action_space": env.action_space,
+        "environment": environment,
+        "references": references,
+        "name": f"{environment} collected with seed {seed}",
+    }
+    if all(behaviour.has_density for _, behaviour in mixture):
+        arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
+    return arrays
+
+
+def _gather(
+    env: Any,
+    environment: str,
+    episodes: int,
+    quality: str | float | Sequence[float],
+    policy: str | Path | Controller | None,
+    noise: float,
+    seed: int,
+) -> tuple[list[Episode], list[tuple[float, Behaviour]]]:
+    if episodes < 1:
+        raise InputError(f"a dataset needs at least 1 episode, got {episodes}")
+    spec = environment_spec(env)
+    controller = _controller(policy, spec, environment)
+    mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
+    chosen = _share_out(mixture, episodes, seed)
+    return [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)], mixture
 
 
 def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
@@ -192,7 +251,6 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
 def _controller(policy: str | Path | Controller | None, spec: Spec, environment: str) -> Controller | None:
     if policy is None or not isinstance(policy, str | Path):
         return policy
-    from lightning_offrl.envs.make import check_match
     from lightning_offrl.export.policy import load_policy
 
     loaded = load_policy(policy)
@@ -218,6 +276,16 @@ def _stack(values: list[Any]) -> Any:
     if isinstance(values[0], dict):
         return {key: _stack([value[key] for value in values]) for key in values[0]}
     return np.stack([np.asarray(value) for value in values])
+
+
+def _join(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _join([value[key] for value in values]) for key in values[0]}
+    return np.concatenate(values)
+
+
+def _cut(value: Any, part: slice) -> Any:
+    return {key: _cut(inner, part) for key, inner in value.items()} if isinstance(value, dict) else value[part]
 
 
 def _write(

@@ -30,7 +30,8 @@ def evaluate_checkpoint(
         environment: Gymnasium id; None takes that of the training data.
         episodes: how many (per seed).
         seed: episode i is reset with ``seed + i``.
-        video: film the first episode (of the first seed) into this .gif or .mp4.
+        video: film the episode with the median return (of the first seed) into this .gif or .mp4: neither the
+            luckiest nor the dullest.
         encoder: the custom encoder, if the policy was trained with one.
 
     Returns:
@@ -54,7 +55,8 @@ def evaluate_checkpoint(
         seen = evaluate(policy.act_scaled, environment, episodes=episodes, seed=seed, spec=policy.spec)
         lines += [_title(policy, saved.path, environment, index), *_rows(seen, seed, references), ""]
         if video is not None and index in (None, 0):
-            lines.append(_film(policy, environment, video, seed))
+            middle = int(np.argsort(seen.returns)[(len(seen.returns) - 1) // 2])
+            lines.append(_film(policy, environment, video, seed + middle))
     return "\n".join(lines).rstrip()
 
 
@@ -94,4 +96,4 @@ def _film(policy: Policy, environment: str, video: str | Path, seed: int) -> str
         path, total, frames = record(policy.act, environment, video, seed=seed)
     except InputError as problem:
         return f"no video: {problem}"
-    return f"video of the episode with seed {seed} (return {total:.2f}, {frames} frames): {path}"
+    return f"video of the episode with the median return, seed {seed} (return {total:.2f}, {frames} frames): {path}"

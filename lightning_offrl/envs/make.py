@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import warnings
 from typing import Any
 
@@ -37,16 +38,21 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
             return gymnasium.make(spec, **extra)
     except error.UnregisteredEnv as problem:
         raise InputError(_unknown(environment)) from problem
+    except error.DependencyNotInstalled as problem:
+        raise InputError(_missing(environment, problem)) from problem
     except ModuleNotFoundError as problem:
-        if ":" in environment and problem.name == environment.split(":", 1)[0]:
+        package = environment.split(":", 1)[0] if ":" in environment else ""
+        if package and importlib.util.find_spec(package.split(".", 1)[0]) is None:
             raise InputError(
-                f"environment {environment!r}: there is no package {problem.name!r} to import; install it or correct "
-                "the part before the colon"
+                f"environment {environment!r}: there is no package {package!r} to import; install it or correct the "
+                "part before the colon"
             ) from problem
         raise InputError(_missing(environment, problem)) from problem
-    except (ImportError, error.DependencyNotInstalled) as problem:
+    except ImportError as problem:
         raise InputError(_missing(environment, problem)) from problem
     except Exception as problem:
+        if render_mode is not None:
+            raise InputError(cannot_draw(environment, problem)) from problem
         # An environment's own constructor may raise anything; the cause stays attached.
         raise InputError(
             f"environment {environment!r} could not be made ({type(problem).__name__}: {problem}); "
@@ -78,6 +84,16 @@ def check_match(policy: Spec, environment: Spec, name: str) -> None:
             f"{name} has {environment['action_size']} {noun}, the policy was trained on {policy['action_size']}; "
             "name the environment that the data came from"
         )
+
+
+def cannot_draw(environment: str, problem: Exception) -> str:
+    """The sentence for an environment that runs but has nothing to draw with, which fails in many different ways."""
+    first = (str(problem).splitlines() or [""])[0]
+    return (
+        f"{environment} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set MUJOCO_GL=egl or "
+        "MUJOCO_GL=osmesa and install that library, for classic control install "
+        '"gymnasium[classic-control]"'
+    )
 
 
 def _unknown(environment: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_offrl.envs.make import make_environment
+from lightning_offrl.envs.make import cannot_draw, make_environment
 from lightning_offrl.errors import InputError
 
 
@@ -52,7 +53,7 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
     """
     path = check_video_path(path)
     frames, total = [], 0.0
-    with _headless(), _explained(environment):
+    with _headless():
         env = make_environment(environment, render_mode="rgb_array")
     try:
         with _headless(), _explained(environment):
@@ -90,7 +91,7 @@ def _write(frames: list[np.ndarray], path: Path, rate: float) -> None:
     else:
         import imageio.v3 as imageio  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-        data = imageio.imwrite("<bytes>", np.stack(frames), extension=".mp4", fps=rate)
+        data = imageio.imwrite("<bytes>", np.stack(frames), extension=".mp4", fps=rate, macro_block_size=2)
     write_atomically(path, data, what="the video")
 
 
@@ -107,7 +108,7 @@ def gif(frames: list[np.ndarray], rate: float) -> bytes:
     images = []
     for frame in kept:
         image = Image.fromarray(frame)
-        image.thumbnail((320, 320), Image.Resampling.LANCZOS)
+        image.thumbnail((320, 320), Image.Resampling.BILINEAR)
         images.append(image)
     # One palette for all frames, so that flat colours do not flicker; from several, so that it has every colour.
     sample = [np.asarray(images[i]) for i in np.linspace(0, len(images) - 1, 8).astype(int)]
@@ -133,7 +134,9 @@ def _headless() -> Iterator[None]:
     if before is None and not os.environ.get("DISPLAY"):
         os.environ["SDL_VIDEODRIVER"] = "dummy"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="glfw")  # says the same as the error that follows
+            yield
     finally:
         if before is None:
             os.environ.pop("SDL_VIDEODRIVER", None)
@@ -146,10 +149,4 @@ def _explained(environment: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as problem:
-        # MuJoCo without a GL context fails in many ways (AttributeError from a half-imported OpenGL among them).
-        first = (str(problem).splitlines() or [""])[0]
-        raise InputError(
-            f"{environment} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set "
-            "MUJOCO_GL=egl or MUJOCO_GL=osmesa and install that library, for classic control install "
-            '"gymnasium[classic-control]"'
-        ) from problem
+        raise InputError(cannot_draw(environment, problem)) from problem

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lightning_offrl.algorithm import OfflineAlgorithm, class_path
 from lightning_offrl.batch import Spec, nested, unscale_action
 from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
+from lightning_offrl.checkpoints import describe
 from lightning_offrl.errors import InputError
 
 POLICY_FORMAT = 1
@@ -118,6 +119,7 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     seeds = algorithm.lead[0] if algorithm.lead else 1
     _check_seed(seeds, seed_index, "the algorithm")
     data: Any = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
+    about = describe(class_path(algorithm), algorithm.spec, data.describe() if hasattr(data, "describe") else None)
     hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
     state = _acting_only(algorithm.state_dict(), algorithm.acting)
     if seeds > 1:
@@ -132,8 +134,8 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
             "algorithm": class_path(algorithm),
             "updates": algorithm.updates,
             "seed": int(hyper.get("seed", 0)),
-            "data": data.describe() if hasattr(data, "describe") else None,
-            "versions": {"torch": str(torch.__version__), "lightning-offrl": _own_version()},
+            "data": about["data"],
+            "versions": about["versions"],
         },
     }
     buffer = io.BytesIO()
@@ -337,9 +339,3 @@ def _flatten(arrays: Any, leading: int) -> Any:
 def _few(content: Mapping[str, Any]) -> str:
     keys = sorted(str(key) for key in content)
     return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") if keys else "no entries"
-
-
-def _own_version() -> str:
-    from lightning_offrl import __version__
-
-    return __version__
