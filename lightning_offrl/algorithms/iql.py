@@ -10,8 +10,10 @@ Q' is the smaller of two target critics. One update runs V, then the policy (wit
 as the authors' code does; then the targets move. The policy is a normal whose mean alone passes through tanh; it acts
 by that mean. Actions of the data are clipped to +-(1 - 1e-5).
 
-Checked against ikostrikov/implicit_q_learning. Differences: uniform instead of orthogonal initial weights. Its reward
-scaling for locomotion (x 1000 / return range) is the data module's ``reward: iql-locomotion``.
+Checked against ikostrikov/implicit_q_learning (learner.py, critic.py, policy.py). Differences: uniform instead of
+orthogonal initial weights; the cosine of the policy's learning rate spans the run (theirs 1,000,000 updates, however
+long the run). Their reward scaling for locomotion (x 1000 / return range) is the data module's
+``reward: iql-locomotion``.
 """
 
 from __future__ import annotations
