@@ -137,6 +137,29 @@ def markdown(ours: list[Run], peer: dict[str, Any], reruns: list[Run]) -> str:
     return "\n".join([*lines, "", "![curves](scores.png)", "", "Made by `python benchmarks/score.py compare`.", ""])
 
 
+def readme_section(ours: list[Run], peer: dict[str, Any]) -> str:
+    """The short table between README's markers: same settings as the peer's, last evaluation and mean of five."""
+    table = cells(ours, peer["runs"], "peer")
+    lines = [
+        "Hopper data of mixed and of medium-expert quality, the same settings on both sides, three seeds. **Short runs "
+        "of 50,000 updates, not the literature's 1,000,000.** Normalised scores (0 random, 100 expert), mean ± standard "
+        "error over seeds; the last column is the difference of the means over five evaluations, in its standard errors.",
+        "",
+        "| data | algorithm | ours, last | d3rlpy, last | ours, mean of five | d3rlpy, mean of five | difference |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for cell in table:
+        shown = []
+        for kind in ("last", "five"):
+            for side in ("ours", "peer"):
+                shown.append("{:.1f} ± {:.1f}".format(*mean_and_error(numbers(cell[side], kind))))
+        d, se = difference(numbers(cell["ours"], "five"), numbers(cell["peer"], "five"))
+        lines.append(f"| {cell['dataset']} | {cell['algorithm']} | {' | '.join(shown)} | {d / se:+.1f} |")
+    d, se, _, _ = over_cells(table, "both")
+    lines += ["", f"Over all cells and both measures the difference is {d:+.1f} ± {se:.1f} points."]
+    return "\n".join(lines)
+
+
 def plot(ours: list[Run], peer: dict[str, Any], path: Path) -> None:
     """Curves of every dataset and algorithm: thin lines are seeds, thick ones their mean."""
     import matplotlib

@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from comparison import markdown, plot
+from comparison import markdown, plot, readme_section
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
 
@@ -211,6 +211,12 @@ def compare(args: argparse.Namespace) -> int:
     out.write_text(text)
     plot(ours, peer, out.with_suffix(".png"))
     print(out.read_text())
+    if args.readme:
+        readme = Path(args.readme)
+        head, rest = readme.read_text().split("<!-- scores -->", 1)
+        tail = rest.split("<!-- /scores -->", 1)[1]
+        section = readme_section(ours, peer)
+        readme.write_text(f"{head}<!-- scores -->\n{section}\n<!-- /scores -->{tail}")
     return 0
 
 
@@ -235,6 +241,7 @@ def main() -> int:
     two.add_argument("--peer", default=str(RESULTS / "peer_d3rlpy.json"))
     two.add_argument("--reruns", default=str(RESULTS / "peer_reruns"))
     two.add_argument("--out", default=str(RESULTS / "scores.md"))
+    two.add_argument("--readme", help="README whose table between <!-- scores --> and <!-- /scores --> is made anew")
     args = parser.parse_args()
     return run(args) if args.verb == "run" else compare(args)
 
