@@ -143,8 +143,8 @@ def readme_section(ours: list[Run], peer: dict[str, Any]) -> str:
     lines = [
         "Hopper data of mixed and of medium-expert quality, the same settings on both sides. **Short runs of 50,000 "
         "updates, not the literature's 1,000,000.** Normalised scores (0 random, 100 expert), mean ± standard error "
-        "over three or more seeds; the last column is the difference of the means over five evaluations, in its standard "
-        "errors.",
+        "over three seeds; the last column is the difference of the means over five evaluations, in its "
+        "standard errors.",
         "",
         "| data | algorithm | ours, last | d3rlpy, last | ours, mean of five | d3rlpy, mean of five | difference |",
         "|---|---|---:|---:|---:|---:|---:|",
