@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2006.09359
 
-    Q       min  sum_i E[ (r + gamma (1 - terminated) min_j Q'_j(s', a') - Q_i(s, a))^2 ],  a' ~ pi(s')       eq. 9
-    policy  max  E[ exp(A(s, a) / lambda) log pi(a|s) ]                                                      eq. 13
+    Q       min  sum_i E[ (r + gamma (1 - terminated) min_j Q'_j(s', a') - Q_i(s, a))^2 ],  a' ~ pi(s')     eq. 9
+    policy  max  E[ exp(A(s, a) / lambda) log pi(a|s) ]                                                    eq. 13
             A = min_j Q_j(s, a) - min_j Q_j(s, b),  b ~ pi(s)
 
 One update runs Q, then the policy with the new Q, then moves the targets. Weights exp(A / lambda) are bounded by 100 and

@@ -2,12 +2,12 @@
 
 https://arxiv.org/abs/2006.04779
 
-    Q       min  sum_i E[ (y - Q_i(s, a))^2 ] + weight E[ T log sum_k exp(Q_i(s, a_k) / T) / p(a_k) - Q_i(s, a) ]     eq. 4
+    Q       min  sum_i E[ (y - Q_i(s, a))^2 ] + weight E[ T log sum_k exp(Q_i(s, a_k) / T) / p(a_k) - Q_i(s, a) ]  eq. 4
             a_k: N actions uniform, N from pi(s), N from pi(s'), all valued at s; p their densities
             y = r + gamma (1 - terminated) min_j Q'_j(s', a'),  a' ~ pi(s')
     policy  max  E[ min_j Q_j(s, b) - alpha log pi(b|s) ],  b ~ pi(s)
     alpha   min  E[ -log(alpha) (log pi(b|s) - A) ]
-    multiplier (if ``lagrange_gap`` is given)  max  multiplier (weight difference - gap),  clamped to [0, 1e6]       eq. 30
+    multiplier (if ``lagrange_gap`` is given)  max  multiplier (weight difference - gap),  at most 1e6  eq. 30
 
 One update runs alpha; then the policy (with the new alpha), Q and the multiplier, all three differentiated at the same
 values; then the targets move. That is the order of the authors' code. ``regulariser`` chooses the push-down term:
@@ -16,11 +16,10 @@ values; then the targets move. That is the order of the authors' code. ``regular
     "rho"      CQL(rho) with rho = the current policy: T log of the mean of exp(Q / T) over N actions from pi(s)
     "authors2" their ``min_q_version 2``: the three groups and the data's action, without densities
 
-Two additions that are not the authors': ``return_weights`` weighs the push-up term by the return quantile of the
-transition, mean one; ``imitation`` adds - log pi(a|s) to the policy's loss, with Q scaled by its mean size as in TD3+BC.
+Not the authors': ``imitation`` adds - log pi(a|s) to the policy's loss, with Q scaled by its mean size as in TD3+BC.
 
-Checked against aviralkumar2907/CQL (d4rl/rlkit/torch/sac/cql.py). Differences: for T other than 1 only Q is divided by T,
-not the log densities; the gap is compared with the term as it stands, which contains log 3N, as there; no BC warm-up.
+Checked against aviralkumar2907/CQL (d4rl/rlkit/torch/sac/cql.py). Differences: for T other than 1 only Q is divided by
+T, not the log densities; the gap is compared with the term as it stands, which contains log 3N, as there; no BC warm-up.
 """
 
 from __future__ import annotations
@@ -150,22 +149,21 @@ class CQL(OfflineAlgorithm):
 
     def push_down(self, batch: TensorDictBase, q: Tensor, pi: SquashedGaussian, next_pi: SquashedGaussian) -> Tensor:
         """The soft maximum of each critic over sampled actions, ``[*lead, N, B]``."""
-        hp, obs = self.hparams, batch["observation"]
+        hp = self.hparams
         own, own_density = self.sample(pi)
         if hp["regulariser"] == "rho":
-            values = self.q.of_samples(obs, own)
-            size = torch.full_like(own_density, 0.0)
-            return soft_maximum(values, size, hp["temperature"]) - hp["temperature"] * math.log(hp["samples"])
+            values = self.values_of(batch, own, calibrated=hp["samples"])
+            return soft_maximum(values, None, hp["temperature"]) - hp["temperature"] * math.log(hp["samples"])
         after, after_density = self.sample(next_pi)
         anywhere = 2.0 * self.draws.uniform(own.shape, own, batch_dim=-3) - 1.0
-        values = self.values_of(batch, torch.cat([anywhere, own, after], dim=-2))
+        values = self.values_of(batch, torch.cat([own, after, anywhere], dim=-2), calibrated=2 * hp["samples"])
         if hp["regulariser"] == "authors2":
             return soft_maximum(torch.cat([values, q.unsqueeze(-1)], dim=-1), None, hp["temperature"])
         uniform = torch.full_like(own_density, uniform_log_density(own.shape[-1]))
-        return soft_maximum(values, torch.cat([uniform, own_density, after_density], dim=-1), hp["temperature"])
+        return soft_maximum(values, torch.cat([own_density, after_density, uniform], dim=-1), hp["temperature"])
 
-    def values_of(self, batch: TensorDictBase, actions: Tensor) -> Tensor:
-        """Q of sampled actions ``[*lead, B, 3N, A]`` at s: uniform, from pi(s), from pi(s'); ``[*lead, N, B, 3N]``."""
+    def values_of(self, batch: TensorDictBase, actions: Tensor, calibrated: int) -> Tensor:
+        """Q of sampled actions ``[*lead, B, M, A]`` at s, ``[*lead, N, B, M]``; Cal-QL bounds the first of them."""
         return self.q.of_samples(batch["observation"], actions)
 
     @torch.no_grad()
@@ -186,7 +184,7 @@ class CQL(OfflineAlgorithm):
         optimizers = {"alpha": self.adam(self.alpha, slow), "policy": self.adam(self.policy, slow)}
         if self.multiplier is not None:
             optimizers["multiplier"] = self.adam(self.multiplier, fast)
-        return self.named_optimizers(**optimizers, q=self.adam(self.q, fast))
+        return self.named_optimizers(None, **optimizers, q=self.adam(self.q, fast))
 
     def configure_callbacks(self) -> Any:
         """Polyak averaging after every update."""

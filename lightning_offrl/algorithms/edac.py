@@ -2,11 +2,11 @@
 
 https://arxiv.org/abs/2110.01548
 
-    Q       min  SAC-N's loss + eta E[ 1 / (N - 1) sum_{i != j} <dQ_i/da, dQ_j/da> ],  unit gradients      eq. 4, algorithm 1
+    Q       min  SAC-N's loss + eta E[ 1 / (N - 1) sum_{i != j} <dQ_i/da, dQ_j/da> ],  unit gradients   eq. 4
 
-at the data's actions. Everything else is SAC-N. Checked against snu-mllab/EDAC: as there, the critics' own loss is a sum
-over N and a mean over the batch. Difference: theirs compares min(N, A) randomly chosen critics, this page all N, as the
-paper's equation does.
+at the data's actions. Everything else is SAC-N. Checked against snu-mllab/EDAC: as there, the critics' own loss is a
+sum over N and a mean over the batch. Difference: theirs compares min(N, A) randomly chosen critics, this page all N, as
+the paper's equation does.
 """
 
 from __future__ import annotations

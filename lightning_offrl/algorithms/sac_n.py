@@ -3,12 +3,12 @@
 https://arxiv.org/abs/2110.01548
 
     Q       min  sum_i E[ (y - Q_i(s, a))^2 ]
-            y = r + gamma (1 - terminated) (min_j Q'_j(s', a') - alpha log pi(a'|s')),  a' ~ pi(s')          eq. 2
+            y = r + gamma (1 - terminated) (min_j Q'_j(s', a') - alpha log pi(a'|s')),  a' ~ pi(s')       eq. 2
     policy  max  E[ min_j Q_j(s, b) - alpha log pi(b|s) ],  b ~ pi(s)
     alpha   min  E[ -log(alpha) (log pi(b|s) - A) ],  target entropy -A
 
-All three losses are differentiated at the same values and stepped together, as in the authors' code: the policy does not
-see the new critics, nor the target the new policy. Then the targets move.
+All three losses are differentiated at the same values and stepped together, as in the authors' code: the policy does
+not see the new critics, nor the target the new policy. Then the targets move.
 
 Checked against snu-mllab/EDAC (trainers/q_learning/sac.py). Differences: uniform initial weights throughout (theirs draws
 the heads closer to zero); no warm-up with behaviour cloning, which is off there by default.

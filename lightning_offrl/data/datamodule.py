@@ -36,6 +36,8 @@ class OfflineDataModule(pl.LightningDataModule):
         n_step: rewards summed before the bootstrap, n.
         reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardise") or a transform,
             fitted on the train split.
+        infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
+            sparse tasks).
         filter: which episodes to keep.
         validation_fraction: share of the episodes held out for ``val/...`` losses.
         validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
@@ -55,6 +57,7 @@ class OfflineDataModule(pl.LightningDataModule):
         discount: float = 0.99,
         n_step: int = 1,
         reward: str | RewardTransform = "none",
+        infinite_horizon_return: bool = False,
         filter: EpisodeFilter | None = None,
         validation_fraction: float = 0.0,
         validation_batches: int = 20,
@@ -71,6 +74,7 @@ class OfflineDataModule(pl.LightningDataModule):
             raise InputError(f"data.validation_fraction must lie in [0, 1), got {validation_fraction}")
         self.source, self.batch_size, self.updates_per_step = source, batch_size, updates_per_step
         self.discount, self.n_step, self.reward, self.filter = discount, n_step, reward, filter
+        self.infinite_horizon_return = infinite_horizon_return
         self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
         self.seed, self.cache_dir = seed, cache_dir
         self.block: int | None = None
@@ -220,7 +224,14 @@ class OfflineDataModule(pl.LightningDataModule):
                 action = nstep.next_action(data["action"], end)
                 out[key] = action if following is None else action[following]
             elif key == "mc_return":
-                out[key] = nstep.monte_carlo_return(reward, episodes.start, episodes.length, self.discount)
+                out[key] = nstep.monte_carlo_return(
+                    reward,
+                    episodes.start,
+                    episodes.length,
+                    self.discount,
+                    terminated=data["next", "terminated"],
+                    infinite_horizon=self.infinite_horizon_return,
+                )
             elif key == "timestep":
                 out[key] = nstep.timestep(episodes.start, episodes.length)
             elif key in data.keys(True):
