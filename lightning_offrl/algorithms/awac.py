@@ -6,7 +6,7 @@ https://arxiv.org/abs/2006.09359
     policy  max  E[ exp(A(s, a) / lambda) log pi(a|s) ]                                                    eq. 13
             A = min_j Q_j(s, a) - min_j Q_j(s, b),  b ~ pi(s)
 
-One update runs Q, then the policy with the new Q, then moves the targets. Weights exp(A / lambda) are bounded by 100 and
+One update runs Q, then the policy with the new Q, then moves the targets. Weights exp(A / lambda) are bounded by 100,
 not normalised over the batch. The policy is a normal whose mean alone passes through tanh; samples are clipped to
 +-(1 - 1e-5), as are the data's actions.
 

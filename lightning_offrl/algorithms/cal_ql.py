@@ -5,8 +5,8 @@ https://arxiv.org/abs/2303.05479
     CQL's push-down term with max(Q(s, a_k), V_mu(s)) in place of Q(s, a_k) for the policy's actions           eq. 5
 
 V_mu(s) is the Monte-Carlo return of the data from s, of the transformed rewards. The bound comes before the log
-densities are subtracted, and does not hold for the uniform actions. Everything else is CQL. Episodes of sparse tasks that end
-without success count as if they went on for ever with ``data.infinite_horizon_return``.
+densities are subtracted, and does not hold for the uniform actions. Everything else is CQL. Episodes of sparse tasks
+that end without success count as if they went on for ever with ``data.infinite_horizon_return``.
 
 Compared with nakamotoo/Cal-QL. Difference: none known in the loss.
 """

@@ -19,7 +19,7 @@ values; then the targets move. That is the order of the authors' code. ``regular
 Not the authors': ``imitation`` adds - log pi(a|s) to the policy's loss, with Q scaled by its mean size as in TD3+BC.
 
 Checked against aviralkumar2907/CQL (d4rl/rlkit/torch/sac/cql.py). Differences: for T other than 1 only Q is divided by
-T, not the log densities; the gap is compared with the term as it stands, which contains log 3N, as there; no BC warm-up.
+T, not the log densities; the gap is compared with the term as it stands, log 3N included, as there; no BC warm-up.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ https://arxiv.org/abs/2110.01548
 All three losses are differentiated at the same values and stepped together, as in the authors' code: the policy does
 not see the new critics, nor the target the new policy. Then the targets move.
 
-Checked against snu-mllab/EDAC (trainers/q_learning/sac.py). Differences: uniform initial weights throughout (theirs draws
-the heads closer to zero); no warm-up with behaviour cloning, which is off there by default.
+Checked against snu-mllab/EDAC (trainers/q_learning/sac.py). Differences: uniform initial weights throughout (theirs
+draws the heads closer to zero); no warm-up with behaviour cloning, which is off there by default.
 """
 
 from __future__ import annotations
