@@ -259,6 +259,9 @@ class OfflineAlgorithm(pl.LightningModule):
             gradients = tuple(None if g is None else next(averaged) for g in gradients)
         parameters = self._parameters_of(name)
         for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None and gradient.stride() != parameter.stride():
+                # fused Adam walks through memory: a transposed gradient would be added to the wrong entries, silently
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)

@@ -18,6 +18,7 @@ LAYERS = {
     "draws": 0,
     "periods": 0,
     "checkpoint_io": 0,
+    "checkpoints": 0,
     "algorithm": 0,
     "losses": 0,
     "networks": 0,

@@ -73,8 +73,9 @@ def subclass_names(base: type) -> list[str]:
     found: set[str] = set()
     stack: list[type] = [base]
     while stack:
-        for child in stack.pop().__subclasses__():
-            stack.append(child)
+        children: list[type] = stack.pop().__subclasses__()
+        stack += children
+        for child in children:
             if not inspect.isabstract(child) and not child.__name__.startswith("_"):
                 found.add(child.__name__)
     return sorted(found)

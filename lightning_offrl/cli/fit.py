@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,7 +27,7 @@ from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (im
 from lightning_offrl.callbacks.export import ExportPolicy
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.safe_stop import SafeStop
-from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
+from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.cli import run_directory
 from lightning_offrl.cli.explain import explain, inner_sentence
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
@@ -52,9 +53,12 @@ def fit(words: list[str]) -> int | None:
     Raises:
         InputError: for every mistake in the options, the data or the checkpoint.
     """
+    if os.getcwd() not in sys.path:  # a person's own algorithm or encoder beside the data
+        sys.path.append(os.getcwd())
     with _our_voice():
         cli = FitCLI(_complete(words))
-        cli.train()
+        with _threads(cli.config.threads):
+            cli.train()
     return None
 
 
@@ -112,6 +116,13 @@ class FitCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from; 'last': the run directory's."
         )
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads; null: OMP_NUM_THREADS, else 1. Small networks gain little from more, and lose most of "
+            "their speed to them where cores are shared.",
+        )
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
@@ -132,13 +143,18 @@ class FitCLI(LightningCLI):
             raise InputError("trainer.accumulate_grad_batches has no meaning here: raise --data.batch_size instead")
         if trainer.max_epochs is not None or trainer.min_epochs is not None:
             raise InputError("there are no epochs here: give the length as --trainer.max_steps, in gradient updates")
+        if trainer.default_root_dir is not None:
+            raise InputError("trainer.default_root_dir is the run's directory here: give it as --run_dir")
+        if self.config.threads is not None and self.config.threads < 1:
+            raise InputError(f"--threads must be at least 1, got {self.config.threads}")
         if trainer.max_steps == 0 or trainer.max_steps < -1:
             raise InputError(f"trainer.max_steps counts gradient updates and must be positive, got {trainer.max_steps}")
         if self.config.data.validation_fraction > 0.0 and trainer.val_check_interval is None:
             trainer.val_check_interval = VALIDATE_EVERY
         elif self.config.data.validation_fraction <= 0.0 and trainer.val_check_interval is not None:
             raise InputError(
-                "trainer.val_check_interval has nothing to validate on: hold out episodes with --data.validation_fraction 0.1"
+                "trainer.val_check_interval has nothing to validate on: hold out episodes with "
+                "--data.validation_fraction 0.1"
             )
         self.run_dir, self.checkpoint = run_directory.choose(
             run_dir=self.config.run_dir,
@@ -198,7 +214,8 @@ class FitCLI(LightningCLI):
         trainer: Any = self.trainer
         model, data = self.model, self.datamodule
         if self.checkpoint is not None:
-            warn_of_changes(read_checkpoint(self.checkpoint), dict(model.hparams), self.checkpoint)
+            now = yaml.safe_load(self.parser.dump(self.config, skip_none=False))["data"]
+            warn_of_changes(self.checkpoint, dict(model.hparams), now)
         if trainer.is_global_zero:
             start = f" from {self.checkpoint}" if self.checkpoint else ""
             episodes = data.episodes
@@ -310,6 +327,18 @@ def _chosen_algorithm(words: list[str]) -> type | None:
         elif word == "--model" and index + 1 < len(words):
             chosen = words[index + 1]
     return names.get(str(chosen).rpartition(".")[2])
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Run on ``wanted`` CPU threads, and put the process's number back afterwards."""
+    before = torch.get_num_threads()
+    if wanted is not None or not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(wanted or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.cli.run_directory import home_of
 
 _SCHEDULED = ("T_max", "total_iters", "total_steps")
 
@@ -55,28 +59,32 @@ def _base_rate(group: dict[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def warn_of_changes(checkpoint: dict[str, Any], hyper_parameters: dict[str, Any], path: Path) -> list[str]:
-    """Say in one sentence which constructor arguments differ from the checkpoint's.
+def warn_of_changes(checkpoint: Path, hyper_parameters: dict[str, Any], data: dict[str, Any]) -> list[str]:
+    """Say in one sentence what differs from the run that the checkpoint belongs to.
 
     Args:
-        checkpoint: its content.
-        hyper_parameters: of the model that the command line built.
-        path: of the checkpoint, for the sentence.
+        checkpoint: the file; its run directory, if it lies in one, has the configuration of the data.
+        hyper_parameters: constructor arguments of the model that the command line built.
+        data: the ``data`` section of the command line's configuration.
 
     Returns:
         The names that differ, ``spec`` aside: other spaces are refused elsewhere.
     """
-    saved = checkpoint.get("hyper_parameters", {})
-    same = _plain(saved), _plain(hyper_parameters)
-    names = [name for name in saved.keys() & hyper_parameters.keys() if same[0][name] != same[1][name]]
-    names = sorted(set(names) - {"spec"})
-    if names:
-        changes = ", ".join(f"{name} {saved[name]} -> {hyper_parameters[name]}" for name in names)
+    saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
+    changes = {
+        name: (saved[name], hyper_parameters[name]) for name in saved.keys() & hyper_parameters.keys() - {"spec"}
+    }
+    if (home := home_of(str(checkpoint))) is not None:
+        before = (yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8")) or {}).get("data", {})
+        changes |= {f"data.{name}": (before[name], data[name]) for name in before.keys() & data.keys()}
+    changes = {name: pair for name, pair in changes.items() if _plain(pair[0]) != _plain(pair[1])}
+    if changes:
+        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in sorted(changes.items()))
         rank_zero_warn(
-            f"the command line differs from {path} ({changes}): the new values hold from here on, so this is no exact "
-            "resumption"
+            f"the command line differs from {checkpoint} ({listed}): the new values hold from here on, so this is no "
+            "exact resumption"
         )
-    return names
+    return sorted(changes)
 
 
 def _plain(values: Any) -> Any:

@@ -104,8 +104,10 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(workplace: Path, off
 def test_the_command_line_decides_over_the_checkpoint(workplace: Path, offrl):
     line = f"{FIT} --model.learning_rate 0.001"
     assert offrl(f"{line} --trainer.max_steps 20 --run_dir run")[0] == 0
-    status, said = offrl("fit --ckpt_path last --run_dir run --trainer.max_steps 40 --model.learning_rate 0.002")
-    assert status == 0 and "learning_rate 0.001 -> 0.002" in said
+    status, said = offrl(
+        "fit --ckpt_path last --run_dir run --trainer.max_steps 40 --model.learning_rate 0.002 --data.discount 0.9"
+    )
+    assert status == 0 and "(data.discount 0.99 -> 0.9, learning_rate 0.001 -> 0.002)" in said
     (config,) = (path for path in (workplace / "run").glob("config.yaml"))
     assert "learning_rate: 0.002" in config.read_text() and "max_steps: 40" in config.read_text()
     states = read_checkpoint("run/checkpoints/last.ckpt")

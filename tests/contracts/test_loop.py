@@ -211,3 +211,18 @@ def test_wrong_names_in_minimize():
     page = BC(episodes_for(BC).spec, **SMALL)
     with pytest.raises(InputError, match=r"minimize\(\) got \['critic'\], but the optimizers are \['policy'\]"):
         page.minimize(critic=torch.zeros(()))
+
+
+def test_a_transposed_gradient_is_added_where_it_belongs():
+    """Fused Adam reads gradients in memory order; double backward and products with W^T give transposed ones."""
+    from lightning_offrl.algorithms.bc import BC
+
+    page = BC(episodes_for(BC).spec, **SMALL)
+    weight = page.policy.mlp.linear[0].weight
+    torch.manual_seed(0)
+    gradient = torch.randn(weight.shape[1], weight.shape[0])
+    reference = weight.detach().clone().requires_grad_()
+    reference.grad = gradient.T.contiguous()
+    torch.optim.Adam([reference], lr=3e-4).step()
+    page.minimize(policy=(weight.T * gradient).sum())
+    torch.testing.assert_close(weight.detach(), reference.detach())

@@ -160,6 +160,22 @@ def test_an_action_that_is_not_finite_ends_its_episode_as_nan() -> None:
     assert seen.lengths.tolist() == [200, 0, 200] and math.isnan(seen.mean)
 
 
+def test_threads_are_put_back() -> None:
+    seen = []
+
+    def policy(observation):
+        seen.append(torch.get_num_threads())
+        return torch.zeros(len(observation), dtype=torch.int64)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        evaluate(policy, "CartPole-v1", episodes=1)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
