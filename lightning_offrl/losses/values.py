@@ -63,7 +63,7 @@ def huber(difference: Tensor, threshold: float | None = 1.0) -> Tensor:
 
 
 def soft_minimum(q: Tensor, weight: float) -> Tensor:
-    """Soft clipped double Q-learning: ``weight min_i Q_i + (1 - weight) max_i Q_i`` (Fujimoto et al., 2019, eq. 13).
+    """Soft clipped double Q-learning: ``weight min_i Q_i + (1 - weight) max_i Q_i`` (BCQ, Algorithm 1).
 
     Over the critics of *each* action: the maximum over sampled actions is taken of the result.
 
