@@ -88,7 +88,7 @@ def double_q(online: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     """Double Q-learning: the online critics choose the next action, the targets value it (van Hasselt et al., 2016).
 
     The action is the best of the critics' mean, its value the smallest target; with one critic both are just it. A
-    state without any legal action gives a finite number; only a terminal one may be such, and there it counts for nothing.
+    state without any legal action gives a finite number; only a terminal one may be so, where it counts for nothing.
 
     Args:
         online: ``[*lead, N, B, n]`` at the next observation.
