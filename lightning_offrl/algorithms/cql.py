@@ -102,8 +102,8 @@ class CQL(OfflineAlgorithm):
         q_policy = self.q(obs, new_action).amin(-2)
         policy_loss = (alpha * log_prob - q_policy).mean(-1)
         if hp["imitation"] > 0.0:
-            scale = 1.0 / self.global_mean(q_policy.abs())
-            policy_loss = scale * policy_loss - hp["imitation"] * pi.log_prob(action).mean(-1)
+            scaled = q_policy.mean(-1) / self.global_mean(q_policy.abs())
+            policy_loss = (alpha * log_prob).mean(-1) - scaled - hp["imitation"] * pi.log_prob(action).mean(-1)
 
         target = td_target(
             batch["next", "reward"],
@@ -113,7 +113,7 @@ class CQL(OfflineAlgorithm):
         )
         q = self.q(obs, action)
         td_loss = (q - target.unsqueeze(-2)).square().mean(-1).sum(-1)
-        difference = self.push_down(batch, q, pi, next_pi) - q  # [*lead, N, B]
+        difference = self.push_down(batch, q, pi, next_pi) - self.push_up(batch, q)  # [*lead, N, B]
         if hp["min_difference"] is not None:
             difference = difference.clamp(min=hp["min_difference"])
         difference = hp["weight"] * difference.mean(-1)  # [*lead, N]
@@ -161,6 +161,10 @@ class CQL(OfflineAlgorithm):
             return soft_maximum(torch.cat([values, q.unsqueeze(-1)], dim=-1), None, hp["temperature"])
         uniform = torch.full_like(own_density, uniform_log_density(own.shape[-1]))
         return soft_maximum(values, torch.cat([own_density, after_density, uniform], dim=-1), hp["temperature"])
+
+    def push_up(self, batch: TensorDictBase, q: Tensor) -> Tensor:
+        """What is raised: Q of the data's actions, ``[*lead, N, B]``."""
+        return q
 
     def values_of(self, batch: TensorDictBase, actions: Tensor, calibrated: int) -> Tensor:
         """Q of sampled actions ``[*lead, B, M, A]`` at s, ``[*lead, N, B, M]``; Cal-QL bounds the first of them."""

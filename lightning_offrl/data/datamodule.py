@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.rewards import RewardTransform, fit_reward
+from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -232,6 +232,8 @@ class OfflineDataModule(pl.LightningDataModule):
                     terminated=data["next", "terminated"],
                     infinite_horizon=self.infinite_horizon_return,
                 )
+            elif key == "return_quantile":
+                out[key] = return_quantile(episodes.returns(), episodes.length)
             elif key == "timestep":
                 out[key] = nstep.timestep(episodes.start, episodes.length)
             elif key in data.keys(True):

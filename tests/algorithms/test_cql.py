@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_offrl.algorithms.behavior_weighted_cql import BehaviorWeightedCQL
 from lightning_offrl.algorithms.cal_ql import CalQL
 from lightning_offrl.algorithms.cql import CQL
+from lightning_offrl.algorithms.return_weighted_cql import ReturnWeightedCQL
 
 from .by_hand import SPEC, as_ours, batches, single
 
@@ -133,6 +135,38 @@ def test_calibration_far_below_is_cql():
     batch = as_ours(single(batches(1)[0]), 0.99)
     batch["mc_return"] = torch.full((16,), -1e6)
     pages = [kind(SPEC, **SMALL) for kind in (CQL, CalQL)]
+    for page in pages:
+        page.gradient_update(batch)
+    assert all(torch.equal(a, b) for a, b in zip(pages[0].parameters(), pages[1].parameters(), strict=True))
+
+
+def test_likely_actions_are_spared():
+    """w is 0 at the behaviour's mean and 1 far from it; Q + T log w enters the log-sum-exp."""
+    page = BehaviorWeightedCQL(SPEC, temperature=2.0, **SMALL)
+    flat_critics(page, 3.0)
+    batch = as_ours(single(batches(1, size=2)[0]), 0.99)
+    with torch.no_grad():
+        page.behavior.log_std.fill_(-3.0)
+        mean = page.behavior(batch["observation"]).mean
+        half = math.sqrt(2 * math.log(2)) * math.exp(-3.0)  # where the density is half its maximum: w = 1 / 3
+        actions = torch.stack([mean, mean + torch.tensor([half, 0.0]), mean + 5.0], dim=-2)
+        values = page.values_of(batch, actions, calibrated=3)
+    assert values[..., 0].max() < 3.0 - 2.0 * 13.0
+    assert_close(values[..., 1], torch.full((2, 2), 3.0 - 2.0 * math.log(3)), rtol=1e-4, atol=1e-4)
+    assert_close(values[..., 2], torch.full((2, 2), 3.0))
+
+
+def test_good_episodes_are_raised_more():
+    page = ReturnWeightedCQL(SPEC, low=1.0, high=3.0, **SMALL)
+    batch = as_ours(single(batches(1, size=3)[0]), 0.99)
+    batch["return_quantile"] = torch.tensor([0.0, 0.5, 1.0])
+    assert_close(page.push_up(batch, torch.full((2, 3), 4.0))[0], torch.tensor([2.0, 4.0, 6.0]))
+
+
+def test_equal_weights_are_cql():
+    batch = as_ours(single(batches(1)[0]), 0.99)
+    batch["return_quantile"] = torch.linspace(0, 1, 16)
+    pages = [CQL(SPEC, **SMALL), ReturnWeightedCQL(SPEC, low=2.0, high=2.0, **SMALL)]
     for page in pages:
         page.gradient_update(batch)
     assert all(torch.equal(a, b) for a, b in zip(pages[0].parameters(), pages[1].parameters(), strict=True))
