@@ -21,9 +21,12 @@ os.environ["WANDB_DATA_DIR"] = str(_SCRATCH / "wandb-data")
 os.environ["MINARI_DATASETS_PATH"] = str(_SCRATCH / "minari")
 os.environ["OFFRL_CACHE"] = str(_SCRATCH / "cache")
 os.environ["SDL_VIDEODRIVER"] = "dummy"
+# Shown once per process, and only under pytest: Python hides it from users. It would land in whichever test is first.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "MINARI_DATASETS_PATH", "OFFRL_CACHE"):
     Path(os.environ[_name]).mkdir(parents=True)
 
+import lightning.pytorch  # noqa: E402, F401 (its log handler keeps the stderr of its import: not one of a single test)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -191,7 +191,7 @@ def document(story: Story) -> Markup:
             (f"{len(story.returns):,}", "logged episodes"),
             (f"{story.updates:,}", "gradient updates each"),
             ("0", "new steps to learn from"),
-            (minutes, "from nothing to this page"),
+            (minutes, "from no data to this page"),
         ]
     )
     blocks = [
@@ -310,6 +310,8 @@ def _how(story: Story) -> list[Markup]:
         html.table(["algorithm", "settings that differ from its defaults", "training"], body, words=[1]),
         html.commands(
             f"""\
+# after `make quickstart`, offrl is here: . .venv/bin/activate
+
 # the dataset, in words and numbers
 MINARI_DATASETS_PATH={story.folder}/data offrl data show {story.dataset_id}
 
