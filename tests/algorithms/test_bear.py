@@ -122,6 +122,24 @@ def test_the_mmd_sees_actions_before_tanh():
     assert_close(got["mmd"], torch.tensor(2.0).sqrt(), rtol=1e-4, atol=0)
 
 
+def test_the_policys_value_is_the_mean_over_samples_and_then_the_smaller_critic():
+    """Q_1 = a_1 and Q_2 = -a_1 give -|mean_k a_1|; the smaller of each sample first, -mean |a_1| (peers 5.4)."""
+    page, batch = BEAR(SPEC, hidden=(), vae_hidden=(4,)), as_ours(single(batches(1)[0]), 0.99)
+    with torch.no_grad():
+        for network in (page.q, page.policy):
+            for p in network.parameters():
+                p.zero_()
+        page.q.mlp.linear[0].weight[:, 3, 0] = torch.tensor([1.0, -1.0])  # inputs are 3 observations, then the action
+    page._evaluating = True
+    page.draws.begin(0)
+    got = page.update(batch)["q_policy"]
+    page.draws.begin(0)
+    a = batch["action"]
+    page.draws.normal((16, 4), a)
+    noise = [page.draws.normal((16, 10, f), a, batch_dim=-3) for f in (2, 4, 2)][-1].clamp(-0.5, 0.5)
+    assert_close(got, -torch.tanh(noise[..., 0]).mean(1).abs().mean())
+
+
 def test_acting_takes_the_best_of_fixed_samples():
     page, x = BEAR(SPEC, **SMALL), torch.randn(6, 3)
     first = page.act(x)

@@ -247,6 +247,28 @@ def test_the_target_does_not_see_illegal_next_actions(page):
     assert_close(losses_of(made, batch)[name], before)
 
 
+@pytest.mark.parametrize(
+    ("page", "network", "metric", "settings"),
+    [
+        (DiscreteCQL, "q", "conservative", {}),
+        (DiscreteBC, "policy", "policy_loss", {}),
+        (DiscreteIQL, "policy", "policy_loss", {}),
+        (DiscreteBCQ, "policy", "policy_loss", {"logit_penalty": 0.0}),
+        (DiscreteBCQIQL, "policy", "policy_loss", {"logit_penalty": 0.0}),
+    ],
+)
+def test_the_losses_leave_out_illegal_actions_of_this_observation(page, network, metric, settings):
+    """As if the network itself gave the forbidden action -1e9, and not as without the mask."""
+    made, (batch,) = make_double(page, **settings), data()
+    batch["action"].clamp_(max=2)
+    free = losses_of(made, batch)[metric]
+    masked = losses_of(made, batch.set("action_mask", torch.tensor([True, True, True, False]).expand(16, 4)))[metric]
+    with torch.no_grad():
+        made.get_submodule(network).mlp.linear[-1].bias[..., 3] = -1e9
+    assert_close(masked, losses_of(made, batch.exclude("action_mask"))[metric])
+    assert masked < free
+
+
 # -- TorchRL ---------------------------------------------------------------------------------------------------------
 
 
