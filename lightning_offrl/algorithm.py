@@ -477,7 +477,7 @@ def clip_per_seed(gradients: list[Tensor], limit: float, stacked: bool) -> Tenso
     norm = torch.stack(squares).sum(0).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
-        gradient.mul_(scale.view(*scale.shape, *[1] * (gradient.ndim - first)))
+        gradient.mul_(scale.view([*scale.shape, *[1] * (gradient.ndim - first)]))
     return norm
 
 

@@ -117,8 +117,10 @@ def test_clipping_bounds_every_optimizer_and_seed(algorithm, seeds):
         page.gradient_update(batch_for(page))
     for name in page._optimizers:
         squares = [p.grad.square() for p in page._parameters_of(name)]
-        norms = torch.stack([s.flatten(len(page.lead)).sum(-1) for s in squares]).sum(0).sqrt()
-        torch.testing.assert_close(norms, torch.full(page.lead, 1e-3), rtol=1e-2, atol=0)
+        norms = torch.stack([s.reshape(*page.lead, -1).sum(-1) for s in squares]).sum(0).sqrt()
+        assert (norms <= 1e-3 * 1.001).all(), name
+        if len(squares) > 1:  # a single learned number may have a smaller gradient
+            torch.testing.assert_close(norms, torch.full(page.lead, 1e-3), rtol=1e-2, atol=0)
 
 
 def test_clip_by_hand():
@@ -128,6 +130,9 @@ def test_clip_by_hand():
     torch.testing.assert_close(norm, torch.tensor([5.0, 0.5]))
     torch.testing.assert_close(gradients[0], torch.tensor([[0.6], [0.3]]))
     torch.testing.assert_close(gradients[1], torch.tensor([0.8, 0.4]))
+    number = [torch.tensor(-4.0)]
+    clip_per_seed(number, 1.0, stacked=False)
+    torch.testing.assert_close(number[0], torch.tensor(-1.0))
 
 
 @every_algorithm

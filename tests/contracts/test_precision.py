@@ -58,13 +58,13 @@ def test_overflow_skips_the_steps_and_halves_the_scale_once_per_update(algorithm
 
 @every_algorithm
 def test_float16_autocast_follows_float32(algorithm):
-    """Real float16 products: after 20 updates within 20 steps of Adam's largest size, and closer on average."""
+    """Real float16 products: after 20 updates within 20 of Adam's largest steps each way, and closer on average."""
     plain, _ = fit(algorithm, steps=20)
     amp, _ = fit(algorithm, steps=20, plugins=[scaled(MixedPrecision)])
-    rate = 3e-4
-    differences = [
-        (a.double() - b.double()).abs().mean().item() for a, b in zip(plain.parameters(), amp.parameters(), strict=True)
-    ]
-    assert distance(plain.state_dict(), amp.state_dict()) <= 2 * 20 * rate
-    assert max(differences) < 5 * rate
+    for name, optimizer in plain._optimizers.items():
+        rate = max(3e-4, optimizer.param_groups[0]["lr"])  # a cosine has brought its own to zero by now
+        for one, other in zip(plain._parameters_of(name), amp._parameters_of(name), strict=True):
+            difference = (one.double() - other.double()).abs()
+            assert difference.max() <= 2 * 20 * rate, name
+            assert difference.mean() < 5 * rate, name
     assert all(p.dtype == torch.float32 for p in amp.parameters())

@@ -35,6 +35,7 @@ def test_update_is_one_graph(algorithm):
         page.configure_optimizers()
         page.minimize = plain_descent(page)
         page.draws.normal = lambda shape, like, batch_dim=-2: torch.zeros(tuple(shape), dtype=like.dtype)
+        page.draws.uniform = lambda shape, like, batch_dim=-2: torch.full(tuple(shape), 0.25, dtype=like.dtype)
         page.updates = 1  # the update in which delayed policies are due
     batch = batch_for(pages[0])
     with tracing:
