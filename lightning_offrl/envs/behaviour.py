@@ -255,8 +255,8 @@ def behaviours(
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):
         raise InputError(
-            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)} and GridWorlds); "
-            "use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, and every "
+            "GridWorld); use quality 0 for random actions, or give an exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

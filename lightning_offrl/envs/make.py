@@ -17,8 +17,8 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
     """One environment, wrapped as Gymnasium registers it (so with its time limit).
 
     Args:
-        environment: a Gymnasium id (``"Pendulum-v1"``, ``"offrl/GridWorld-v0"``, or ``"package:Name-v0"`` to import ``package`` first), or the
-            JSON of an ``EnvSpec`` as Minari stores it.
+        environment: a Gymnasium id (``"Pendulum-v1"``, ``"offrl/GridWorld-v0"``, or ``"package:Name-v0"`` to import
+            ``package`` first), or the JSON of an ``EnvSpec`` as Minari stores it.
         render_mode: passed on; ``"rgb_array"`` for pictures.
 
     Raises:
