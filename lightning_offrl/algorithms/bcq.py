@@ -50,6 +50,8 @@ class BCQ(OfflineAlgorithm):
 
     acting = ("normaliser", "vae", "policy", "q")
 
+    counterpart = "DiscreteBCQ"
+
     def __init__(
         self,
         spec: Spec,

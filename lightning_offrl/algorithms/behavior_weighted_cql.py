@@ -2,10 +2,10 @@
 
     push-down  T log sum_k w(a_k|s) exp(Q(s, a_k) / T) / p(a_k),   w = (1 - b) / (1 + b)
     b          beta(a|s) / max_a beta(a|s), in [0, 1]: a density alone exceeds one and would make a bonus of it
-    beta       max  E[ log beta(a|s) ] on the data, a normal whose mean passes through tanh, one scale a dimension
+    beta       max  E[ log beta(a|s) ] on the data: a normal with a tanh mean and one scale per dimension
 
-A likely action has b near 1 and weight near 0, an unlikely one weight 1. One update fits beta, then runs CQL's. Not from
-a paper; everything else is CQL.
+A likely action has b near 1 and weight near 0, an unlikely one weight 1. One update fits beta, then runs CQL's.
+Not from a paper; everything else is CQL.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ class CQL(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`; the authors do not normalise observations, CORL does for locomotion.
     """
 
+    counterpart = "DiscreteCQL"
+
     def __init__(
         self,
         spec: Spec,

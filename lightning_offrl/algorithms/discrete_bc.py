@@ -34,6 +34,8 @@ class DiscreteBC(OfflineAlgorithm):
     needs = IMITATION
     action_kind = "discrete"
 
+    counterpart = "BC"
+
     def __init__(
         self,
         spec: Spec,

@@ -51,6 +51,8 @@ class DiscreteBCQ(OfflineAlgorithm):
     action_kind = "discrete"
     acting = ("normaliser", "policy", "q")
 
+    counterpart = "BCQ"
+
     def __init__(
         self,
         spec: Spec,

@@ -52,6 +52,8 @@ class DiscreteBCQIQL(OfflineAlgorithm):
     action_kind = "discrete"
     acting = ("normaliser", "policy", "q")
 
+    counterpart = "IQLBCQ"
+
     def __init__(
         self,
         spec: Spec,

@@ -45,6 +45,8 @@ class DiscreteCQL(OfflineAlgorithm):
     action_kind = "discrete"
     acting = ("normaliser", "q")
 
+    counterpart = "CQL"
+
     def __init__(
         self,
         spec: Spec,

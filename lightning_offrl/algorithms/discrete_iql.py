@@ -46,6 +46,8 @@ class DiscreteIQL(OfflineAlgorithm):
 
     action_kind = "discrete"
 
+    counterpart = "IQL"
+
     def __init__(
         self,
         spec: Spec,

@@ -47,6 +47,8 @@ class IQLBCQ(OfflineAlgorithm):
 
     acting = ("normaliser", "vae", "q")
 
+    counterpart = "DiscreteBCQIQL"
+
     def __init__(
         self,
         spec: Spec,

@@ -212,12 +212,13 @@ class OfflineDataModule(pl.LightningDataModule):
             following, discount = result.last, result.discount
         else:
             discount = torch.full(data.batch_size, self.discount)
-        for key in needs:
+        masks: tuple[Key, ...] = ("action_mask", ("next", "action_mask"))
+        for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
             if isinstance(key, tuple) and key[1] in steps:
                 out[key] = steps[key[1]]
             elif key == "discount":
                 out[key] = discount
-            elif key == ("next", "observation"):
+            elif key in (("next", "observation"), ("next", "action_mask")):
                 value = data[key]
                 out[key] = value if following is None else value[following]
             elif key == ("next", "action"):
