@@ -9,6 +9,7 @@ checked:
     Discrete  quality * [a = controller(s)] + (1 - quality) / n
 
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
+In a GridWorld the controller is the optimal policy, so the behaviour is `TabularMDP.behaviour_policy(quality)`.
 """
 
 from __future__ import annotations

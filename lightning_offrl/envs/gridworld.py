@@ -24,6 +24,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from lightning_offrl.envs.grid_picture import ARROWS, MOVES, draw
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.errors import InputError
 
@@ -93,11 +94,9 @@ STITCH_POLICIES = (
 """For the layout "stitch": the long way first, and the long way last (16 steps each; the best of both takes 10)."""
 
 ACTIONS = ("up", "left", "right", "down")
-ARROWS = "^<>v"
 HORIZON = 100
 """Steps after which the registered environments truncate; a bare `GridWorld` never does."""
 ENTRY_POINT = "lightning_offrl.envs.gridworld:GridWorld"
-_MOVES = np.array([(-1, 0), (0, -1), (0, 1), (1, 0)])
 
 
 class GridWorld(gymnasium.Env):
@@ -307,44 +306,19 @@ class GridWorld(gymnasium.Env):
         Returns:
             uint8 ``[rows * cell, columns * cell, 3]``.
         """
-        rows, columns = self.grid.shape
-        image = np.full((rows, columns, cell, cell, 3), _COLOURS["#"], dtype=np.float64)
-        floor = ~self.mdp.terminal
-        share = np.zeros(len(self.cells))
-        if values is not None:
-            inside = np.asarray(values, dtype=np.float64)[floor]
-            share[floor] = (inside - inside.min()) / max(np.ptp(inside), 1e-12)
-        edge = np.minimum(np.arange(cell), np.arange(cell)[::-1])
-        border = np.minimum(edge[:, None], edge) < 1
-        for state, ((row, column), sign) in enumerate(zip(self.cells, self._signs, strict=True)):
-            tile = image[row, column]
-            colour = _COLOURS[sign] if sign in _COLOURS else _COLOURS["."]
-            if values is not None and floor[state]:
-                colour = (1.0 - share[state]) * _DARK + share[state] * _LIGHT
-            tile[...] = colour
-            tile[border] = 0.92 * np.asarray(colour)
-            if sign in ARROWS:
-                _paint(tile, _arrow(cell, ARROWS.index(sign), 0.9), _WIND)
-            if policy is not None and floor[state]:
-                for action, chance in enumerate(policy[state]):
-                    if chance > 0.02:
-                        offset = 0.0 if chance > 0.98 else 0.26
-                        _paint(tile, _arrow(cell, action, 0.35 + 0.35 * chance, offset), _INK)
-            if state == agent:
-                _paint(tile, _disc(cell, 0.62), _AGENT)
-        return image.transpose(0, 2, 1, 3, 4).reshape(rows * cell, columns * cell, 3).round().astype(np.uint8)
+        return draw(self.grid, self.cells, self.mdp.terminal, values=values, policy=policy, agent=agent, cell=cell)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _transition(self, slip: float, wind: float) -> np.ndarray:
         n, k = len(self.cells), len(ACTIONS)
-        target = self.cells[:, None] + _MOVES  # [S, A, 2]
+        target = self.cells[:, None] + MOVES  # [S, A, 2]
         inside = ((target >= 0) & (target < self.grid.shape)).all(-1)
         reached = self._state_at[tuple(np.where(inside[..., None], target, 0).transpose(2, 0, 1))]
         blocked = ~inside | (reached < 0)
         reached = np.where(blocked, np.arange(n)[:, None], reached)  # [S, A]
         # The direction that a step really takes, given the action: [S, action, direction].
-        side = np.array([[abs(int(a @ b)) == 0 for b in _MOVES] for a in _MOVES]) / 2.0
+        side = np.array([[abs(int(a @ b)) == 0 for b in MOVES] for a in MOVES]) / 2.0
         direction = np.broadcast_to((1.0 - slip) * np.eye(k) + slip * side, (n, k, k)).copy()
         for state, sign in enumerate(self._signs):
             if sign in ARROWS:
@@ -401,10 +375,11 @@ def _read(layout: str) -> np.ndarray:
     """The characters of a layout ``[rows, columns]``, checked."""
     if not isinstance(layout, str):
         raise InputError(f"a layout is a name ({', '.join(LAYOUTS)}) or a drawing, got {type(layout).__name__}")
-    if layout not in LAYOUTS and not set(layout) & set("\n#SG"):
+    known = set("#.SGC" + ARROWS)
+    if layout not in LAYOUTS and "\n" not in layout and set(layout) - known:
         raise InputError(f"there is no layout {layout!r}: name one of {', '.join(LAYOUTS)}, or give a drawing")
     signs = _lines(LAYOUTS.get(layout, layout))
-    strange = sorted(set(signs.ravel().tolist()) - set("#.SGC" + ARROWS))
+    strange = sorted(set(signs.ravel().tolist()) - known)
     if strange:
         row, column = np.argwhere(signs == strange[0])[0]
         raise InputError(
@@ -419,6 +394,8 @@ def _read(layout: str) -> np.ndarray:
 
 def _lines(drawing: str) -> np.ndarray:
     lines = [line.strip() for line in drawing.strip().splitlines()]
+    if not lines:
+        raise InputError("the drawing is empty; give one line of characters for each row")
     if len({len(line) for line in lines}) != 1:
         odd = next(i for i, line in enumerate(lines) if len(line) != len(lines[0]))
         raise InputError(
@@ -430,39 +407,6 @@ def _lines(drawing: str) -> np.ndarray:
 
 def _size(signs: np.ndarray) -> str:
     return f"{signs.shape[0]} rows of {signs.shape[1]}"
-
-
-_COLOURS = {
-    "#": (52, 58, 70),
-    ".": (244, 243, 238),
-    "S": (214, 228, 245),
-    "G": (104, 176, 116),
-    "C": (201, 84, 72),
-}
-_DARK, _LIGHT = np.array([70.0, 62.0, 133.0]), np.array([250.0, 231.0, 160.0])
-_WIND, _INK, _AGENT = (166, 196, 222), (40, 42, 54), (226, 129, 42)
-
-
-def _paint(tile: np.ndarray, cover: np.ndarray, colour: tuple[int, int, int]) -> None:
-    tile[...] = tile * (1.0 - cover[..., None]) + np.array(colour, dtype=np.float64) * cover[..., None]
-
-
-def _disc(cell: int, size: float) -> np.ndarray:
-    """Coverage ``[cell, cell]`` in [0, 1] of a disc with this diameter, in cells."""
-    y, x = np.mgrid[:cell, :cell] - (cell - 1) / 2.0
-    return np.clip(size * cell / 2.0 - np.hypot(x, y) + 0.5, 0.0, 1.0)
-
-
-def _arrow(cell: int, action: int, size: float, offset: float = 0.0) -> np.ndarray:
-    """Coverage of a head of an arrow, pushed from the middle by ``offset`` cells in its direction."""
-    y, x = np.mgrid[:cell, :cell] - (cell - 1) / 2.0
-    down, right = _MOVES[action]
-    along = y * down + x * right - offset * cell
-    across = np.abs(x * down + y * right)
-    half = size * cell / 4.0
-    # Two slanted sides and the base, as distances to the inside.
-    slanted = (half - along - 1.6 * across) / np.hypot(1.0, 1.6)
-    return np.clip(np.minimum(slanted, along + half) + 0.5, 0.0, 1.0)
 
 
 register()

@@ -12,7 +12,7 @@ happens after them, their value is 0, and their rows of a policy are never used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ class Optimal(NamedTuple):
     policy: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TabularMDP:
     """One finite process.
 
@@ -41,6 +41,9 @@ class TabularMDP:
         terminal: ``[S]`` bool.
         start: ``[S]``, the probability of each first state.
 
+    Attributes:
+        reward: ``[S, A]``, the expected reward of a step; 0 in terminal states.
+
     Raises:
         InputError: shapes that differ, probabilities that do not add up to one, an episode that starts at its end.
     """
@@ -49,6 +52,7 @@ class TabularMDP:
     step_reward: Array
     terminal: Array
     start: Array
+    reward: Array = field(init=False)
 
     def __post_init__(self) -> None:
         terminal = np.asarray(self.terminal, dtype=bool)
@@ -67,15 +71,12 @@ class TabularMDP:
         if (start < 0.0).any() or abs(start.sum() - 1.0) > 1e-9 or start[terminal].any():
             raise InputError("the start probabilities must be >= 0, add up to one, and be 0 in terminal states")
         reward = np.broadcast_to(np.asarray(self.step_reward, dtype=np.float64), transition.shape)
-        for name, value in (
-            ("transition", transition),
-            ("step_reward", reward),
-            ("terminal", terminal),
-            ("start", start),
-        ):
-            object.__setattr__(self, name, value)
+        if not np.isfinite(reward).all():
+            raise InputError("the rewards must be finite numbers")
         expected = np.where(terminal[:, None], 0.0, np.einsum("sat,sat->sa", transition, reward))
-        object.__setattr__(self, "_reward", expected)
+        fields = {"transition": transition, "step_reward": reward, "terminal": terminal, "start": start}
+        for name, value in {**fields, "reward": expected}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_states(self) -> int:
@@ -86,12 +87,6 @@ class TabularMDP:
     def n_actions(self) -> int:
         """A."""
         return self.transition.shape[1]
-
-    @property
-    def reward(self) -> Array:
-        """``[S, A]``, the expected reward of a step; 0 in terminal states."""
-        reward: Array = self._reward  # type: ignore[attr-defined]
-        return reward
 
     # -- policies ----------------------------------------------------------------------------------------------------
 
