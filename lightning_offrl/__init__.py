@@ -2,7 +2,7 @@
 
 >>> import lightning_offrl
 >>> lightning_offrl.__all__[:3]
-['BC', 'EvaluateEnv', 'IQL']
+['AWAC', 'BC', 'BCQ']
 
 Names are imported when first used, so that ``import lightning_offrl`` (and ``offrl --help``) takes milliseconds.
 """
@@ -14,8 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_offrl.algorithm import OfflineAlgorithm
+    from lightning_offrl.algorithms.awac import AWAC
     from lightning_offrl.algorithms.bc import BC
+    from lightning_offrl.algorithms.bcq import BCQ
+    from lightning_offrl.algorithms.bear import BEAR
+    from lightning_offrl.algorithms.behavior_weighted_cql import BehaviorWeightedCQL
+    from lightning_offrl.algorithms.cal_ql import CalQL
+    from lightning_offrl.algorithms.cql import CQL
+    from lightning_offrl.algorithms.discrete_bc import DiscreteBC
+    from lightning_offrl.algorithms.discrete_bcq import DiscreteBCQ
+    from lightning_offrl.algorithms.discrete_bcq_iql import DiscreteBCQIQL
+    from lightning_offrl.algorithms.discrete_cql import DiscreteCQL
+    from lightning_offrl.algorithms.discrete_iql import DiscreteIQL
+    from lightning_offrl.algorithms.dqn import DQN
+    from lightning_offrl.algorithms.edac import EDAC
     from lightning_offrl.algorithms.iql import IQL
+    from lightning_offrl.algorithms.iql_bcq import IQLBCQ
+    from lightning_offrl.algorithms.rebrac import ReBRAC
+    from lightning_offrl.algorithms.return_weighted_cql import ReturnWeightedCQL
+    from lightning_offrl.algorithms.sac_n import SACN
     from lightning_offrl.algorithms.td3_bc import TD3BC
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.callbacks.target_update import SoftTargetUpdate
@@ -29,10 +46,27 @@ __version__ = "0.1.0"
 
 # Where each public name lives: (module, attribute).
 _PUBLIC = {
+    "AWAC": ("algorithms.awac", "AWAC"),
     "BC": ("algorithms.bc", "BC"),
-    "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
+    "BCQ": ("algorithms.bcq", "BCQ"),
+    "BEAR": ("algorithms.bear", "BEAR"),
+    "BehaviorWeightedCQL": ("algorithms.behavior_weighted_cql", "BehaviorWeightedCQL"),
+    "CQL": ("algorithms.cql", "CQL"),
+    "CalQL": ("algorithms.cal_ql", "CalQL"),
+    "DQN": ("algorithms.dqn", "DQN"),
+    "DiscreteBC": ("algorithms.discrete_bc", "DiscreteBC"),
+    "DiscreteBCQ": ("algorithms.discrete_bcq", "DiscreteBCQ"),
+    "DiscreteBCQIQL": ("algorithms.discrete_bcq_iql", "DiscreteBCQIQL"),
+    "DiscreteCQL": ("algorithms.discrete_cql", "DiscreteCQL"),
+    "DiscreteIQL": ("algorithms.discrete_iql", "DiscreteIQL"),
+    "EDAC": ("algorithms.edac", "EDAC"),
     "IQL": ("algorithms.iql", "IQL"),
+    "IQLBCQ": ("algorithms.iql_bcq", "IQLBCQ"),
+    "ReBRAC": ("algorithms.rebrac", "ReBRAC"),
+    "ReturnWeightedCQL": ("algorithms.return_weighted_cql", "ReturnWeightedCQL"),
+    "SACN": ("algorithms.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
+    "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
     "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
@@ -43,10 +77,27 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AWAC",
     "BC",
-    "EvaluateEnv",
+    "BCQ",
+    "BEAR",
+    "BehaviorWeightedCQL",
+    "CQL",
+    "CalQL",
+    "DQN",
+    "DiscreteBC",
+    "DiscreteBCQ",
+    "DiscreteBCQIQL",
+    "DiscreteCQL",
+    "DiscreteIQL",
+    "EDAC",
     "IQL",
+    "IQLBCQ",
+    "ReBRAC",
+    "ReturnWeightedCQL",
+    "SACN",
     "TD3BC",
+    "EvaluateEnv",
     "Episodes",
     "InputError",
     "OfflineAlgorithm",

@@ -58,6 +58,8 @@ class OfflineAlgorithm(pl.LightningModule):
     needs: ClassVar[tuple[Key, ...]] = TRANSITION
     """Batch keys that ``update`` reads; the data module prepares no others."""
     action_kind: ClassVar[str] = "box"
+    counterpart: ClassVar[str | None] = None
+    """Name of the algorithm for the other kind of actions, where there is one."""
     acting: ClassVar[tuple[str, ...]] = ("normaliser", "policy")
     """Submodules that ``act`` uses: what an exported policy holds."""
 
@@ -80,7 +82,7 @@ class OfflineAlgorithm(pl.LightningModule):
             kinds = {"box": "continuous (Box)", "discrete": "discrete"}
             raise InputError(
                 f"{name} learns from {kinds[self.action_kind]} actions, but this data has {kinds[spec['action_kind']]} "
-                f"ones; choose an algorithm for {kinds[spec['action_kind']]} actions"
+                f"ones; choose {self.counterpart or 'an algorithm'} for {kinds[spec['action_kind']]} actions"
             )
         if seeds < 1:
             raise InputError(f"model.seeds must be at least 1, got {seeds}")

@@ -21,9 +21,14 @@ key                             shape, dtype           meaning
 ``behavior_log_prob``           ``[B]`` float32        log density of the logged action under the policy that chose it,
                                                        with respect to the *scaled* action
 ``timestep``                    ``[B]`` int64          steps since the episode began, from 0
+``return_quantile``             ``[B]`` float32        share of the split's transitions whose episode returned less (half
+                                                       of those that returned as much): mean 0.5
+``action_mask``                 ``[B, n]`` bool        Discrete: which of the n actions are legal for this observation
+``("next", "action_mask")``     ``[B, n]`` bool        the same for the next observation; may be all False after a
+                                                       terminal step
 ==============================  =====================  ==========================================================
 
-The last four are there only where a page asks for them (``OfflineAlgorithm.needs``) or the log has them.
+The last six are there only where a page asks for them (``OfflineAlgorithm.needs``) or the log has them.
 Shapes are ``[B]``, never TorchRL's ``[B, 1]``: ``[B] - [B, 1]`` is ``[B, B]`` and trains without complaint.
 `to_torchrl` and `from_torchrl` go each way.
 """
@@ -56,7 +61,15 @@ TRANSITION: tuple[Key, ...] = (
     ("next", "truncated"),
     "discount",
 )
-OPTIONAL: tuple[Key, ...] = (("next", "action"), "mc_return", "behavior_log_prob", "timestep")
+OPTIONAL: tuple[Key, ...] = (
+    ("next", "action"),
+    "mc_return",
+    "behavior_log_prob",
+    "timestep",
+    "return_quantile",
+    "action_mask",
+    ("next", "action_mask"),
+)
 _PER_TRANSITION: tuple[Key, ...] = (
     ("next", "reward"),
     ("next", "terminated"),
@@ -65,6 +78,7 @@ _PER_TRANSITION: tuple[Key, ...] = (
     "mc_return",
     "behavior_log_prob",
     "timestep",
+    "return_quantile",
 )
 
 

@@ -37,6 +37,8 @@ class BC(OfflineAlgorithm):
 
     needs = IMITATION
 
+    counterpart = "DiscreteBC"
+
     def __init__(
         self,
         spec: Spec,

@@ -48,6 +48,8 @@ class IQL(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`; the authors do not normalise observations.
     """
 
+    counterpart = "DiscreteIQL"
+
     def __init__(
         self,
         spec: Spec,

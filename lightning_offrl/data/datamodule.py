@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.rewards import RewardTransform, fit_reward
+from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -36,6 +36,8 @@ class OfflineDataModule(pl.LightningDataModule):
         n_step: rewards summed before the bootstrap, n.
         reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardise") or a transform,
             fitted on the train split.
+        infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
+            sparse tasks).
         filter: which episodes to keep.
         validation_fraction: share of the episodes held out for ``val/...`` losses.
         validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
@@ -55,6 +57,7 @@ class OfflineDataModule(pl.LightningDataModule):
         discount: float = 0.99,
         n_step: int = 1,
         reward: str | RewardTransform = "none",
+        infinite_horizon_return: bool = False,
         filter: EpisodeFilter | None = None,
         validation_fraction: float = 0.0,
         validation_batches: int = 20,
@@ -71,6 +74,7 @@ class OfflineDataModule(pl.LightningDataModule):
             raise InputError(f"data.validation_fraction must lie in [0, 1), got {validation_fraction}")
         self.source, self.batch_size, self.updates_per_step = source, batch_size, updates_per_step
         self.discount, self.n_step, self.reward, self.filter = discount, n_step, reward, filter
+        self.infinite_horizon_return = infinite_horizon_return
         self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
         self.seed, self.cache_dir = seed, cache_dir
         self.block: int | None = None
@@ -208,19 +212,29 @@ class OfflineDataModule(pl.LightningDataModule):
             following, discount = result.last, result.discount
         else:
             discount = torch.full(data.batch_size, self.discount)
-        for key in needs:
+        masks: tuple[Key, ...] = ("action_mask", ("next", "action_mask"))
+        for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
             if isinstance(key, tuple) and key[1] in steps:
                 out[key] = steps[key[1]]
             elif key == "discount":
                 out[key] = discount
-            elif key == ("next", "observation"):
+            elif key in (("next", "observation"), ("next", "action_mask")):
                 value = data[key]
                 out[key] = value if following is None else value[following]
             elif key == ("next", "action"):
                 action = nstep.next_action(data["action"], end)
                 out[key] = action if following is None else action[following]
             elif key == "mc_return":
-                out[key] = nstep.monte_carlo_return(reward, episodes.start, episodes.length, self.discount)
+                out[key] = nstep.monte_carlo_return(
+                    reward,
+                    episodes.start,
+                    episodes.length,
+                    self.discount,
+                    terminated=data["next", "terminated"],
+                    infinite_horizon=self.infinite_horizon_return,
+                )
+            elif key == "return_quantile":
+                out[key] = return_quantile(episodes.returns(), episodes.length)
             elif key == "timestep":
                 out[key] = nstep.timestep(episodes.start, episodes.length)
             elif key in data.keys(True):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 
@@ -73,3 +76,20 @@ def fit_reward(transform: str | RewardTransform, episodes: Episodes) -> tuple[fl
             )
         return 1.0 / deviation, -float(reward.mean()) / deviation
     return 1.0, 0.0
+
+
+def return_quantile(returns: Tensor, length: Tensor) -> Tensor:
+    """For each transition, where its episode's return stands among those of all transitions.
+
+    Args:
+        returns: ``[E]`` of the episodes.
+        length: ``[E]`` int64, steps of each.
+
+    Returns:
+        ``[T]`` float32 in (0, 1): the share of transitions whose episode returned less, and half of those that returned
+        as much. Its mean over the transitions is one half.
+    """
+    values, place = torch.unique(returns, return_inverse=True)  # sorted
+    weight = torch.zeros(len(values), dtype=torch.float64).index_add_(0, place, length.double())
+    quantile = (weight.cumsum(0) - 0.5 * weight) / weight.sum()
+    return torch.repeat_interleave(quantile[place], length).float()

@@ -9,6 +9,7 @@ checked:
     Discrete  quality * [a = controller(s)] + (1 - quality) / n
 
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
+In a GridWorld the controller is the optimal policy, so the behaviour is `TabularMDP.behaviour_policy(quality)`.
 """
 
 from __future__ import annotations
@@ -57,11 +58,38 @@ def mountain_car(observation: np.ndarray) -> np.ndarray:
     return np.where(np.asarray(observation[..., 1]) >= 0.0, 1.0, -1.0)[..., None]
 
 
+def lunar_lander(observation: np.ndarray) -> np.ndarray:
+    """LunarLander-v3: lean towards the pad, brake while falling. ``[..., 8]`` to int64 ``[...]``.
+
+    The idea of Gymnasium's own ``heuristic``: an angle to hold, from position and drift; a height to hold, which
+    shrinks with the distance to the pad; of the two errors the larger one chooses the engine.
+    """
+    x, y, drift, fall, angle, turning = (np.asarray(observation[..., i], dtype=np.float64) for i in range(6))
+    landed = (np.asarray(observation[..., 6]) > 0.5) | (np.asarray(observation[..., 7]) > 0.5)
+    lean = np.clip(0.5 * x + 1.0 * drift, -0.4, 0.4)
+    turn = np.where(landed, 0.0, 0.5 * (lean - angle) - 1.0 * turning)
+    lift = np.where(landed, -0.5 * fall, 0.5 * (0.55 * np.abs(x) - y) - 0.5 * fall)
+    side = np.where(turn < -0.05, 3, np.where(turn > 0.05, 1, 0))
+    return np.where((lift > np.abs(turn)) & (lift > 0.05), 2, side).astype(np.int64)
+
+
 CONTROLLERS: dict[str, Controller] = {
     "Pendulum-v1": pendulum,
     "CartPole-v1": cartpole,
     "MountainCarContinuous-v0": mountain_car,
+    "LunarLander-v3": lunar_lander,
 }
+
+
+def built_in_controller(environment: str) -> Controller | None:
+    """The controller for an environment's id (or JSON specification), or None; a GridWorld has its optimal policy."""
+    if "GridWorld" not in environment:
+        return CONTROLLERS.get(environment)
+    from lightning_offrl.envs.gridworld import GridWorld
+    from lightning_offrl.envs.make import make_environment
+
+    world = make_environment(environment).unwrapped
+    return world.controller() if isinstance(world, GridWorld) else None
 
 
 @dataclass(frozen=True)
@@ -207,7 +235,7 @@ def behaviours(
     """
     if not noise >= 0.0:
         raise InputError(f"noise must not be negative (standard deviation in half ranges of the action), got {noise}")
-    controller = policy or CONTROLLERS.get(environment)
+    controller = policy or built_in_controller(environment)
     word = "policy" if policy is not None else "controller"
     if isinstance(quality, str):
         try:
@@ -228,8 +256,8 @@ def behaviours(
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):
         raise InputError(
-            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}); "
-            "use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, and every "
+            "GridWorld); use quality 0 for random actions, or give an exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import Spec
-from lightning_offrl.envs.behaviour import CONTROLLERS, Behaviour, Controller, behaviours
+from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
+from lightning_offrl.envs.gridworld import HORIZON, GridWorld
 from lightning_offrl.envs.make import check_match, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
@@ -236,9 +237,14 @@ def dataset_path(dataset_id: str) -> Path:
 def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, float] | None:
     """Mean returns of uniformly random actions and of the built-in controller without noise, or None without one.
 
-    The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same.
+    The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same; in a
+    GridWorld the exact expectations (None where both are equal, which leaves no scale).
     """
-    controller = CONTROLLERS.get(environment)
+    if isinstance(env.unwrapped, GridWorld):
+        mdp, horizon = env.unwrapped.mdp, env.spec.max_episode_steps or HORIZON
+        low, high = (mdp.expected_return(policy, horizon) for policy in (mdp.uniform(), mdp.optimal(0.99).policy))
+        return (low, high) if high > low else None
+    controller = built_in_controller(environment)
     if controller is None:
         return None
     means = []

@@ -17,8 +17,8 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
     """One environment, wrapped as Gymnasium registers it (so with its time limit).
 
     Args:
-        environment: a Gymnasium id (``"Pendulum-v1"``, or ``"package:Name-v0"`` to import ``package`` first), or the
-            JSON of an ``EnvSpec`` as Minari stores it.
+        environment: a Gymnasium id (``"Pendulum-v1"``, ``"offrl/GridWorld-v0"``, or ``"package:Name-v0"`` to import
+            ``package`` first), or the JSON of an ``EnvSpec`` as Minari stores it.
         render_mode: passed on; ``"rgb_array"`` for pictures.
 
     Raises:
@@ -28,6 +28,8 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
     from gymnasium import error
     from gymnasium.envs.registration import EnvSpec
 
+    from lightning_offrl.envs import gridworld  # noqa: F401  # its import registers the package's own environments
+
     if not isinstance(environment, str) or not environment:
         raise InputError(f"an environment is given by its Gymnasium id, such as Pendulum-v1; got {environment!r}")
     extra: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
@@ -36,6 +38,8 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
             warnings.filterwarnings("ignore", message=".*is out of date.*")
             spec = EnvSpec.from_json(environment) if environment.startswith("{") else environment
             return gymnasium.make(spec, **extra)
+    except InputError:
+        raise
     except error.UnregisteredEnv as problem:
         raise InputError(_unknown(environment)) from problem
     except error.DependencyNotInstalled as problem:

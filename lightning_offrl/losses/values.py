@@ -41,3 +41,37 @@ def expectile(difference: Tensor, level: float) -> Tensor:
         The shape of ``difference``.
     """
     return torch.where(difference < 0, 1.0 - level, level) * difference.square()
+
+
+def huber(difference: Tensor, threshold: float | None = 1.0) -> Tensor:
+    """``u^2 / 2`` up to ``|u| = threshold``, beyond it a line of the same slope: ``threshold (|u| - threshold / 2)``.
+
+    With threshold 1 this is smooth-L1.
+
+    Args:
+        difference: u, any shape.
+        threshold: None: half the square everywhere.
+
+    Returns:
+        The shape of ``difference``.
+    """
+    square = 0.5 * difference.square()
+    if threshold is None:
+        return square
+    size = difference.abs()
+    return torch.where(size <= threshold, square, threshold * (size - 0.5 * threshold))
+
+
+def soft_minimum(q: Tensor, weight: float) -> Tensor:
+    """Soft clipped double Q-learning: ``weight min_i Q_i + (1 - weight) max_i Q_i`` (BCQ, Algorithm 1).
+
+    Over the critics of *each* action: the maximum over sampled actions is taken of the result.
+
+    Args:
+        q: ``[*lead, N, B, M]``.
+        weight: lambda; 1 is the minimum.
+
+    Returns:
+        ``[*lead, B, M]``.
+    """
+    return weight * q.amin(-3) + (1.0 - weight) * q.amax(-3)

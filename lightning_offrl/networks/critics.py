@@ -30,9 +30,23 @@ class Critics(nn.Module):
         self.mlp = MLP(encoder.size + action_size, hidden, 1, lead=(count,), layer_norm=layer_norm)
 
     def forward(self, observation: Tensor, action: Tensor, members: int | None = None) -> Tensor:
-        """Q values ``[*lead, N, B]`` of an action ``[*lead, B, A]``; ``members`` computes the first so many only."""
-        x = torch.cat([full_precision(self.encoder(observation)), action], dim=-1).unsqueeze(-3)
+        """Q values ``[*lead, N, B]`` of actions ``[*lead, B, A]``, or of each member's own ``[*lead, N, B, A]``.
+
+        ``members`` computes the first so many only.
+        """
+        features = full_precision(self.encoder(observation))
+        if action.ndim > features.ndim:
+            features = features.unsqueeze(-3).expand(*action.shape[:-1], features.shape[-1])
+            x = torch.cat([features, action], dim=-1)
+        else:
+            x = torch.cat([features, action], dim=-1).unsqueeze(-3)
         return self.mlp(x, members).squeeze(-1)
+
+    def of_samples(self, observation: Tensor, actions: Tensor) -> Tensor:
+        """Q values ``[*lead, N, B, M]`` of M actions per observation, ``[*lead, B, M, A]``."""
+        *lead, batch, samples, size = actions.shape
+        repeated = observation.repeat_interleave(samples, dim=len(lead))  # each state M times in a row, not in turns
+        return self(repeated, actions.reshape(*lead, batch * samples, size)).unflatten(-1, (batch, samples))
 
 
 class Value(nn.Module):

@@ -25,9 +25,13 @@ class Interrupt(Callback):
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_arrays: Callable[..., dict]) -> Path:
-    """An empty working directory with a small dataset ``tiny.hdf5`` and an importable `Interrupt` callback."""
+    """An empty directory with small datasets ``tiny.hdf5`` and ``discrete.hdf5`` and an importable `Interrupt`."""
     with h5py.File(tmp_path / "tiny.hdf5", "w") as file:
         for key, value in make_arrays(episodes=12, length=40).items():
+            file[key] = value
+    with h5py.File(tmp_path / "discrete.hdf5", "w") as file:
+        arrays = make_arrays(episodes=12, length=40)
+        for key, value in {**arrays, "actions": (arrays["actions"][:, 0] > 0).astype("int64")}.items():
             file[key] = value
     (tmp_path / "interrupting.py").write_text(INTERRUPT)
     monkeypatch.syspath_prepend(tmp_path)

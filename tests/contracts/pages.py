@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from lightning_offrl.data.episodes import Episodes
 
 ALGORITHMS = all_algorithms()
 every_algorithm = pytest.mark.parametrize("algorithm", list(ALGORITHMS.values()), ids=list(ALGORITHMS))
-SMALL: dict[str, Any] = {"hidden": (16, 16)}
+
+
+def small(algorithm: type[OfflineAlgorithm]) -> dict[str, Any]:
+    """Settings that make every network of the page small."""
+    parameters = inspect.signature(algorithm).parameters
+    return {"hidden": (16, 16), **({"vae_hidden": (16, 16)} if "vae_hidden" in parameters else {})}
 
 
 def episodes_for(algorithm: type[OfflineAlgorithm], episodes: int = 8, length: int = 30) -> Episodes:
@@ -57,7 +63,7 @@ def fit(
 ) -> tuple[OfflineAlgorithm, pl.Trainer]:
     """Train a small network for ``steps`` gradient updates; returns the module and its trainer."""
     module = OfflineDataModule(episodes_for(algorithm), **{"batch_size": 16, **(data or {})})
-    page = algorithm(module.spec, **{**SMALL, **(model or {})})
+    page = algorithm(module.spec, **{**small(algorithm), **(model or {})})
     settings: dict[str, Any] = {
         "max_steps": steps,
         "accelerator": "cpu",

@@ -35,7 +35,7 @@ def two_processes(tmp_path_factory):
     ]
     for worker in workers:
         try:
-            text, _ = worker.communicate(timeout=300)
+            text, _ = worker.communicate(timeout=1200)
         except subprocess.TimeoutExpired:
             for each in workers:
                 each.kill()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .pages import SMALL, batch_for, episodes_for, every_algorithm
+from .pages import batch_for, episodes_for, every_algorithm, small
 from .test_loop import constant
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "fingerprints.json"
@@ -21,7 +21,7 @@ FILE = Path(__file__).resolve().parents[1] / "golden" / "fingerprints.json"
 
 def fingerprint(algorithm) -> dict[str, float]:
     """Per network a fixed projection of its parameters after three updates, and the last losses."""
-    page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm), seed=3).double()
+    page = algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm), seed=3).double()
     batch = page.prepare(batch_for(page).unsqueeze(0))[0]
     for _ in range(3):
         metrics = page.gradient_update(batch)

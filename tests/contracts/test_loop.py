@@ -14,7 +14,7 @@ from lightning_offrl.algorithm import OfflineAlgorithm, clip_per_seed
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.errors import InputError
 
-from .pages import SMALL, batch_for, episodes_for, every_algorithm, fit, same
+from .pages import batch_for, episodes_for, every_algorithm, fit, same, small
 
 
 class Counter(pl.Callback):
@@ -49,7 +49,7 @@ def test_k_changes_nothing(algorithm):
 def test_training_moves_every_network(algorithm):
     """A check that can fail for the tests above: nothing stays where it started."""
     page, _ = fit(algorithm, steps=20)
-    fresh = algorithm(page.spec, **SMALL)
+    fresh = algorithm(page.spec, **small(algorithm))
     for name, start in fresh.state_dict().items():
         if not name.startswith("normaliser"):
             assert not torch.equal(start, page.state_dict()[name]), f"{name} did not move"
@@ -58,7 +58,7 @@ def test_training_moves_every_network(algorithm):
 @every_algorithm
 def test_gradients_stay_home(algorithm):
     """minimize(policy=...) must not move, or leave gradients on, any other network (peers 5.1)."""
-    page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm))
+    page = algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm))
     plain, seen = page.minimize, []
 
     def watched(**losses: torch.Tensor) -> None:
@@ -112,7 +112,9 @@ def test_seeds_differ(algorithm):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_clipping_bounds_every_optimizer_and_seed(algorithm, seeds):
     """The norm after clipping is the limit, per seed, with fused Adam."""
-    page = algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm), clip_grad_norm=1e-3, seeds=seeds)
+    page = algorithm(
+        episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm), clip_grad_norm=1e-3, seeds=seeds
+    )
     for _ in range(2):
         page.gradient_update(batch_for(page))
     for name in page._optimizers:
@@ -213,7 +215,7 @@ def test_the_learning_rate_is_the_one_given_and_decays_to_zero():
 def test_wrong_names_in_minimize():
     from lightning_offrl.algorithms.bc import BC
 
-    page = BC(episodes_for(BC).spec, **SMALL)
+    page = BC(episodes_for(BC).spec, **small(BC))
     with pytest.raises(InputError, match=r"minimize\(\) got \['critic'\], but the optimizers are \['policy'\]"):
         page.minimize(critic=torch.zeros(()))
 
@@ -222,7 +224,7 @@ def test_a_transposed_gradient_is_added_where_it_belongs():
     """Fused Adam reads gradients in memory order; double backward and products with W^T give transposed ones."""
     from lightning_offrl.algorithms.bc import BC
 
-    page = BC(episodes_for(BC).spec, **SMALL)
+    page = BC(episodes_for(BC).spec, **small(BC))
     weight = page.policy.mlp.linear[0].weight
     torch.manual_seed(0)
     gradient = torch.randn(weight.shape[1], weight.shape[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from .pages import SMALL, distance, every_algorithm, fit
+from .pages import distance, every_algorithm, fit, small
 
 
 class ScaledOnly(MixedPrecision):
@@ -52,7 +52,7 @@ def test_overflow_skips_the_steps_and_halves_the_scale_once_per_update(algorithm
     page, trainer = fit(algorithm, steps=3, plugins=[plugin], callbacks=[Steep()])
     assert trainer.global_step == 3
     assert plugin.scaler.get_scale() == 2.0**124
-    fresh = algorithm(page.spec, **SMALL)
+    fresh = algorithm(page.spec, **small(algorithm))
     assert distance(dict(page.named_parameters()), dict(fresh.named_parameters())) == 0.0
 
 

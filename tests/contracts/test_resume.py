@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_offrl.errors import InputError
 
-from .pages import ALGORITHMS, SMALL, episodes_for, every_algorithm, fit, same
+from .pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
 
 
 def checkpoints(folder):
@@ -75,7 +75,7 @@ def test_another_algorithm_is_refused(tmp_path):
 def test_other_observations_are_refused(tmp_path):
     _, trainer = fit(ALGORITHMS["BC"], steps=2)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
-    page = ALGORITHMS["BC"]({**episodes_for(ALGORITHMS["BC"]).spec, "observation_shape": [17]}, **SMALL)
+    page = ALGORITHMS["BC"]({**episodes_for(ALGORITHMS["BC"]).spec, "observation_shape": [17]}, hidden=(16, 16))
     with pytest.raises(InputError, match=r"observation_shape \[3\] and \[17\]"):
         page.on_load_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True))
 

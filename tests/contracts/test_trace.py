@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .pages import SMALL, batch_for, distance, episodes_for, every_algorithm
+from .pages import batch_for, distance, episodes_for, every_algorithm, small
 from .test_loop import constant
 
 
@@ -30,7 +30,7 @@ def test_update_is_one_graph(algorithm):
         tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
     except Exception:
         pytest.skip("this torch cannot trace autograd.grad")
-    pages = [algorithm(episodes_for(algorithm).spec, **SMALL, **constant(algorithm)) for _ in range(2)]
+    pages = [algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm)) for _ in range(2)]
     for page in pages:
         page.configure_optimizers()
         page.minimize = plain_descent(page)
