@@ -21,8 +21,8 @@ key                             shape, dtype           meaning
 ``behavior_log_prob``           ``[B]`` float32        log density of the logged action under the policy that chose it,
                                                        with respect to the *scaled* action
 ``timestep``                    ``[B]`` int64          steps since the episode began, from 0
-``return_quantile``             ``[B]`` float32        share of the split's transitions whose episode returned less (half
-                                                       of those that returned as much): mean 0.5
+``return_quantile``             ``[B]`` float32        share of the split's transitions whose episode returned less
+                                                       (half of those that returned as much): mean 0.5
 ``action_mask``                 ``[B, n]`` bool        Discrete: which of the n actions are legal for this observation
 ``("next", "action_mask")``     ``[B, n]`` bool        the same for the next observation; may be all False after a
                                                        terminal step
