@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.envs.behaviour import CONTROLLERS, Behaviour, behaviours, pendulum
+from lightning_offrl.envs.behaviour import (
+    CONTROLLERS,
+    Behaviour,
+    behaviours,
+    built_in_controller,
+    cartpole,
+    lunar_lander,
+    pendulum,
+)
 from lightning_offrl.envs.collect import play
-from lightning_offrl.envs.make import make_environment
+from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
 BOX = {"observation_shape": [3], "action_kind": "box", "action_size": 1, "action_low": [-2.0], "action_high": [2.0]}
@@ -85,11 +93,40 @@ def test_without_noise_there_is_no_density() -> None:
 )
 def test_controllers_control(environment: str, least: float) -> None:
     env = make_environment(environment)
-    from lightning_offrl.envs.make import environment_spec
-
     behaviour = Behaviour("c", environment_spec(env), CONTROLLERS[environment], 1.0, 0.0)
     returns = [play(env, behaviour, seed=i).rewards.sum() for i in range(8)]
     assert np.mean(returns) >= least
+
+
+def test_lunar_lander_lands() -> None:
+    pytest.importorskip("Box2D", reason="LunarLander needs Box2D")
+    env = make_environment("LunarLander-v3")
+    spec = environment_spec(env)
+    behaviour = Behaviour("c", spec, CONTROLLERS["LunarLander-v3"])
+    assert np.mean([play(env, behaviour, seed=i).rewards.sum() for i in range(5)]) > 200.0
+
+
+def test_lunar_lander_by_hand() -> None:
+    """Turn back upright (engine 3 clockwise, 1 the other way), brake a fall, and rest once a leg stands."""
+    rest = np.zeros(8)
+    assert lunar_lander(rest).tolist() == 0
+    leaning, falling, landed = (rest.copy() for _ in range(3))
+    leaning[4], falling[3] = 0.3, -1.0
+    landed[[4, 6]] = 0.3, 1.0
+    assert lunar_lander(np.stack([leaning, -leaning, falling, landed])).tolist() == [3, 1, 2, 0]
+
+
+def test_a_grid_world_has_its_optimal_policy() -> None:
+    name = "offrl/GridWorld-corridor-v0"
+    world = make_environment(name).unwrapped
+    controller = built_in_controller(name)
+    assert controller is not None and controller(world.observations[:7]).tolist() == [2] * 7
+    assert built_in_controller("Hopper-v5") is None and built_in_controller("CartPole-v1") is cartpole
+    spec = environment_spec(make_environment(name))
+    for quality in (0.0, 0.3, 1.0):
+        ((_, behaviour),) = behaviours(name, spec, quality=quality)
+        got = [[math.exp(behaviour.log_prob(o, a)) for a in range(4)] for o in world.observations[:7]]
+        np.testing.assert_allclose(got, world.mdp.behaviour_policy(quality)[:7], atol=1e-12)
 
 
 def test_mixed_has_all_kinds_and_random_stands_alone() -> None:
