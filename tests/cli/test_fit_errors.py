@@ -8,10 +8,10 @@ import pytest
 
 IQL = "fit --model IQL --data.source tiny.hdf5"
 MISTAKES = {
-    "fit": "an algorithm is missing: give --config iql, or --model with one of BC, IQL, TD3BC",
+    "fit": "an algorithm is missing: give --config iql, or --model with one of AWAC, BC, BCQ",
     "fit --model IQL": "a dataset is missing: give --data.source with a Minari id",
     "fit --model IQLL --data.source tiny.hdf5": "there is no algorithm 'IQLL'; did you mean IQL?",
-    "fit --model zzz --data.source tiny.hdf5": "there is no algorithm 'zzz'; there are BC, IQL",
+    "fit --model zzz --data.source tiny.hdf5": "there is no algorithm 'zzz'; there are AWAC, BC, BCQ",
     "fit --model lightning_offrl.algorithms.iql.IQLL --data.source x": "there is no algorithm 'lightning_offrl.",
     f"{IQL} --model.expectil 0.8": "IQL has no option model.expectil; did you mean expectile?",
     f"{IQL} --model.expectile abc": "model.expectile must be a number, got 'abc'",
@@ -35,7 +35,7 @@ MISTAKES = {
     f"{IQL} --data.batchsize 3": "fit has no option --data.batchsize; did you mean --data.batch_size?",
     f"{IQL} --data.batch_size 0": "data.batch_size must be at least 1, got 0",
     "fit --model IQL --data.source nothere.hdf5": "there is no file nothere.hdf5",
-    "fit --config nothere.yaml": "there is no configuration file 'nothere.yaml'; shipped ones are bc",
+    "fit --config nothere.yaml": "there is no configuration file 'nothere.yaml'; shipped ones are awac",
     "fit --config iqll": "there is no configuration file 'iqll'; did you mean iql?",
     f"{IQL} --ckpt_path nope.ckpt": "there is no checkpoint at nope.ckpt",
     f"{IQL} --ckpt_path last": "--ckpt_path last needs to know whose: add --run_dir",
