@@ -149,7 +149,8 @@ def _collect(words: list[str]) -> None:
 
     options["quality"] = _quality(options["quality"])
     done = collect(options.pop("environment"), options.pop("dataset_id"), **options)
-    print(f"{done.table}\nwritten to {done.path}\nnext: offrl fit --config iql --data.source {done.dataset_id}")
+    config = "iql" if done.action_kind == "box" else "discrete_cql"
+    print(f"{done.table}\nwritten to {done.path}\nnext: offrl fit --config {config} --data.source {done.dataset_id}")
 
 
 def _quality(text: str) -> str | float | list[float]:

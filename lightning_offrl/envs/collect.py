@@ -53,6 +53,7 @@ class Collected:
         names: behaviour of each episode.
         references: (random, controller) mean returns, or None where there is no controller to measure.
         table: a short text.
+        action_kind: "box" or "discrete", which decides the algorithms that can learn from it.
     """
 
     dataset_id: str
@@ -62,6 +63,7 @@ class Collected:
     names: list[str]
     references: tuple[float, float] | None
     table: str
+    action_kind: str = "box"
 
 
 def collect(
@@ -99,7 +101,8 @@ def collect(
     env = make_environment(environment)
     try:
         played, mixture = _gather(env, environment, episodes, quality, policy, noise, seed)
-        references = reference_scores(environment, env, environment_spec(env))
+        spec = environment_spec(env)
+        references = reference_scores(environment, env, spec)
         _write(env, environment, dataset_id, target, played, references, mixture, overwrite)
     finally:
         env.close()
@@ -107,7 +110,7 @@ def collect(
     lengths = np.array([len(episode.rewards) for episode in played])
     names = [episode.behaviour for episode in played]
     table = _table(dataset_id, environment, returns, lengths, played, references)
-    return Collected(dataset_id, target, returns, lengths, names, references, table)
+    return Collected(dataset_id, target, returns, lengths, names, references, table, spec["action_kind"])
 
 
 def collect_arrays(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,20 +62,16 @@ def environment_action_space(environment: str | None) -> Any:
     """The action space of a registered Gymnasium environment, or None if it cannot be made here."""
     if environment is None:
         return None
-    import gymnasium
+    from lightning_offrl.envs.make import make_environment
 
-    if environment not in gymnasium.registry:
+    try:
+        env = make_environment(environment)
+    except InputError:  # its simulator may not be installed; the data can be used all the same
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that old versions are out of date is of no interest here
-            env = gymnasium.make(environment)
-        try:
-            return env.action_space
-        finally:
-            env.close()
-    except Exception:  # its simulator may not be installed; the data can be used all the same
-        return None
+        return env.action_space
+    finally:
+        env.close()
 
 
 def spaces_of(spec: Spec, observations: Any) -> tuple[Any, Any]:
