@@ -31,6 +31,7 @@ LAYERS = {
     "envs.collect": 3,
     "envs.evaluate_checkpoint": 3,
     "algorithms": 2,
+    "ope": 2,
     "callbacks": 3,
     "export": 3,
     "report": 3,
