@@ -84,10 +84,14 @@ class Resamples:
             ones = torch.ones(1, dtype=torch.float64).expand(rows, self.n)
             yield torch.zeros(rows, self.n, dtype=torch.float64).scatter_add_(1, drawn, ones)
 
-    def values(self, terms: Terms) -> tuple[Tensor, Tensor]:
+    def values(self, terms: Terms) -> Tensor:
+        """The estimate in every resample, ``[R]``."""
+        return torch.cat([terms.resampled(counts) for counts in self.counts()])
+
+    def values_and_errors(self, terms: Terms) -> tuple[Tensor, Tensor]:
         """The estimate and its standard error in every resample, ``[R]`` each."""
-        parts = [terms.resampled(counts) for counts in self.counts()]
-        return torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts])
+        both = [(terms.resampled(counts), terms.resampled_errors(counts)) for counts in self.counts()]
+        return torch.cat([value for value, _ in both]), torch.cat([error for _, error in both])
 
 
 def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0, method: str = "auto") -> Interval:
@@ -114,15 +118,20 @@ def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int
         return Interval(value - z * error, value + z * error, level, method)
     if method not in ("percentile", "percentile-t"):
         raise InputError(f"unknown interval {method!r}; there are percentile, percentile-t, delta and auto")
-    n_boot = max(n_boot, math.ceil(20.0 / alpha))
-    values, errors = Resamples(terms.n, n_boot, seed).values(terms)
+    resamples = Resamples(terms.n, resamples_for(level, n_boot), seed)
     if method == "percentile":
-        low, high = _quantiles(values, alpha)
+        low, high = _quantiles(resamples.values(terms), alpha)
         return Interval(low, high, level, method)
     if error == 0.0:
         return Interval(value, value, level, method)
+    values, errors = resamples.values_and_errors(terms)
     low, high = _quantiles(_studentised(values - value, errors), alpha)
     return Interval(value - high * error, value - low * error, level, method)
+
+
+def resamples_for(level: float, n_boot: int) -> int:
+    """``n_boot``, or more where each tail would rest on fewer than 10 resamples."""
+    return max(n_boot, math.ceil(20.0 / _alpha(level)))
 
 
 def difference(first: Terms, second: Terms) -> Terms:

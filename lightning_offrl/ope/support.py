@@ -65,7 +65,7 @@ def unseen_share(
     *,
     horizon: int | None = None,
     draws: int = 8,
-    max_episodes: int = 1000,
+    max_steps: int = 50_000,
     seed: int = 0,
 ) -> Support:
     """Share of the policy's episodes that have a weight above the number of logged episodes.
@@ -76,14 +76,15 @@ def unseen_share(
         behaviour: with a density: the true one, or a fit.
         horizon: steps that count; None: all.
         draws: artificial episodes per logged one: each keeps its states, with actions of the policy.
-        max_episodes: at most this many logged episodes are used.
+        max_steps: so many logged steps are used, of episodes drawn at random (of 30 episodes at least).
         seed: of the draws.
 
     Raises:
         InputError: a policy without density.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows, mask, _ = _first_rows(episodes, horizon, max_episodes, generator)
+    longest = int(episodes.length.max()) if horizon is None else min(horizon, int(episodes.length.max()))
+    rows, mask, _ = _first_rows(episodes, horizon, max(30, max_steps // longest), generator)
     observation = episodes.data["observation"][rows[mask]]
     total = torch.zeros(draws, *mask.shape, dtype=torch.float64)
     for k, action in enumerate(policy.sample(observation, draws, generator)):

@@ -68,7 +68,7 @@ def test_normalised_weights_are_not_frozen_while_resampling():
     assert interval(terms).width < 0.5 * frozen
     # every resample is what the estimator says of those episodes
     counts = next(Resamples(300, 5, seed=1).counts())
-    for row, value in zip(counts, terms.resampled(counts)[0], strict=True):
+    for row, value in zip(counts, terms.resampled(counts), strict=True):
         again = data.select(torch.repeat_interleave(torch.arange(300), row.long()))
         assert importance_sampling(again, normalised=True).value == pytest.approx(float(value), abs=EXACT)
 
@@ -175,7 +175,7 @@ def test_magic_takes_the_covariance_of_estimates_and_resamples_episodes():
     model, weights = step_return(data, -1).per_episode, doubly_robust(data, normalised=True)
     both = torch.stack([model, weights.per_episode])
     covariance = torch.cov(both) / data.n
-    low, high = Resamples(data.n, 200, 0).values(weights)[0].quantile(torch.tensor([0.25, 0.75]).double()).tolist()
+    low, high = Resamples(data.n, 200, 0).values(weights).quantile(torch.tensor([0.25, 0.75]).double()).tolist()
     bias = max(float(model.mean()) - high, 0.0) + min(float(model.mean()) - low, 0.0)
     m = covariance + torch.tensor([[bias**2, 0.0], [0.0, 0.0]])
     expected = float((m[1, 1] - m[0, 1]) / (m[0, 0] + m[1, 1] - 2 * m[0, 1]))
