@@ -29,7 +29,7 @@ from lightning_offrl.ope.intervals import (
     bernstein,
     from_refits,
     hoeffding,
-    interval,
+    resampled_interval,
     resamples_for,
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
@@ -294,8 +294,8 @@ def _evaluate(
         if row.reasons:
             continue
         row.status = "baseline" if e.family == "baseline" else "eligible"
-        row.terms, row.resampled = terms, shared.values(terms)
-        row.interval = interval(terms, level=level, n_boot=how.n_boot, seed=how.seed)
+        row.terms = terms
+        row.interval, row.resampled = resampled_interval(terms, shared, level)
         row.guaranteed = _guaranteed(e.name, terms, data, how, level)
         if check is not None and e.family != "baseline":
             row.notes = (*check.advice, *_unnormalised_advice(e.name, check))

@@ -13,6 +13,7 @@ Actions are in [-1, 1]. Nothing is executed from the files: weights are read wit
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
     discrete = spec["action_kind"] == "discrete"
     if path.suffix == ".onnx":
         try:
-            import onnxruntime
+            onnxruntime = importlib.import_module("onnxruntime")
         except ImportError as problem:
             raise InputError(f"{path.name} needs the package onnxruntime; pip install onnxruntime") from problem
         engine = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

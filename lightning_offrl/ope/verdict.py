@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from lightning_offrl.ope.intervals import Interval, Resamples, from_refits
-from lightning_offrl.ope.intervals import interval as interval_of
+from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.evaluate import Row
@@ -110,10 +109,10 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
     if lowest is not None and lowest.interval is not None:
         out.conservative, out.conservative_of = lowest.interval.low, lowest.name
     out.against_data = _against_data(speakers, rows, shared, level)
-    names = ", ".join(row.name for row in speakers)
+    spoken = ", ".join(row.name for row in speakers)
     apart = [c for c in comparisons if c.agree is False]
     if len(speakers) == 1:
-        out.sentence = f"only {names} speaks for it; nothing independent confirms the number"
+        out.sentence = f"only {spoken} speaks for it; nothing independent confirms the number"
     elif apart:
         worst = max(apart, key=lambda c: abs(c.difference))
         out.word = "DISAGREE"
@@ -123,9 +122,9 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
             + "; at least one of them is wrong, so rely on the conservative value at most"
         )
     elif any(c.agree is None for c in comparisons):
-        out.sentence = f"{names} cannot be compared: give refits to those without an interval"
+        out.sentence = f"{spoken} cannot be compared: give refits to those without an interval"
     else:
-        out.word, out.sentence = "AGREE", f"{names} agree"
+        out.word, out.sentence = "AGREE", f"{spoken} agree"
     return out
 
 
@@ -141,9 +140,7 @@ def compare(a: Row, b: Row, shared: Resamples, spread: float, level: float) -> C
 def _difference_interval(a: Row, b: Row, shared: Resamples, level: float) -> tuple[Interval | None, bool]:
     gap = a.value - b.value
     if a.terms is not None and b.terms is not None:
-        from lightning_offrl.ope.intervals import difference
-
-        return interval_of(difference(a.terms, b.terms), level=level, n_boot=shared.n_boot, seed=shared.seed), True
+        return resampled_interval(difference(a.terms, b.terms), shared, level)[0], True
     if a.resampled is None or b.resampled is None:
         return None, False
     if a.terms is None and b.terms is None:
