@@ -108,7 +108,7 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
     out = Verdict("SINGLE", "", comparisons=comparisons)
     if lowest is not None and lowest.interval is not None:
         out.conservative, out.conservative_of = lowest.interval.low, lowest.name
-    out.against_data = _against_data(speakers, rows, shared, level)
+    out.against_data = _against_data(eligible, rows, shared, level)
     spoken = ", ".join(row.name for row in speakers)
     apart = [c for c in comparisons if c.agree is False]
     if len(speakers) == 1:
@@ -165,11 +165,12 @@ def _unpaired(gap: float, first: Tensor, second: Tensor, level: float) -> Interv
     return from_refits(gap, gap + standard, level=level)
 
 
-def _against_data(speakers: Sequence[Row], rows: Sequence[Row], shared: Resamples, level: float) -> str:
+def _against_data(eligible: Sequence[Row], rows: Sequence[Row], shared: Resamples, level: float) -> str:
+    """A claim only where the paired differences of *all* eligible estimates to the log support it."""
     log = next((row for row in rows if row.status == "baseline"), None)
     if log is None:
         return ""
-    gaps = {row.name: _difference_interval(row, log, shared, level)[0] for row in speakers}
+    gaps = {row.name: _difference_interval(row, log, shared, level)[0] for row in eligible}
     known = {name: gap for name, gap in gaps.items() if gap is not None and gap.usable}
     if not known:
         return "no interval of the difference to the data, so no claim"

@@ -136,7 +136,7 @@ def test_differences_to_fitted_values_are_paired_by_their_resamples():
 
 
 def test_better_or_worse_than_the_data_is_a_paired_claim():
-    episodes = finite_log(n=2000)
+    episodes = finite_log(n=4000)
     assert "shown better than the data" in evaluate(POLICY, episodes, discount=1.0).verdict.against_data
     worse = Tabular([[0.4, 0.6], [0.6, 0.4]])
     assert "shown worse than the data" in evaluate(worse, episodes, discount=1.0).verdict.against_data
