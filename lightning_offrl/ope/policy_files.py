@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
     stem = stem.with_suffix("") if stem.suffix in (".json", ".pt") else stem
     description, weights = Path(f"{stem}.json"), Path(f"{stem}.pt")
     if not (description.is_file() and weights.is_file()):
-        raise InputError(
-            f"a Gaussian policy is two files, {description.name} and {weights.name}; {stem.parent} lacks one"
-        )
+        raise InputError(f"a Gaussian policy is {description.name} and {weights.name}; {stem.parent} lacks one of them")
     about = json.loads(description.read_text())
     network = GaussianNetwork(about, read_checkpoint(weights))
     size = int(about["net"]["act_dim"])
@@ -130,7 +129,9 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
             return torch.from_numpy(engine.run(None, {name: observation.float().numpy()})[0])
     else:
         try:
-            module = torch.jit.load(str(path), map_location="cpu").eval()
+            with warnings.catch_warnings():  # deprecated for writing, which says nothing about reading old files
+                warnings.simplefilter("ignore", DeprecationWarning)
+                module = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as problem:
             raise InputError(f"{path} cannot be read as TorchScript ({str(problem).splitlines()[0]})") from problem
 
