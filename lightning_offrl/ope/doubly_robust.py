@@ -88,7 +88,7 @@ def magic(
     covariance = torch.atleast_2d(torch.cov(each)) / data.n if data.n > 1 else torch.zeros(len(steps), len(steps))
     value = each.mean(-1)
     full = doubly_robust(data, normalised=True)
-    low, high = Resamples(data.n, n_boot, seed).values(full)[0].quantile(torch.tensor([0.25, 0.75]).double())
+    low, high = Resamples(data.n, n_boot, seed).values(full).quantile(torch.tensor([0.25, 0.75]).double())
     low, high = torch.minimum(low, torch.tensor(full.value)), torch.maximum(high, torch.tensor(full.value))
     bias = torch.where(value > high, value - high, torch.where(value < low, value - low, 0.0))
     share = simplex_minimum(covariance.double() + bias.unsqueeze(-1) * bias)

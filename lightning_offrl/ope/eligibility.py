@@ -29,6 +29,7 @@ class Limits:
         top_share: largest share of all weight on one episode.
         mean_errors: how many standard errors the mean weight may be off 1.
         unseen_share: largest share of the policy's own episodes that a log of this size does not show.
+        far_share: largest share of its actions that may lie farther from the log, beyond the base of 1 %.
         advised_ess_share: below this share a sentence is added, nothing more.
     """
 
@@ -37,6 +38,7 @@ class Limits:
     top_share: float = 0.10
     mean_errors: float = 3.0
     unseen_share: float = 0.05
+    far_share: float = 0.02
     advised_ess_share: float = 0.10
 
 

@@ -306,7 +306,8 @@ def test_estimate_of_a_resample_is_the_estimate_of_those_episodes(case):
     counts = torch.bincount(rows, minlength=data.n).double().unsqueeze(0)
     for estimate in (importance_sampling, per_decision, doubly_robust):
         for normalised in (False, True):
-            value, error = estimate(data, normalised=normalised).resampled(counts)
+            terms = estimate(data, normalised=normalised)
+            value, error = terms.resampled(counts), terms.resampled_errors(counts)
             again = estimate(data.select(rows), normalised=normalised)
             assert float(value) == pytest.approx(again.value, rel=1e-10)
             assert float(error) == pytest.approx(again.standard_error, rel=1e-9)
