@@ -120,8 +120,8 @@ class EmpiricalMDP:
         if horizon is not None:
             return q
         raise InputError(
-            f"fitted Q evaluation does not converge at discount {discount}: with this policy episodes do not end; take a "
-            "discount below 1, or a horizon"
+            f"fitted Q evaluation does not converge at discount {discount}: with this policy episodes do not end; take "
+            "a discount below 1, or a horizon"
         )
 
     def value(self, policy: Tensor, q: Tensor) -> float:
