@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
@@ -76,3 +78,15 @@ def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
     if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
         return
     algorithm.normaliser.fit(statistics)
+
+
+def linear_decay(span: tuple[int, int] | None, *names: str) -> dict[str, Callable[[Optimizer], LRScheduler]]:
+    """Schedules for `OfflineAlgorithm.named_optimizers`: constant to ``span[0]``, then down to 0 at ``span[1]``."""
+    if span is None:
+        return {}
+    first, last = span
+
+    def left(update: int) -> float:
+        return min(1.0, max(0.0, (last - update) / max(last - first, 1)))
+
+    return {name: lambda optimizer: LambdaLR(optimizer, left) for name in names}

@@ -34,7 +34,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
-from lightning_offrl.fitting import fit_alone, fit_normaliser
+from lightning_offrl.fitting import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.losses.quantiles import quantile_regression
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.action_values import action_value
@@ -163,11 +163,10 @@ class FQE(PolicyEvaluation):
     def configure_optimizers(self) -> Any:
         """One AdamW."""
         hp = self.hparams
-        return self.named_optimizers(
-            q=torch.optim.AdamW(
-                self.q.parameters(), lr=hp["learning_rate"], weight_decay=hp["weight_decay"], fused=True
-            )
+        optimizer = torch.optim.AdamW(
+            self.q.parameters(), lr=hp["learning_rate"], weight_decay=hp["weight_decay"], fused=True
         )
+        return self.named_optimizers(linear_decay(hp["decay"], "q"), q=optimizer)
 
     def configure_callbacks(self) -> Any:
         """Polyak averaging."""
