@@ -258,8 +258,8 @@ def behaviours(
         from lightning_offrl.envs.make import environment_name
 
         raise InputError(
-            f"there is no built-in controller for {environment_name(environment)} (there is for {', '.join(CONTROLLERS)}, and every "
-            "GridWorld); use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment_name(environment)} (there is for "
+            f"{', '.join(CONTROLLERS)}, and every GridWorld); use quality 0 for random actions, or give an exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

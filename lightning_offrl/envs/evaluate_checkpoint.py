@@ -65,7 +65,8 @@ def _title(policy: Policy, path: Path, environment: str, index: int | None) -> s
     name = policy.info["algorithm"].rpartition(".")[2]
     data = (policy.info.get("data") or {}).get("name", "unknown data")
     which = "" if index is None else f" (stacked seed {index})"
-    return f"{name}{which}, {policy.info.get('updates') or 0:,} updates on {data}, in {environment_name(environment)} ({path})"
+    where = f"in {environment_name(environment)} ({path})"
+    return f"{name}{which}, {policy.info.get('updates') or 0:,} updates on {data}, {where}"
 
 
 def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:

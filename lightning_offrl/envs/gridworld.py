@@ -336,7 +336,7 @@ def grid_id(layout: str = "four-rooms", *, max_episode_steps: int = HORIZON, **a
 
 
 def grid_name(arguments: dict[str, Any], max_episode_steps: int | None = HORIZON) -> str:
-    """A short name of a grid for texts and titles.
+    r"""A short name of a grid for texts and titles.
 
     Args:
         arguments: of `GridWorld`; what is left out is as by default.
@@ -344,7 +344,7 @@ def grid_name(arguments: dict[str, Any], max_episode_steps: int | None = HORIZON
 
     >>> grid_name({"layout": "cliff", "cliff_reward": -20.0}, 30)
     'GridWorld-cliff (cliff reward -20, 30 steps)'
-    >>> grid_name({"layout": "S..\\n..G"})
+    >>> grid_name({"layout": "S..\n..G"})
     'GridWorld of 2 x 3 cells'
     """
     layout = arguments.get("layout", "four-rooms")

@@ -115,8 +115,8 @@ def cannot_draw(environment: str, problem: Exception) -> str:
     """The sentence for an environment that runs but has nothing to draw with, which fails in many different ways."""
     first = (str(problem).splitlines() or [""])[0]
     return (
-        f"{environment_name(environment)} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set MUJOCO_GL=egl or "
-        "MUJOCO_GL=osmesa and install that library, for classic control install "
+        f"{environment_name(environment)} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set "
+        "MUJOCO_GL=egl or MUJOCO_GL=osmesa and install that library, for classic control install "
         '"gymnasium[classic-control]"'
     )
 
