@@ -259,7 +259,8 @@ def behaviours(
 
         raise InputError(
             f"there is no built-in controller for {environment_name(environment)} (there is for "
-            f"{', '.join(CONTROLLERS)}, and every GridWorld); use quality 0 for random actions, or give an exported policy"
+            f"{', '.join(CONTROLLERS)}, and every GridWorld); use quality 0 for random actions, or give an exported "
+            "policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

@@ -265,7 +265,7 @@ def test_the_greedy_policy_s_value_and_its_bound() -> None:
 
 
 def test_a_larger_weight_is_not_a_safer_one() -> None:
-    """On good data the excess grows with the weight; on random data the policy turns into imitation and stands still."""
+    """On good data the excess grows with the weight; on random data the policy becomes imitation and stands still."""
     mdp, _, log = a_cliff(0.6)
     over = [-gaps(mdp, log, weight).min() for weight in (0.1, 0.3, 1.0, 3.0)]
     assert over[0] > 0.2 and over == sorted(over) and over[-1] > 1.5
