@@ -293,7 +293,8 @@ def main() -> None:
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     if not args.plot:
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        for said in (".*does not have many workers", ".*LeafSpec"):  # Lightning's own
+            warnings.filterwarnings("ignore", message=said)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         (folder / "results.json").write_text(_text(_rounded(run(args.updates, args.seeds))) + "\n")
     print(write(json.loads((folder / "results.json").read_text()), folder))

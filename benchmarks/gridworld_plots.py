@@ -123,7 +123,7 @@ def missing_action(results: dict[str, Any]) -> Figure:
     right.set_ylim(len(rows) - 0.4, -0.6)
     right.axvline(0.0, color=COLOURS["rule"], linewidth=1, zorder=0)
     right.set_xlabel("value at the start")
-    right.set_title("the greedy policy, and what its own Q says of it (a dot per seed)", pad=24)
+    right.set_title("the greedy policy and its own Q (a dot per seed)", pad=24)
     return figure
 
 
@@ -187,7 +187,16 @@ def bound(results: dict[str, Any]) -> Figure:
     d.minorticks_off()
     d.set_xlabel("weight of the conservative term")
     d.set_title("smallest V minus E$_{a\\sim\\pi}$ Q of the data's states (a bound where >= 0)")
-    d.legend(loc="upper left", ncols=2, columnspacing=1.0, handlelength=1.4)
+    d.legend(
+        loc="upper left",
+        ncols=2,
+        columnspacing=1.0,
+        handlelength=1.4,
+        frameon=True,
+        facecolor="white",
+        edgecolor="none",
+        framealpha=0.9,
+    )
     return figure
 
 

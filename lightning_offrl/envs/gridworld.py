@@ -10,6 +10,10 @@ wind, it goes where the wind blows instead with probability ``wind``, whatever t
 
     world = make_environment("offrl/GridWorld-v0").unwrapped         or GridWorld("cliff"), GridWorld(drawing)
     world.mdp.optimal(0.99)                                          all that is exact, see `tabular.TabularMDP`
+    world.dataset(policy, 100)                                       episodes at once, the source of a data module
+
+Learning here wants targets that follow faster than by default (`SoftTargetUpdate`, tau 0.05 and not 0.005): a value
+moves one cell further in about 1 / tau updates. `configs/discrete_cql_gridworld.yaml` is an example.
 
 Importing this module registers ``offrl/GridWorld-v0`` (four rooms) and ``offrl/GridWorld-<layout>-v0`` for each layout
 below, cut after 100 steps; `grid_id` names any other.

@@ -9,7 +9,7 @@ transitions that were seen. Values are learned for seen pairs only; the learners
     conservative       Q = r + gamma P E_pi Q - weight (pi / pi_b - 1)           https://arxiv.org/abs/2006.04779, eq. 2
     CQL(H)             Q = r + gamma P max Q - weight (softmax Q / pi_b - 1)     eq. 4, with the maximum in the target
 
-The last two are the stationary points of CQL's losses with half squared errors (`losses.conservative`, the page
+The last two are the stationary points of CQL's losses with half squared errors (`losses.discrete`, the page
 DiscreteCQL with ``huber_threshold: null``) when every seen pair has its own number.
 
 Theorem 3.2 of CQL is about eq. 2: where pi takes seen actions only and the log's model is exact,
