@@ -87,7 +87,7 @@ def check_missing_action(part: dict[str, Any]) -> None:
     for name in ("BCQ", "IQL", "CQL"):
         assert (last(learners[name], "value") > behaviour + 10.0).all(), name
         assert (last(learners[name], "in_data") == 1.0).all(), name
-    assert last(learners["BCQ"], "value") == pytest.approx(optimum)
+    assert (last(learners["BCQ"], "value") > optimum - 2.0).all()
     # Networks of one-hot states end where a table does.
     for name, off in (("BCQ", 0.3), ("IQL", 1.0), ("CQL", 1.0)):
         assert last(learners[name], "claim") == pytest.approx(part["fixed_points"][name]["claim"], abs=off), name
@@ -107,13 +107,18 @@ def check_bound(part: dict[str, Any]) -> None:
 
 
 def check_stitch(part: dict[str, Any]) -> None:
-    """Who reaches the goal from the start, which no trajectory of the data does."""
+    """Who reaches the goal from the start, which no trajectory of the data does; policies of half the training."""
+    from gridworld_page import arrivals
+
     assert part["trajectories_from_start"] == 2 and part["of_these_arrived"] == 0
-    for name, reached in (("DQN", False), ("BC", False), ("BCQ", True), ("IQL", True), ("CQL", True)):
-        assert last(part["learners"][name], "return") == pytest.approx(-10.0 if reached else -100.0), name
+    share = {name: arrivals(learner["points"]) for name, learner in part["learners"].items()}
+    assert share["DQN"] == 0.0 and share["BC"] < 0.3
+    assert share["BCQ"] > 0.7 and min(share["IQL"], share["CQL"]) > 0.95
+    for name in ("IQL", "CQL"):
+        assert last(part["learners"][name], "return") == pytest.approx(-10.0), name  # the shortest way
 
 
-def test_the_stored_results_show_what_the_page_claims(stored: dict[str, Any]) -> None:
+def test_the_stored_results_show_what_the_page_claims(grid: ModuleType, stored: dict[str, Any]) -> None:
     check_missing_action(stored["missing_action"])
     check_bound(stored["missing_action"])
     check_stitch(stored["stitch"])
