@@ -255,9 +255,12 @@ def behaviours(
     if not levels or not all(isinstance(level, int | float) and 0.0 <= level <= 1.0 for level in levels):
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):
+        from lightning_offrl.envs.make import environment_name
+
         raise InputError(
-            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, and every "
-            "GridWorld); use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment_name(environment)} (there is for "
+            f"{', '.join(CONTROLLERS)}, and every GridWorld); use quality 0 for random actions, or give an exported "
+            "policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

@@ -19,7 +19,7 @@ import numpy as np
 from lightning_offrl.batch import Spec
 from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
 from lightning_offrl.envs.gridworld import HORIZON, GridWorld
-from lightning_offrl.envs.make import check_match, environment_spec, make_environment
+from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
 REFERENCE_EPISODES = 100
@@ -153,7 +153,7 @@ def collect_arrays(
         "action_space": env.action_space,
         "environment": environment,
         "references": references,
-        "name": f"{environment} collected with seed {seed}",
+        "name": f"{environment_name(environment)} collected with seed {seed}",
     }
     if all(behaviour.has_density for _, behaviour in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
@@ -244,9 +244,7 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
     GridWorld the exact expectations (None where both are equal, which leaves no scale).
     """
     if isinstance(env.unwrapped, GridWorld):
-        mdp, horizon = env.unwrapped.mdp, env.spec.max_episode_steps or HORIZON
-        low, high = (mdp.expected_return(policy, horizon) for policy in (mdp.uniform(), mdp.optimal(0.99).policy))
-        return (low, high) if high > low else None
+        return env.unwrapped.references(env.spec.max_episode_steps or HORIZON)
     controller = built_in_controller(environment)
     if controller is None:
         return None
@@ -263,7 +261,7 @@ def _controller(policy: str | Path | Controller | None, spec: Spec, environment:
     from lightning_offrl.export.policy import load_policy
 
     loaded = load_policy(policy)
-    check_match(loaded.spec, spec, environment)
+    check_match(loaded.spec, spec, environment_name(environment))
     return loaded.act
 
 
@@ -343,7 +341,7 @@ def _write(
                 algorithm_name="lightning_offrl built-in behaviour policies",
                 ref_min_score=references[0] if references else None,
                 ref_max_score=references[1] if references else None,
-                description=f"Collected by lightning_offrl in {environment}. Episodes: {shares}.",
+                description=f"Collected by lightning_offrl in {environment_name(environment)}. Episodes: {shares}.",
                 data_format="hdf5",
                 jpeg_encoding=False,
             )
@@ -371,7 +369,7 @@ def _table(
         mean, sd = returns[mask].mean(), returns[mask].std()
         rows.append((name, str(mask.sum()), f"{mean:.1f}", f"{sd:.1f}", f"{lengths[mask].mean():.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment}"]
+    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment_name(environment)}"]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows

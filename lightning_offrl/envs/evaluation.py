@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lightning_offrl.batch import Spec, encode_observation, nested, unscale_action
-from lightning_offrl.envs.make import check_match, environment_spec, make_environment
+from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
 Act = Callable[[Any], Any]
@@ -92,7 +92,7 @@ class Evaluator:
         first = make_environment(environment)
         self.spec = environment_spec(first)
         self.policy_spec = spec or self.spec
-        check_match(self.policy_spec, self.spec, environment)
+        check_match(self.policy_spec, self.spec, environment_name(environment))
         self._environments = [first]
 
     def run(self, act: Act, *, seed: int = 1000, device: Any = None, dtype: torch.dtype | None = None) -> Evaluation:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.envs.make import cannot_draw, make_environment
+from lightning_offrl.envs.make import cannot_draw, environment_name, make_environment
 from lightning_offrl.errors import InputError
 
 
@@ -79,7 +79,9 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
 def _frame(env: Any, environment: str) -> np.ndarray:
     frame = env.render()
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        raise InputError(f"{environment} returned no picture to film (it gave {type(frame).__name__})")
+        raise InputError(
+            f"{environment_name(environment)} returned no picture to film (it gave {type(frame).__name__})"
+        )
     return frame.astype(np.uint8)
 
 
