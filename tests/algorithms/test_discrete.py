@@ -97,23 +97,6 @@ def test_ten_updates_of_bcq_equal_the_authors():
             assert_close(got.detach(), want.detach(), rtol=1e-9, atol=1e-10)
 
 
-def test_threshold_0_is_dqn():
-    """The same losses, and the same greedy actions."""
-    bcq, dqn = make_double(DiscreteBCQ, threshold=0.0), make_double(DQN)
-    (batch,) = data()
-    assert_close(losses_of(bcq, batch)["q_loss"], losses_of(dqn, batch)["q_loss"])
-    x = torch.randn(200, 3).double()
-    assert torch.equal(bcq.act(x), dqn.act(x))
-
-
-@pytest.mark.parametrize("page", [DiscreteBCQ, DiscreteBCQIQL])
-def test_threshold_1_acts_as_behaviour_cloning(page):
-    """The authors' ``>`` leaves no action there, and an argmax over equal constants takes action 0."""
-    made, x = make_double(page, threshold=1.0), torch.randn(200, 3).double()
-    assert torch.equal(made.act(x), made.policy(x).mode)
-    assert len(made.act(x).unique()) > 1
-
-
 @pytest.mark.parametrize("page", [DiscreteBCQ, DiscreteBCQIQL])
 def test_thresholds_outside_0_1_are_refused(page):
     with pytest.raises(InputError, match=r"must lie in \[0, 1\], got 1.5"):
@@ -129,12 +112,6 @@ def test_hybrid_takes_the_largest_min_q_of_the_supported():
 
 
 # -- the others ------------------------------------------------------------------------------------------------------
-
-
-def test_cql_with_weight_0_is_dqn():
-    (batch,) = data()
-    one, other = make_double(DiscreteCQL, weight=0.0), make_double(DQN)
-    assert_close(losses_of(one, batch)["q_loss"], losses_of(other, batch)["q_loss"])
 
 
 def test_cql_by_hand():
