@@ -67,7 +67,7 @@ def authors(page: BCQ, data, noises, gamma=0.99, polyak=0.005, rate=1e-3, phi=0.
 
 
 def test_ten_updates_equal_the_authors():
-    """Order, current VAE, target perturbation, mixing before the maximum, repeat_interleave, Q_1 (peers 5.4)."""
+    """Order, current VAE, target perturbation, mixing before the maximum, repeat_interleave, Q_1."""
     page, data = BCQ(SPEC, **SMALL).double(), batches(10)
     expected = authors(page, data, noises_of(page, data))
     page._hooks = [SoftTargetUpdate(0.005).on_update_end]

@@ -170,10 +170,10 @@ def test_a_little_weight_is_not_sac():
 def test_ten_updates_by_hand(kind, settings, term):
     """Every choice that public code gets wrong stands in the loop above, one sample at a time.
 
-    The log-sum-exp is over 3 N values per state (three public pages reduce over 3); densities are subtracted before it,
-    of the same samples and the same state; Q alone is divided by the temperature; the difference is per sample (one page
-    broadcasts [B] against [B, 1]); the multiplier's loss and Q's see each other detached (in one library the multiplier
-    never reaches Q, and its own loss turns conservatism round above 2); calibration comes before the density.
+    The log-sum-exp is over 3 N values per state (three public CQLs reduce over 3); densities are subtracted before it,
+    of the same samples and the same state; Q alone is divided by the temperature; the difference is per sample (one
+    CQL broadcasts [B] against [B, 1]); the multiplier's loss and Q's see each other detached (in one library it never
+    reaches Q, and its own loss turns conservatism round above 2); calibration comes before the density.
     """
     page, steps = kind(SPEC, weight=5.0, samples=N, hidden=(8, 8), **settings).double(), data(10)
     extra = conservative(page, weight=5.0, **term)

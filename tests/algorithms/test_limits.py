@@ -1,4 +1,4 @@
-"""Settings at which one algorithm must be another: those that cross two pages; a page's own limits stand in its file."""
+"""Settings at which one algorithm must be another; limits within one page stand in that page's file."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def critics(parameters, observation, action):
 
 
 def authors(page, data, eta, gamma=0.99, rate=3e-4):
-    """All losses from the same values, then all steps: snu-mllab/EDAC's order (peers 5.5)."""
+    """All losses from the same values, then all steps: snu-mllab/EDAC's order."""
     q, target, policy = weights(page.q), weights(page.q_target), weights(page.policy)
     log_alpha = torch.zeros((), dtype=torch.float64, requires_grad=True)
     adams = [torch.optim.Adam(p, lr=rate) for p in ([log_alpha], policy, q)]
@@ -70,7 +70,7 @@ def test_eight_updates_equal_the_authors(kind, settings, eta):
 
 
 def test_members_start_apart():
-    """An ensemble whose members start alike stays alike (peers 5.5)."""
+    """An ensemble whose members start alike stays alike."""
     page = SACN(SPEC, critics=N, hidden=(8, 8))
     assert page.q.mlp.linear[0].weight.std(0).min() > 0.0
 
