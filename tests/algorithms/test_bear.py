@@ -144,9 +144,16 @@ def test_the_policys_value_is_the_mean_over_samples_and_then_the_smaller_critic(
 
 
 def test_acting_takes_the_best_of_fixed_samples():
+    """By the first critic: the second, made small where the first is large, changes nothing."""
     page, x = BEAR(SPEC, **SMALL), torch.randn(6, 3)
     first = page.act(x)
     torch.manual_seed(5)
+    assert torch.equal(page.act(x), first)
+    with torch.no_grad():
+        for p in page.q.parameters():
+            p[1] = p[0]
+        for p in page.q.mlp.linear[-1].parameters():
+            p[1] = -50.0 * p[0]
     assert torch.equal(page.act(x), first)
     mode = page.policy(x).mode
     assert (page.q(x, first)[0] >= page.q(x, mode)[0]).float().mean() > 0.5

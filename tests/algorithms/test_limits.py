@@ -18,6 +18,7 @@ from lightning_offrl.algorithms.discrete_iql import DiscreteIQL
 from lightning_offrl.algorithms.dqn import DQN
 from lightning_offrl.algorithms.edac import EDAC
 from lightning_offrl.algorithms.iql import IQL
+from lightning_offrl.algorithms.iql_bcq import IQLBCQ
 from lightning_offrl.algorithms.rebrac import ReBRAC
 from lightning_offrl.algorithms.sac_n import SACN
 from lightning_offrl.algorithms.td3_bc import TD3BC
@@ -126,6 +127,22 @@ def test_expectile_one_half_is_regression(kind):
     assert_close(gradient(page, "v", page.v, batch), want, rtol=1e-9, atol=1e-12)
     page.hparams["expectile"] = 0.9
     assert cosine(gradient(page, "v", page.v, batch), want) < 0.9999
+
+
+@pytest.mark.parametrize("kind", [IQL, IQLBCQ, AWAC])
+def test_logged_actions_at_the_bounds_count_as_just_inside(kind):
+    """+-1 is +-(1 - 1e-5) for policy and critics alike, as in the authors' code of IQL."""
+    settings = {"policy_schedule": "constant"} if kind is IQL else {"vae_hidden": (8,)} if kind is IQLBCQ else {}
+    page = kind(SPEC, hidden=(8, 8), **settings).double()
+    page._evaluating = True
+    b = batches(1)[0]
+    b["action"] = b["action"].sign()
+    got, want = [], []
+    for into, action in ((got, b["action"]), (want, b["action"] * (1 - 1e-5))):
+        page.draws.begin(0)
+        into.append(page.update(as_ours({**b, "action": action}, 0.99)))
+    for name, value in want[0].items():
+        assert_close(got[0][name], value, rtol=1e-12, atol=1e-14)
 
 
 def test_expectile_one_half_learns_the_mean():
