@@ -22,7 +22,7 @@ def critic(parameters, i, x):
 
 
 def by_hand(page, data, noises, beta=(0.1, 0.3), gamma=0.99, polyak=0.005, rate=1e-3):
-    """Penalties summed over the action's dimensions, the critic's with the data's next action (peers 5.5)."""
+    """Penalties summed over the action's dimensions, the critic's with the data's next action."""
     q, q_target = weights(page.q), weights(page.q_target)
     policy, policy_target = weights(page.policy), weights(page.policy_target)
     adam_q, adam_p = torch.optim.Adam(q, lr=rate), torch.optim.Adam(policy, lr=rate)
@@ -78,6 +78,22 @@ def test_eight_updates_by_hand():
 def test_only_the_critics_are_normalised():
     page = ReBRAC(SPEC, hidden=(8, 8))
     assert page.q.mlp.norm is not None and page.policy.mlp.norm is None
+
+
+def test_the_critics_penalty_is_the_distance_to_the_datas_next_action():
+    """Q = 0, r = 0, pi'(s') = 0, next actions of +-1: y = -gamma beta_2 A, so Q's loss is its square, twice.
+
+    At the last step of an episode the columns hold the action itself, never the first one of the next episode.
+    """
+    page = ReBRAC(SPEC, critic_penalty=0.5, policy_noise=0.0, hidden=(4,))
+    with torch.no_grad():
+        for p in page.parameters():
+            p.zero_()
+    page._evaluating = True
+    batch = ours(with_next_action(single(batches(1)[0])))
+    batch["next", "action"], batch["next", "reward"] = batch["next", "action"].sign(), torch.zeros(16)
+    batch["next", "terminated"] = torch.zeros(16, dtype=torch.bool)
+    assert_close(page.update(batch)["q_loss"].item(), 2 * (0.99 * 0.5 * 2) ** 2)
 
 
 def test_the_penalty_is_a_sum_over_dimensions():
