@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_offrl.algorithm import OfflineAlgorithm, clip_per_seed
+from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+from lightning_offrl.descent import clip_per_seed
 from lightning_offrl.errors import InputError
 
 from .pages import batch_for, episodes_for, every_algorithm, fit, same, small
