@@ -120,8 +120,9 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
         InputError: no such file, or a policy for other spaces.
     """
     from lightning_offrl.export.policy import load_policy
-    from lightning_offrl.ope.policies import ClippedNormal, from_algorithm
+    from lightning_offrl.ope.policies import ClippedNormal
     from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.trained import from_algorithm
 
     file = Path(path)
     if file.suffix == ".json" or Path(f"{file}.json").is_file():

@@ -239,6 +239,23 @@ def test_guaranteed_intervals_only_with_a_range():
     assert "guaranteed" in found.table()
 
 
+def test_bounds_are_left_when_every_estimate_abstains():
+    """The policy takes an action that the log never shows; with rewards from 0 to 1 its value is still bounded."""
+    reward = lambda state, action: (action == 0).double() * 0.5  # noqa: E731
+    episodes = finite_log(p=1e-9, reward=reward)
+    policy = Tabular([[0.8, 0.2], [0.8, 0.2]])  # action 1 pays 1 in truth, and nobody knows
+    found = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0))
+    assert found.verdict.word == "ABSTAIN" and found.bounds.low <= 3 * (0.8 * 0.5 + 0.2) <= found.bounds.high
+    # by hand: w_t = 0.8^t; lower: sum 0.5 * 0.8^t, upper: that + sum 1 - 0.8^t; no spread between episodes
+    weights = [0.8, 0.64, 0.512]
+    lower = sum(0.5 * w for w in weights)
+    assert (found.bounds.low, found.bounds.high) == pytest.approx((lower, lower + 3 - sum(weights)), abs=1e-6)
+    assert "Whatever the log lacks" in found.table()
+    assert evaluate(policy, episodes, discount=1.0).bounds is None
+    estimated = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0), behaviour=Tabular([[0.9, 0.1]] * 2))
+    assert estimated.bounds is None
+
+
 def test_what_is_written_is_plain_json():
     episodes = finite_log()
     found = evaluate(
