@@ -41,6 +41,9 @@ class DirectEstimate:
         return_quantiles: ``[m]`` float64, quantiles ``(i + 1/2) / m`` of the discounted return, where the method has a
             distribution of it, or None.
         episodes: ``[E]`` int64, the episodes that ``per_initial_state`` belongs to; None: all, in order.
+        counts: ``[R, E]`` float64, how often each episode is in the resample of each of ``replicates``: pairs them with
+            other estimates in the same resamples. None: not known.
+        horizon: steps that count; None: whole episodes.
     """
 
     method: str
@@ -54,6 +57,8 @@ class DirectEstimate:
     flags: list[str] = field(default_factory=list)
     return_quantiles: Tensor | None = None
     episodes: Tensor | None = None
+    counts: Tensor | None = None
+    horizon: int | None = None
 
     def standard_error(self) -> float | None:
         """Standard deviation of the refits; None with fewer than two."""
@@ -165,6 +170,7 @@ def lstd(
         replicates=torch.tensor(refits, dtype=torch.float64) if replicates else None,
         diagnostics=diagnostics,
         flags=flags,
+        counts=times[1:] if replicates else None,
     )
 
 

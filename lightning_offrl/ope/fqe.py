@@ -280,6 +280,9 @@ def fqe(
         diagnostics={"updates": float(updates), "tau": rate, **diagnostics},
         flags=flags,
         return_quantiles=watch.return_quantiles() if quantiles > 1 else None,
+        counts=torch.stack([torch.bincount(p, minlength=episodes.n_episodes).double() for p in picked])
+        if replicates
+        else None,
     )
 
 
