@@ -15,6 +15,8 @@ from tensordict import TensorDictBase
 
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+from lightning_offrl.data.datamodule import OfflineDataModule
+from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.samplers import gather
 
 
@@ -58,3 +60,19 @@ def fit_alone(
                 look()
                 algorithm.train()
         algorithm.eval()
+
+
+def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
+    """Standardise by these episodes; numbers that never change, and one-hot observations, stay as they are.
+
+    A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
+    """
+    statistics = {}
+    for path, (mean, std) in OfflineDataModule(episodes).observation_statistics().items():
+        varies = std > 1e-6 * mean.abs().clamp(min=1.0)
+        statistics[path] = (torch.where(varies, mean, 0.0), torch.where(varies, std, 1.0))
+    observation = episodes.data["observation"]
+    tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
+    if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
+        return
+    algorithm.normaliser.fit(statistics)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.evaluate import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
-DIRECT = ("fqe", "lstd", "mb")
+DIRECT = ("fqe", "lstd")
 KINDS = ("greedy", "stochastic", "truncated")
 BUDGETS = ("smoke", "pilot", "paper")
 
@@ -47,7 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: auto, is, wis, pdis, cwpdis, dr, wdr, magic",
     )
     add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
-    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fitted estimates")
+    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe, in place of --budget")
     add(
         "--refits",
         type=int,
@@ -120,8 +121,9 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
         InputError: no such file, or a policy for other spaces.
     """
     from lightning_offrl.export.policy import load_policy
-    from lightning_offrl.ope.policies import ClippedNormal, from_algorithm
+    from lightning_offrl.ope.policies import ClippedNormal
     from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.trained import from_algorithm
 
     file = Path(path)
     if file.suffix == ".json" or Path(f"{file}.json").is_file():
@@ -225,14 +227,10 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
             from lightning_offrl.ope.fqe import BUDGETS as UPDATES
             from lightning_offrl.ope.fqe import fqe
 
-            updates = UPDATES[options["budget"]]
+            updates = UPDATES[options["budget"]] if options.get("updates") is None else options["updates"]
             found.append(fqe(policy, episodes, discount=discount, updates=updates, replicates=refits, seed=seed))
         elif name == "lstd":
             found.append(lstd(policy, episodes, discount=discount, replicates=refits, seed=seed))
-        elif name == "mb":
-            from lightning_offrl.ope.direct import model_rollouts
-
-            found.append(model_rollouts(policy, episodes, discount=discount, horizon=options.get("horizon"), seed=seed))
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found

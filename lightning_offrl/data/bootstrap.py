@@ -52,7 +52,7 @@ class EpisodeBootstrap:
             for k in range(count):
                 self._generator.manual_seed(mix(self.seed + i, first + k, _ROWS))
                 out[k, i] = torch.randint(total, (self.batch_size,), generator=self._generator)
-            place = torch.searchsorted(self._end[i], out[:, i], right=True)
+            place = torch.searchsorted(self._end[i], out[:, i].contiguous(), right=True)
             before = torch.where(place > 0, self._end[i][place - 1], 0)
             out[:, i] += self._first[i][place] - before
         return out if self.seeds > 1 else out.squeeze(1)

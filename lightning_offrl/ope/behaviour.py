@@ -22,12 +22,11 @@ from torch import Tensor
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
-from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.fitting import fit_alone
+from lightning_offrl.fitting import fit_alone, fit_normaliser
 from lightning_offrl.networks.discrete import CategoricalPolicy
 from lightning_offrl.networks.mixtures import MixturePolicy
 from lightning_offrl.ope.features import is_one_hot
@@ -166,6 +165,7 @@ class BehaviourModel:
         return kind(lambda _: (mean, std))
 
 
+@torch.inference_mode(False)
 def fit_behaviour(
     episodes: Episodes,
     *,
@@ -216,7 +216,7 @@ def fit_behaviour(
         hidden=hidden,
         seed=seed,
     )
-    module.normaliser.fit(OfflineDataModule(episodes).observation_statistics())
+    fit_normaliser(module, episodes)
     held = episodes.select(test).data.select(*IMITATION)
     length = episodes.length.clone()
     length[test] = 0

@@ -35,9 +35,15 @@ class DirectEstimate:
         q: episodes to ``[T]`` float64, Q^pi of every logged pair.
         v: raw observations ``[B, ...]`` to ``[B]`` float64, V^pi.
         replicates: ``[R]`` float64, the value of R refits to bootstrap resamples of the episodes, or None.
+        per_seed: ``[seeds]`` float64, the estimates of the fits to the data itself whose mean is ``value``, or None.
         diagnostics: numbers by name.
         flags: sentences; with one, the estimate is not to be relied on.
+        return_quantiles: ``[m]`` float64, quantiles ``(i + 1/2) / m`` of the discounted return, where the method has a
+            distribution of it, or None.
         episodes: ``[E]`` int64, the episodes that ``per_initial_state`` belongs to; None: all, in order.
+        counts: ``[R, E]`` float64, how often each episode is in the resample of each of ``replicates``: pairs them with
+            other estimates in the same resamples. None: not known.
+        horizon: steps that count; None: whole episodes.
     """
 
     method: str
@@ -46,9 +52,13 @@ class DirectEstimate:
     q: Callable[[Episodes], Tensor]
     v: Callable[[Any], Tensor]
     replicates: Tensor | None = None
+    per_seed: Tensor | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    return_quantiles: Tensor | None = None
     episodes: Tensor | None = None
+    counts: Tensor | None = None
+    horizon: int | None = None
 
     def standard_error(self) -> float | None:
         """Standard deviation of the refits; None with fewer than two."""
@@ -160,6 +170,7 @@ def lstd(
         replicates=torch.tensor(refits, dtype=torch.float64) if replicates else None,
         diagnostics=diagnostics,
         flags=flags,
+        counts=times[1:] if replicates else None,
     )
 
 

@@ -92,6 +92,15 @@ def test_trained_policies_are_read_and_their_own_data_noticed(log: Path, capsys)
     assert "kernel: the deterministic policy" in capsys.readouterr().out
 
 
+def test_fitted_values_beside_weights(log: Path, capsys):
+    line = "ope better.json --data log.npz --n-boot 200 --discount 0.9"
+    assert main(f"{line} --direct lstd --refits 20".split()) in (0, 4)
+    said = capsys.readouterr().out
+    assert "Agreement" in said and "cwpdis - lstd" in said and "wdr" in said
+    assert main(f"{line} --direct fqe --updates 20 --refits 2".split()) in (0, 4)
+    assert "fqe: " in capsys.readouterr().out
+
+
 def test_behaviour_from_a_file_and_held_out_episodes(log: Path, capsys):
     options = "--behaviour behaviour.json --held-out 0.5 --split-seed 3"
     assert main(f"ope better.json {COMMON} {options}".split()) == 0
