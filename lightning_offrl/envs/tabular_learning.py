@@ -60,7 +60,7 @@ class Log:
     @property
     def states(self) -> Array:
         """``[S]`` bool, the states from which a step was seen."""
-        return self.seen.any(-1)
+        return np.asarray(self.seen.any(-1))
 
     def keeps_to(self, policy: Array) -> bool:
         """Whether a policy ``[S, A]`` takes seen actions only, in all states of the data."""
