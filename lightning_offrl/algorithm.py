@@ -7,7 +7,6 @@ Everything else of an algorithm is on its page.
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
@@ -24,13 +23,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_offrl import checkpoints
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
-from lightning_offrl.compiled import CompiledUpdate, worth_compiling
 from lightning_offrl.descent import Descent
 from lightning_offrl.draws import Draws, mix
 from lightning_offrl.errors import InputError
+from lightning_offrl.metrics import MetricWindow, plain_numbers
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.normaliser import Normaliser
-from lightning_offrl.tracing import Untraceable
+from lightning_offrl.products import MatmulPrecision
+from lightning_offrl.update_path import UpdatePath
 
 _NOT_SO_HERE = (
     "The number of training batches",  # counts blocks of K updates as batches
@@ -56,6 +56,9 @@ class OfflineAlgorithm(pl.LightningModule):
         seed: initial values, and noise inside updates.
         compile: make the whole update one compiled graph: true, false, or "auto", which does where the run is long
             enough to repay some 15 seconds of compiling. What cannot be compiled trains without, and one line says why.
+        matmul_precision: of float32 products while training, as in ``torch.set_float32_matmul_precision``: "highest";
+            "medium" multiplies in bfloat16 where a CPU has matrix units for it; "auto" is "highest", but by the faster
+            library on CPUs where "medium" is no less exact.
 
     Raises:
         InputError: if the actions are of a kind that the algorithm cannot learn from, or ``seeds`` > 1 with an encoder.
@@ -80,10 +83,11 @@ class OfflineAlgorithm(pl.LightningModule):
         seeds: int = 1,
         seed: int = 0,
         compile: bool | Literal["auto"] = "auto",
+        matmul_precision: MatmulPrecision = "auto",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.save_hyperparameters(ignore=["encoder", "compile"])
+        self.save_hyperparameters(ignore=["encoder", "compile", "matmul_precision"])
         name = type(self).__name__
         if spec["action_kind"] != self.action_kind:
             kinds = {"box": "continuous (Box)", "discrete": "discrete"}
@@ -108,13 +112,12 @@ class OfflineAlgorithm(pl.LightningModule):
         self._encoder = (encoder,)  # in a tuple: each network registers a copy, this one is not trained
         self._built = 0
         self._descent = Descent(clip_grad_norm, bool(self.lead))
-        self._compile = compile
-        self._compiled: CompiledUpdate | None = None
+        self.update_path = UpdatePath(compile, matmul_precision)
+        """Plain or compiled, chosen when training starts."""
         self._evaluating = False
         self._checked = False
         self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
-        self._pending: dict[str, list[Tensor]] = {}
-        self._val: dict[str, list[Tensor]] = {}
+        self._window, self._held_out = MetricWindow(), MetricWindow()
         self._saved_optimizers: list[str] | None = None
         self.binding_attributes = frozenset(vars(self))
         """Names of what this class keeps, as opposed to what a page adds."""
@@ -267,7 +270,7 @@ class OfflineAlgorithm(pl.LightningModule):
             batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
         """
         self.draws.begin(self.updates)
-        metrics = self._losses_and_steps(batch)
+        metrics = self.update_path.losses_and_steps(self, batch)
         if self._descent.scaler is not None:
             self._descent.scaler.update()
         for scheduler in self._schedulers:
@@ -277,18 +280,9 @@ class OfflineAlgorithm(pl.LightningModule):
             progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
-        for hook in self._hooks if self._compiled is None else self._hooks[len(self._compiled.hooks) :]:
+        for hook in self._hooks[self.update_path.traced_hooks :]:
             hook(self)
         return metrics
-
-    def _losses_and_steps(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        if self._compiled is not None:
-            try:
-                return self._compiled(batch)
-            except Untraceable as reason:
-                self._compiled = None
-                rank_zero_warn(f"{type(self).__name__} {reason}; it trains uncompiled")
-        return self.losses_of(batch)
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
         """Normalise the observations of a block ``[K, *lead, B]``; cast it where parameters are float64."""
@@ -312,15 +306,13 @@ class OfflineAlgorithm(pl.LightningModule):
         if not self._checked:
             check(block, self.spec, self.needs)
             self._checked = True
-        if self._compiled is not None:
-            self._compiled.check()
+        self.update_path.begin_block()
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         for batch in block.unbind(0):
-            for name, value in self.gradient_update(batch).items():
-                self._pending.setdefault(name, []).append(value)
+            self._window.add(self.gradient_update(batch))
             if (every > 0 and self.updates % every == 0) or self.updates == trainer.max_steps:
-                self._log_pending()
+                self._log_window()
         # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
         trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
 
@@ -330,23 +322,20 @@ class OfflineAlgorithm(pl.LightningModule):
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
                 self.draws.begin(self.updates, stream=1 + batch_idx + i)
-                for name, value in self.losses_of(batch).items():
-                    self._val.setdefault(name, []).append(value)
+                self._held_out.add(self.losses_of(batch))
         finally:
             self._evaluating = False
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean losses of the held-out episodes as ``val/...``."""
-        means = {name: torch.stack(values).mean(0) for name, values in self._val.items()}
-        self._val = {}
+        means = self._held_out.means()
         if means and not self.trainer.sanity_checking:
-            self.log_now(self._per_seed("val", means))
+            self.log_now(plain_numbers("val", means, self.lead, self._descent.world))
 
-    def _log_pending(self) -> None:
-        means = {name: torch.stack(values).mean(0) for name, values in self._pending.items()}
-        self._pending = {}
+    def _log_window(self) -> None:
+        means = self._window.means()
         if means:
-            values = self._per_seed("train", means)
+            values = plain_numbers("train", means, self.lead, self._descent.world)
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
             if broken:
                 rank_zero_warn(
@@ -354,21 +343,6 @@ class OfflineAlgorithm(pl.LightningModule):
                     "learning rates, clip gradients (model.clip_grad_norm) or look at the rewards' scale"
                 )
             self.log_now(values)
-
-    def _per_seed(self, prefix: str, metrics: dict[str, Tensor]) -> dict[str, float]:
-        """Plain numbers, averaged over ranks, with one transfer from the device; per seed where seeds are stacked."""
-        flat = torch.stack([m.float().expand(self.lead) for m in metrics.values()])
-        if self._descent.world > 1:
-            torch.distributed.all_reduce(flat)
-            flat = flat / self._descent.world
-        named: dict[str, float] = {}
-        for name, value in zip(metrics, flat.tolist(), strict=True):
-            if self.lead:
-                named[f"{prefix}/{name}"] = sum(value) / len(value)
-                named.update({f"{prefix}/{name}_seed{i}": v for i, v in enumerate(value)})
-            else:
-                named[f"{prefix}/{name}"] = value
-        return named
 
     def log_now(self, metrics: Mapping[str, float]) -> None:
         """Write metrics to all loggers with step = gradient updates, and make them available to ``monitor=``."""
@@ -411,17 +385,12 @@ class OfflineAlgorithm(pl.LightningModule):
         self._descent.scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._hooks = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
         self._checked = False
-        use, reason = worth_compiling(self, self._compile, trainer.max_steps)
-        if use:
-            owners = (getattr(hook, "__self__", None) for hook in self._hooks)
-            first = list(itertools.takewhile(lambda owner: getattr(owner, "traceable", False), owners))
-            self._compiled = CompiledUpdate(self, self._hooks[: len(first)])
-        elif self._compile is True:
-            rank_zero_warn(f"{type(self).__name__} trains uncompiled: {reason}")
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 256)
+        self.update_path.begin(self, trainer.max_steps, self._hooks, batch_size)
 
     def on_fit_end(self) -> None:
         """Leave a module that can be used without a trainer."""
-        self._compiled = None
+        self.update_path.end()
         self._descent.world = self.draws.world = 1
         self.draws.rank, self._descent.scaler, self._hooks = 0, None, []
 
@@ -431,7 +400,8 @@ class OfflineAlgorithm(pl.LightningModule):
             **checkpoints.describe(class_path(self), self.spec, self._data_facts()),
             "updates": self.updates,
             "optimizers": list(self._optimizers),
-            "pending": {name: torch.stack(values) for name, values in self._pending.items()},
+            "compiled": self.update_path.compiled is not None,
+            "pending": self._window.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -442,7 +412,8 @@ class OfflineAlgorithm(pl.LightningModule):
         for difference in checkpoints.differences(saved, self._data_facts()):
             rank_zero_warn(difference)
         self.updates = saved["updates"]
-        self._pending = {name: list(values.to(self.device).unbind(0)) for name, values in saved["pending"].items()}
+        self.update_path.was_compiled = saved.get("compiled")
+        self._window.load_state_dict(saved["pending"], self.device)
         self._saved_optimizers = saved["optimizers"]
 
     def _data_facts(self) -> dict[str, Any] | None:

@@ -12,34 +12,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from lightning_offrl.capture import Captured
 from lightning_offrl.descent import adam_factors, start_adam
 from lightning_offrl.draws import Request
-from lightning_offrl.tracing import Question, Stage, Step, Untraceable, baked_values, rehearse, trace
+from lightning_offrl.tracing import Question, Stage, Step, Untraceable, baked_values, explained, rehearse, trace
 
-Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable[..., Sequence[Tensor]]]
-_MOST_GRAPHS = 12
-REPAID_AFTER = 10_000
-"""Gradient updates after which some 15 seconds of compiling have been won back."""
+Run = Callable[..., Sequence[Tensor]]
+Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
+Row = tuple[dict[str, Any], Tensor, int]
 
-
-def inductor(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """Compile with TorchInductor: C++ on a CPU, Triton on a GPU.
-
-    Raises:
-        Untraceable: if there is no compiler.
-    """
-    from torch._inductor import compile as compile_graph
-
-    # what torch.randn and the like draw in a user's own module stays what the plain path draws
-    made = compile_graph(graph, list(examples), {"fallback_random": True})
-    assert callable(made)
-    return made
+_MOST_GRAPHS = 8
 
 
-def uncompiled(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+def inductor(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Run:
+    """Compile with TorchInductor: C++ on a CPU, Triton on a GPU; what an earlier process compiled is found again."""
+    import torch._inductor as backend
+
+    options = {
+        "fallback_random": True,  # torch.randn in a user's own module draws what it draws on the plain path
+        "size_asserts": False,  # some 70 comparisons per update of what cannot change
+    }
+    if hasattr(backend, "standalone_compile"):
+        return backend.standalone_compile(
+            graph, list(examples), dynamic_shapes="from_example_inputs", options={"config_patches": options}
+        )
+    run: Any = backend.compile(graph, list(examples), options)
+    return run
+
+
+def uncompiled(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Run:
     """Run the graph operation by operation; shows what tracing does, without a compiler."""
     return graph
 
@@ -48,25 +53,23 @@ def uncompiled(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Calla
 class Graph:
     """One compiled kind of update."""
 
+    size: torch.Size
+    """Of the batch."""
     asked: list[tuple[Question, Any]]
+    """What the page asked the count of updates, and the answers."""
     draws: list[Request]
     metrics: list[str]
-    run: Callable[..., Sequence[Tensor]]
+    run: Run
     fixed: list[Tensor]
     """Parameters, buffers and optimizer states that it reads or changes."""
     leaves: list[int]
     """Which leaves of the batch it reads."""
     numbers: list[int]
     """Which random numbers it reads."""
-    rows: list[tuple[dict[str, Any], Tensor, int]]
+    rows: list[Row]
     """Of the table of factors: the optimizer's group, a parameter whose count of steps it uses, and steps before."""
-    stepped: list[Tensor]
-    """Every parameter that is stepped, as often as it is."""
-    counts: list[Tensor]
-    """Their counts of steps."""
-
-    size: torch.Size
-    """Of the batch."""
+    stepped: list[int]
+    """``id`` of every parameter that is stepped, as often as it is."""
 
     def fits(self, updates: int, size: torch.Size) -> bool:
         """Whether update number ``updates`` on a batch of that size is of this kind."""
@@ -80,12 +83,18 @@ class CompiledUpdate:
         algorithm: an `OfflineAlgorithm` on its device.
         hooks: what follows each update and is traced with it.
         compiler: what makes a graph fast.
+        capture: wraps what was compiled; None: a CUDA graph on a GPU, nothing elsewhere.
     """
 
     def __init__(
-        self, algorithm: Any, hooks: Sequence[Callable[[Any], None]] = (), compiler: Compiler = inductor
+        self,
+        algorithm: Any,
+        hooks: Sequence[Callable[[Any], None]] = (),
+        compiler: Compiler = inductor,
+        capture: Callable[[Run, int], Run] | None = None,
     ) -> None:
         self.algorithm, self.hooks, self.compiler = algorithm, list(hooks), compiler
+        self.capture = capture or (Captured if algorithm.device.type == "cuda" else None)
         self.graphs: list[Graph] = []
         self.made = 0
         """Graphs compiled so far."""
@@ -95,9 +104,13 @@ class CompiledUpdate:
 
     def check(self) -> None:
         """Forget graphs that hold values which have changed since; called once per block."""
-        now = baked_values(self.algorithm)
+        if not self.graphs:
+            return
+        now = baked_values(self.algorithm, self.hooks)
         if now != self._baked:
-            self.graphs, self._together, self._baked = [], [], now
+            names = [name for name in {**now, **self._baked} if now.get(name) != self._baked.get(name)]
+            rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {names[0]} has changed")
+            self.graphs, self._together = [], []
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Losses, gradients, steps and traced hooks of one update.
@@ -111,91 +124,87 @@ class CompiledUpdate:
         Raises:
             Untraceable: before anything was changed.
         """
-        updates, draws = self.algorithm.updates, self.algorithm.draws
+        updates, draws, steps = self.algorithm.updates, self.algorithm.draws, self._steps
+        device: torch.device = self.algorithm.device
         graph = next((g for g in self.graphs if g.fits(updates, batch.batch_size)), None) or self._make(batch)
         numbers = [draws.draw(request) for request in graph.draws]
-        values = list(batch.values(True, True))
-        steps = self._steps
-        factors = torch.tensor(
-            [adam_factors(group, steps[id(p)] + before + 1) for group, p, before in graph.rows], dtype=torch.float64
-        )
-        with torch.no_grad(), torch.autocast(self.algorithm.device.type, enabled=False):
+        leaves = list(batch.values(True, True))
+        table = [adam_factors(group, steps[id(p)] + before + 1) for group, p, before in graph.rows]
+        factors = torch.tensor(table, dtype=torch.float64, pin_memory=device.type == "cuda")
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             (metrics,) = graph.run(
-                *graph.fixed, factors, *[values[i] for i in graph.leaves], *[numbers[i] for i in graph.numbers]
+                *graph.fixed,
+                factors.to(device, non_blocking=True),
+                *[leaves[i] for i in graph.leaves],
+                *[numbers[i] for i in graph.numbers],
             )
-            torch._foreach_add_(graph.counts, 1.0)
         for parameter in graph.stepped:
-            steps[id(parameter)] += 1
+            steps[parameter] += 1
         return dict(zip(graph.metrics, metrics.unbind(0), strict=True))
 
     def _make(self, batch: TensorDictBase) -> Graph:
         algorithm = self.algorithm
         if self.made >= _MOST_GRAPHS:
-            raise Untraceable(f"needed more than {_MOST_GRAPHS} graphs: what it depends on changes too often")
+            raise Untraceable(f"needed more than {_MOST_GRAPHS} graphs: what they depend on changes too often")
         if not algorithm._optimizers:
             algorithm.configure_optimizers()
         stage = Stage(algorithm, self.hooks, batch)
         leaves = list(batch.values(True, True))
         plan = rehearse(stage, self._states(), leaves)
+        stepped = [p for step in plan.steps for p in step.parameters]
         for step in plan.steps:
             optimizer = algorithm._optimizers[step.name]
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedulers warn that they step first
+            optimizer._opt_called = True  # else schedulers warn that they step first
             for parameter in step.parameters:
                 start_adam(optimizer, parameter)
-                self._steps.setdefault(id(parameter), int(optimizer.state[parameter]["step"]))
-        rows = self._rows(plan.steps)
-        states = self._states()
+                count = optimizer.state[parameter]["step"]
+                if count.device != parameter.device:
+                    raise Untraceable(f"counts the steps of {step.name} on the CPU; give its optimizer fused=True")
+                self._steps.setdefault(id(parameter), int(count))
+        rows, states = self._rows(plan.steps), self._states()
         module = trace(stage, plan, states, leaves, len(rows))
-        used = [bool(node.users) for node in module.graph.nodes if node.op == "placeholder"]
-        for node in [n for n in module.graph.nodes if n.op == "placeholder" and not n.users]:
-            module.graph.erase_node(node)
-        (output,) = (n for n in module.graph.nodes if n.op == "output")
-        output.args = ([output.args[0]],)
-        module.recompile()
-        fixed = [*stage.tensors(), *states]
+        fixed = [*stage.tensors, *states]
+        used = _drop_unused_inputs(module)
         first = len(fixed) + 1
-        stepped = [p for step in plan.steps for p in step.parameters]
         graph = Graph(
+            size=batch.batch_size,
             asked=plan.asked,
             draws=plan.draws,
-            metrics=plan.metrics,
-            run=_never,
-            fixed=[t for t, u in zip(fixed, used, strict=False) if u],
+            metrics=list(plan.metrics),
+            run=module,
+            fixed=[tensor for tensor, needed in zip(fixed, used, strict=False) if needed],
             leaves=[i for i in range(len(leaves)) if used[first + i]],
             numbers=[i for i in range(len(plan.draws)) if used[first + len(leaves) + i]],
             rows=rows,
-            stepped=stepped,
-            size=batch.batch_size,
-            counts=[algorithm._optimizers[s.name].state[p]["step"] for s in plan.steps for p in s.parameters],
+            stepped=[id(p) for p in stepped],
         )
-        numbers = [plan.draws[i].empty() for i in graph.numbers]
-        factors = torch.zeros(len(rows), 3, dtype=torch.float64)
-        examples = [*graph.fixed, factors, *[leaves[i] for i in graph.leaves], *numbers]
-        with torch.no_grad(), torch.autocast(algorithm.device.type, enabled=False):
+        examples = [
+            *graph.fixed,
+            torch.zeros(len(rows), 3, dtype=torch.float64, device=algorithm.device),
+            *[leaves[i] for i in graph.leaves],
+            *[plan.draws[i].empty() for i in graph.numbers],
+        ]
+        with torch.no_grad(), torch.autocast(algorithm.device.type, enabled=False), explained():
             graph.run = self.compiler(module, examples)
+            if self.capture is not None:
+                graph.run = self.capture(graph.run, len(graph.fixed))
         self.made += 1
         self.graphs.append(graph)
-        if not self._baked:
-            self._baked = baked_values(algorithm)
+        self._baked = baked_values(algorithm, self.hooks)
         return graph
 
     def _states(self) -> list[Tensor]:
-        """Adam's averages, of all optimizers."""
-        return [
-            value
-            for optimizer in self.algorithm._optimizers.values()
-            for state in optimizer.state.values()
-            for name, value in state.items()
-            if name != "step" and isinstance(value, Tensor)
-        ]
+        """Everything that the optimizers keep."""
+        states = (state for opt in self.algorithm._optimizers.values() for state in opt.state.values())
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
-    def _rows(self, steps: Sequence[Step]) -> list[tuple[dict[str, Any], Tensor, int]]:
+    def _rows(self, steps: Sequence[Step]) -> list[Row]:
         """One row of factors for the parameters of a group that have been stepped as often; noted in the steps.
 
         Raises:
             Untraceable: if two kinds of updates step different parameters of one row, whose counts would then differ.
         """
-        rows: list[tuple[dict[str, Any], Tensor, int]] = []
+        rows: list[Row] = []
         before: dict[int, int] = {}
         for step in steps:
             groups = self.algorithm._optimizers[step.name].param_groups
@@ -212,34 +221,20 @@ class CompiledUpdate:
                 together.setdefault(places[place], set()).add(id(parameter))
                 before[id(parameter)] = done + 1
             for members in together.values():
-                if any(members != other and members & other for other in self._together):
+                if any(members != others and members & others for others in self._together):
                     raise Untraceable(f"does not always step the same parameters of the optimizer {step.name}")
                 self._together.append(members)
         return rows
 
 
-def worth_compiling(algorithm: Any, asked: bool | str, updates: int) -> tuple[bool, str]:
-    """Whether to compile, and why (not).
-
-    Args:
-        algorithm: knows its processes, scaler and device.
-        asked: true, false or "auto".
-        updates: planned length of the run; -1 without one.
-    """
-    if asked is False:
-        return False, "model.compile is false"
-    if algorithm._descent.world > 1:
-        return False, "several processes exchange gradients inside an update"
-    if algorithm._descent.scaler is not None:
-        return False, "16-mixed scales its losses by what it meets"
-    if asked is True:
-        return True, "model.compile is true"
-    if algorithm.device.type != "cpu":
-        return False, "on this device it is not tried unless model.compile is true"
-    if 0 <= updates < REPAID_AFTER:
-        return False, f"{updates:,} updates do not repay compiling"
-    return True, f"{updates:,} updates repay compiling" if updates > 0 else "a run without an end repays compiling"
-
-
-def _never(*args: Tensor) -> Sequence[Tensor]:
-    raise AssertionError("the graph was not compiled")
+def _drop_unused_inputs(module: torch.fx.GraphModule) -> list[bool]:
+    """Remove inputs that nothing reads, make the output a list, and say which inputs are left."""
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    used = [bool(node.users) for node in inputs]
+    for node, needed in zip(inputs, used, strict=True):
+        if not needed:
+            module.graph.erase_node(node)
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    output.args = ([output.args[0]],)
+    module.recompile()
+    return used

@@ -151,12 +151,12 @@ def adam_factors(group: Mapping[str, Any], step: int) -> tuple[float, float, flo
 def adam_(
     parameter: Tensor, gradient: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any], factors: Tensor
 ) -> None:
-    """One step of Adam in place, but for the count of steps (Kingma and Ba, 2015, algorithm 1; torch's order of terms).
+    """One step of Adam in place (Kingma and Ba, 2015, algorithm 1; torch's order of terms).
 
     Args:
         parameter: changed.
         gradient: of its loss.
-        state: ``exp_avg``, ``exp_avg_sq``, and ``max_exp_avg_sq`` with AMSGrad; changed.
+        state: ``step``, ``exp_avg``, ``exp_avg_sq``, and ``max_exp_avg_sq`` with AMSGrad; changed.
         group: its settings.
         factors: `adam_factors` of this step, ``[3]`` float64.
     """
@@ -170,6 +170,7 @@ def adam_(
         else:
             gradient = gradient + group["weight_decay"] * parameter
     mean, square = state["exp_avg"], state["exp_avg_sq"]
+    state["step"].add_(1.0)
     mean.lerp_(gradient, 1.0 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
     if group["amsgrad"]:

@@ -160,7 +160,7 @@ class TracedDescent(Descent):
         limited = [torch.empty_like(p).copy_(g) if g.stride() != p.stride() else g for p, g in pairs]
         self.clip_gradients(name, limited)
         for (parameter, _), gradient, row in zip(pairs, limited, step.rows, strict=True):
-            state = {k: self._stand_in[id(v)] for k, v in optimizer.state[parameter].items() if k != "step"}
+            state = {key: self._stand_in[id(value)] for key, value in optimizer.state[parameter].items()}
             stand_in = self._stand_in[id(parameter)]
             adam_(stand_in, gradient, state, group_of[id(parameter)], self._factors[row])
 
@@ -172,7 +172,7 @@ class Rehearsal:
     asked: list[tuple[Question, Any]] = field(default_factory=list)
     draws: list[Request] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    metrics: list[str] = field(default_factory=list)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stage:
@@ -188,17 +188,18 @@ class Stage:
         self.algorithm, self.hooks = algorithm, list(hooks)
         self.keys: list[Key] = list(batch.keys(True, True))
         self.batch_size, self.device = batch.batch_size, batch.device
-        self.slots = [
-            (table, name)
-            for module in algorithm.modules()
-            for table in (module._parameters, module._buffers)
-            for name, value in table.items()
-            if value is not None
-        ]
-
-    def tensors(self) -> list[Tensor]:
-        """Parameters and buffers, one per slot."""
-        return [table[name] for table, name in self.slots]
+        self.slots: list[tuple[dict[str, Any], str, int]] = []
+        """Where modules keep parameters and buffers: table, name, and which of ``tensors`` lies there."""
+        self.tensors: list[Tensor] = []
+        places: dict[int, int] = {}
+        for module in algorithm.modules():
+            for table in (module._parameters, module._buffers):
+                for name, value in table.items():
+                    if value is not None:
+                        if id(value) not in places:  # two modules may share one
+                            places[id(value)] = len(self.tensors)
+                            self.tensors.append(value)
+                        self.slots.append((table, name, places[id(value)]))
 
     def run(
         self,
@@ -206,27 +207,21 @@ class Stage:
         states: Mapping[int, Tensor],
         leaves: Sequence[Tensor],
         tape: Callable[[Request], Tensor],
-        found: Rehearsal,
         plan: list[Step] | None = None,
         factors: Tensor | None = None,
-    ) -> list[Tensor]:
+    ) -> Rehearsal:
         """One update with stand-ins in place.
 
         Args:
-            values: for the slots.
+            values: for ``tensors``.
             states: for tensors of optimizer states, by ``id`` of the real ones.
             leaves: for the batch, in the order of ``keys``.
             tape: answers requests for random numbers.
-            found: filled with what was asked for.
             plan: see `TracedDescent`.
             factors: see `TracedDescent`.
-
-        Returns:
-            The metrics' values, in the order of ``found.metrics``.
         """
-        algorithm, real = self.algorithm, self.tensors()
-        stand_in = {**{id(r): v for r, v in zip(real, values, strict=True)}, **states}
-        descent, updates = algorithm._descent, algorithm.updates
+        algorithm, found = self.algorithm, Rehearsal()
+        stand_in = {**{id(real): value for real, value in zip(self.tensors, values, strict=True)}, **states}
         batch = TensorDict({}, batch_size=self.batch_size, device=self.device)
         for key, leaf in zip(self.keys, leaves, strict=True):
             batch[key] = leaf
@@ -235,26 +230,30 @@ class Stage:
             found.draws.append(request)
             return tape(request)
 
-        traced = TracedDescent(descent, stand_in, plan, factors)
+        kept = {name: vars(algorithm)[name] for name in ("_descent", "updates", "_current_fx_name")}
+        traced = TracedDescent(algorithm._descent, stand_in, plan, factors)
         try:
-            for (table, name), value in zip(self.slots, values, strict=True):
-                table[name] = value
-            algorithm._descent, algorithm.updates = traced, Clock(updates, found.asked)
+            for table, name, place in self.slots:
+                table[name] = values[place]
+            algorithm._descent, algorithm.updates = traced, Clock(algorithm.updates, found.asked)
             algorithm.draws.tape = answer
-            metrics = algorithm.losses_of(batch)
+            algorithm._current_fx_name = None  # Lightning's self.log refuses to keep a stand-in then
+            found.metrics = algorithm.losses_of(batch)
             algorithm.updates = algorithm.updates + 1
             with torch.no_grad():
                 for hook in self.hooks:
                     hook(algorithm)
-                for (table, name), value in zip(self.slots, values, strict=True):
-                    if table[name] is not value:  # a buffer that was assigned, not changed in place
-                        value.copy_(table[name])
+                for table, name, place in self.slots:
+                    if table[name] is not values[place]:  # a buffer that was assigned, not changed in place
+                        values[place].copy_(table[name])
         finally:
-            for (table, name), value in zip(self.slots, real, strict=True):
-                table[name] = value
-            algorithm._descent, algorithm.updates, algorithm.draws.tape = descent, updates, None
-        found.steps, found.metrics = traced.steps, list(metrics)
-        return list(metrics.values())
+            for table, name, place in self.slots:
+                table[name] = self.tensors[place]
+            for name, value in kept.items():
+                setattr(algorithm, name, value)
+            algorithm.draws.tape = None
+        found.steps = traced.steps
+        return found
 
 
 def rehearse(stage: Stage, states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Rehearsal:
@@ -265,57 +264,65 @@ def rehearse(stage: Stage, states: Sequence[Tensor], leaves: Sequence[Tensor]) -
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    found, before = Rehearsal(), baked_values(stage.algorithm)
+    before = baked_values(stage.algorithm, stage.hooks)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, explained(stage.algorithm):
-        fake = [[mode.from_tensor(t) for t in group] for group in (stage.tensors(), states, leaves)]
+    with mode, explained():
+        fake = [[mode.from_tensor(t) for t in group] for group in (stage.tensors, states, leaves)]
         by_id = {id(real): f for real, f in zip(states, fake[1], strict=True)}
-        stage.run(fake[0], by_id, fake[2], lambda request: request.empty(), found)
-    for where, value in baked_values(stage.algorithm).items():
-        if before.get(where, where) != value:
-            raise Untraceable(
-                f"changes {where} while it updates, which a graph would not repeat: what changes belongs into a buffer "
-                "(register_buffer)"
-            )
+        found = stage.run(fake[0], by_id, fake[2], Request.empty)
+    after = baked_values(stage.algorithm, stage.hooks)
+    missing = object()
+    changed = [name for name in {**before, **after} if before.get(name, missing) != after.get(name, missing)]
+    if changed:
+        raise Untraceable(
+            f"changes {changed[0]} while it updates, which a graph would not repeat (what changes belongs into a "
+            "buffer, see register_buffer)"
+        )
     return found
 
 
 def trace(
     stage: Stage, plan: Rehearsal, states: Sequence[Tensor], leaves: Sequence[Tensor], rows: int
 ) -> torch.fx.GraphModule:
-    """The update as a graph with the inputs slots, states, factors, leaves, random numbers, in this order.
+    """The update as a graph with the inputs tensors, states, factors, leaves, random numbers, in this order.
 
     It changes the first two in place and returns the metrics, ``[M, *lead]``.
+
+    Args:
+        stage: the algorithm.
+        plan: what `rehearse` found, its steps with their rows.
+        states: tensors of optimizer states.
+        leaves: of a batch.
+        rows: of the table of Adam's factors.
 
     Raises:
         Untraceable: if it cannot be a graph.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    algorithm = stage.algorithm
-    sizes = [len(stage.slots), len(states), 1, len(leaves), len(plan.draws)]
+    sizes = [len(stage.tensors), len(states), 1, len(leaves), len(plan.draws)]
 
     def whole(*inputs: Tensor) -> Tensor:
-        groups, at = [], 0
-        for size in sizes:
-            groups.append(inputs[at : at + size])
-            at += size
-        values, fresh, (factors,), batch, numbers = groups
+        given = iter(inputs)
+        values, fresh, (factors,), batch, numbers = ([next(given) for _ in range(size)] for size in sizes)
         drawn = iter(numbers)
         by_id = {id(real): f for real, f in zip(states, fresh, strict=True)}
-        metrics = stage.run(values, by_id, batch, lambda request: next(drawn), Rehearsal(), plan.steps, factors)
-        return torch.stack([m.expand(algorithm.lead) for m in metrics])
+        found = stage.run(values, by_id, batch, lambda request: next(drawn), plan.steps, factors)
+        return torch.stack([value.expand(stage.algorithm.lead) for value in found.metrics.values()])
 
     factors = torch.zeros(rows, 3, dtype=torch.float64, device=leaves[0].device)
-    examples = [*stage.tensors(), *states, factors, *leaves, *[r.empty() for r in plan.draws]]
-    with explained(algorithm):
-        traced = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
-    return traced
+    examples = [*stage.tensors, *states, factors, *leaves, *[request.empty() for request in plan.draws]]
+    with explained():
+        return make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
 
 
 @contextmanager
-def explained(algorithm: Any) -> Iterator[None]:
-    """Whatever goes wrong inside becomes one reason, with the line of the page where it did."""
+def explained() -> Iterator[None]:
+    """Whatever goes wrong inside becomes one reason, with the line of the page where it did.
+
+    Raises:
+        Untraceable: in place of any other exception.
+    """
     try:
         yield
     except Untraceable:
@@ -323,35 +330,43 @@ def explained(algorithm: Any) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         if "_local_scalar_dense" in text or "data-dependent" in text.lower() or "DataDependent" in type(error).__name__:
-            text = "Python asks for the value of a tensor (an `if`, .item() or float())"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+            text = "Python asks for a tensor's value (an `if`, .item() or float())"
+        elif "InvalidCxxCompiler" in type(error).__name__ + text:
+            text = "there is no C++ compiler (install g++)"
+        ours = [f for f in traceback.extract_tb(error.__traceback__) if not {"torch", "tensordict"} & set(_parts(f))]
+        at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename != __file__ else ""
         raise Untraceable(f"cannot be one graph: {text[:300]}{at}") from error
 
 
-_INFRASTRUCTURE = {*vars(nn.Module()), *vars(pl.LightningModule()), "updates", "_hparams"}
+def _parts(frame: traceback.FrameSummary) -> list[str]:
+    return frame.filename.split("/")
 
 
-def baked_values(algorithm: Any) -> dict[str, Any]:
-    """Everything plain that a graph takes for fixed: attributes of all modules, by path, and the hyperparameters.
+_INFRASTRUCTURE = {*vars(nn.Module()), *vars(pl.LightningModule())}
+
+
+def baked_values(algorithm: Any, hooks: Sequence[Callable[[Any], None]] = ()) -> dict[str, Any]:
+    """Everything plain that a graph takes for fixed, by name: attributes of all modules and hooks, hyperparameters.
 
     Tensors that are neither parameters nor buffers count by identity, lists and dictionaries by their items.
     """
-    found: dict[str, Any] = {f"hparams.{k}": _plain(v) for k, v in algorithm.hparams.items()}
+    found: dict[str, Any] = {f"hparams.{key}": _plain(value) for key, value in algorithm.hparams.items()}
     for path, module in algorithm.named_modules():
         prefix = f"self.{path}." if path else "self."
         found[f"{prefix}training"] = module.training
         for name, value in vars(module).items():
-            if name not in _INFRASTRUCTURE and name not in algorithm.binding_attributes:
+            if name not in _INFRASTRUCTURE and not (module is algorithm and name in algorithm.binding_attributes):
                 found[f"{prefix}{name}"] = _plain(value)
+    for owner in (getattr(hook, "__self__", None) for hook in hooks):
+        found.update({f"{type(owner).__name__}.{key}": _plain(value) for key, value in vars(owner).items()})
     return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, bool | int | float | str | None):
         return value
-    if isinstance(value, list | tuple):
-        return [_plain(v) if not isinstance(v, list | tuple | dict) else id(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) if not isinstance(v, list | tuple | dict) else id(v) for k, v in value.items()}
+    if depth < 2 and isinstance(value, list | tuple):
+        return [_plain(inner, depth + 1) for inner in value]
+    if depth < 2 and isinstance(value, dict):
+        return {key: _plain(inner, depth + 1) for key, inner in value.items()}
     return id(value)
