@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import Spec
+from lightning_offrl.envs.action_masks import mask_of, stacked
 from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
 from lightning_offrl.envs.gridworld import HORIZON, GridWorld
 from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
@@ -29,7 +30,7 @@ REFERENCE_SEED = 100_000
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as the environment gave it: T steps, T + 1 raw observations (a dict of arrays for Dict spaces)."""
+    """One episode as it was: T steps, T + 1 raw observations (a dict of arrays for Dict spaces) and, if any, masks."""
 
     observations: Any
     actions: np.ndarray
@@ -39,6 +40,7 @@ class Episode:
     log_prob: np.ndarray
     behaviour: str
     seed: int
+    action_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def collect_arrays(
 
     Returns:
         ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,
-        ``behavior_log_prob`` (where it exists), with the spaces, the environment's id and the references beside them.
+        ``behavior_log_prob``, ``action_mask`` and ``next_action_mask`` (where they exist), with the spaces, the
+        environment's id and the references beside them.
     """
     env = make_environment(environment)
     try:
@@ -157,6 +160,9 @@ def collect_arrays(
     }
     if all(behaviour.has_density for _, behaviour in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
+    if all(episode.action_mask is not None for episode in played):
+        for key, part in (("action_mask", slice(None, -1)), ("next_action_mask", slice(1, None))):
+            arrays[key] = _join([_cut(episode.action_mask, part) for episode in played])
     return arrays
 
 
@@ -188,17 +194,19 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
     """
     rng = np.random.default_rng([seed, 1])
     shape = env.action_space.shape if behaviour.spec["action_kind"] == "box" else ()
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
+    masks = [mask_of(observation, info, behaviour.spec)]
     observations, actions, rewards, log_probs = [observation], [], [], []
     terminations, truncations = [], []
     ended = False
     while not ended:
-        action, log_prob = behaviour.sample(observation, rng)
+        action, log_prob = behaviour.sample(observation, rng, masks[-1])
         executed = (
             action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
         )
-        observation, reward, terminated, truncated, _ = env.step(executed)
+        observation, reward, terminated, truncated, info = env.step(executed)
         observations.append(observation)
+        masks.append(mask_of(observation, info, behaviour.spec))
         actions.append(executed)
         rewards.append(float(reward))
         log_probs.append(log_prob)
@@ -214,6 +222,7 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
         np.asarray(log_probs, dtype=np.float64),
         behaviour.name,
         seed,
+        stacked(masks),
     )
 
 
@@ -309,6 +318,7 @@ def _write(
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     logged = all(behaviour.has_density for _, behaviour in mixture)
+    masked = all(episode.action_mask is not None for episode in played)
     buffers = [
         EpisodeBuffer(
             id=i,
@@ -318,7 +328,8 @@ def _write(
             rewards=episode.rewards,
             terminations=episode.terminations,
             truncations=episode.truncations,
-            infos={"behavior_log_prob": episode.log_prob} if logged else {},
+            infos=({"behavior_log_prob": episode.log_prob} if logged else {})
+            | ({"action_mask": episode.action_mask} if masked else {}),
         )
         for i, episode in enumerate(played)
     ]
