@@ -109,6 +109,13 @@ def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
     assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
 
 
+def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
+    assert main(line.split()) in (0, 3, 4)
+    said = capsys.readouterr().out
+    assert "mb: " in said and "estimates whole episodes" not in said
+
+
 def test_behaviour_from_a_file_and_held_out_episodes(log: Path, capsys):
     options = "--behaviour behaviour.json --held-out 0.5 --split-seed 3"
     assert main(f"ope --policy better.json {COMMON} {options}".split()) == 0

@@ -10,7 +10,8 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, lstd, multiplicities
+from lightning_offrl.ope.direct import DirectEstimate, lstd
+from lightning_offrl.ope.direct_estimate import multiplicities
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
 from lightning_offrl.ope.intervals import interval
