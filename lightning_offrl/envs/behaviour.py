@@ -9,7 +9,8 @@ checked:
     Discrete  quality * [a = controller(s)] + (1 - quality) / n
 
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
-In a GridWorld the controller is the optimal policy, so the behaviour is `TabularMDP.behaviour_policy(quality)`.
+In a GridWorld and in Sepsis the controller is the optimal policy, so the behaviour is
+`TabularMDP.behaviour_policy(quality)`.
 """
 
 from __future__ import annotations
@@ -82,14 +83,18 @@ CONTROLLERS: dict[str, Controller] = {
 
 
 def built_in_controller(environment: str) -> Controller | None:
-    """The controller for an environment's id (or JSON specification), or None; a GridWorld has its optimal policy."""
-    if "GridWorld" not in environment:
+    """The controller for an environment's id (or JSON specification), or None.
+
+    A GridWorld and Sepsis have their optimal policy (as far as the observation tells the state).
+    """
+    if "GridWorld" not in environment and "Sepsis" not in environment:
         return CONTROLLERS.get(environment)
     from lightning_offrl.envs.gridworld import GridWorld
     from lightning_offrl.envs.make import make_environment
+    from lightning_offrl.envs.sepsis import Sepsis
 
     world = make_environment(environment).unwrapped
-    return world.controller() if isinstance(world, GridWorld) else None
+    return world.controller() if isinstance(world, GridWorld | Sepsis) else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Behaviour:
         noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is
             0.2). Zero means no density exists unless ``quality`` is 0, and none is logged.
         reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``), which is worse than random.
+        recorded: its choice depends on nothing but what is recorded; else its probabilities are not logged.
     """
 
     name: str
@@ -112,6 +118,7 @@ class Behaviour:
     quality: float = 1.0
     noise: float = 0.1
     reverse: bool = False
+    recorded: bool = True
 
     @property
     def has_density(self) -> bool:
@@ -256,8 +263,8 @@ def behaviours(
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):
         raise InputError(
-            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, and every "
-            "GridWorld); use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, every "
+            "GridWorld and Sepsis); use quality 0 for random actions, or give an exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)
