@@ -23,7 +23,9 @@ LAYERS = {
     "losses": 0,
     "networks": 0,
     "callbacks.target_update": 1,
+    "fitting": 1,
     "data": 1,
+    "dynamics": 1,
     "envs": 1,
     # These take trained policies (or stand on what does), so they are above `export`; nothing but the command line
     # and the quickstart imports them.

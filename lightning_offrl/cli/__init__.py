@@ -18,6 +18,8 @@ from lightning_offrl.errors import InputError
 VERBS = {
     "fit": "train an algorithm on a dataset",
     "evaluate": "play episodes with a checkpoint or an exported policy",
+    "ope": "estimate what a policy would earn, from a log alone",
+    "select": "choose among policies, from a log alone",
     "collect": "make a dataset from an environment with built-in or trained policies",
     "data": "look at a dataset, or convert it",
     "quickstart": "collect, train three algorithms, evaluate, and write a page about it",
@@ -109,6 +111,8 @@ def _dispatch(words: list[str]) -> int | None:
     handlers: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _fit,
         "evaluate": _evaluate,
+        "ope": _ope,
+        "select": _select,
         "collect": _collect,
         "data": _data,
         "quickstart": _quickstart,
@@ -172,6 +176,32 @@ def _evaluate(words: list[str]) -> None:
     from lightning_offrl.envs.evaluate_checkpoint import evaluate_checkpoint
 
     print(evaluate_checkpoint(options.pop("checkpoint"), **options))
+
+
+def _ope(words: list[str]) -> int:
+    from lightning_offrl.cli import ope
+
+    parser = _parser(
+        "ope", "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
+    )
+    parser.add_argument("policy", help="policy.pt, .ckpt, .onnx, .ts, or the .json of a Gaussian policy")
+    ope.add_options(parser)
+    parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
+    parser.add_argument("--labels", metavar="CSV", help="labels of the episodes, one line each, with a header")
+    return ope.ope(vars(parser.parse_args(words)))
+
+
+def _select(words: list[str]) -> int:
+    from lightning_offrl.cli import ope
+
+    parser = _parser("select", "Choose among policies, from a log alone.")
+    parser.add_argument("policies", nargs="+", help="files, as in offrl ope")
+    ope.add_options(parser)
+    parser.add_argument("--truth", metavar="JSON", help='true values, {"name": value}, to judge the ranking by')
+    parser.add_argument(
+        "--safe-above", type=float, metavar="VALUE", help="what counts as safe; default: the log's mean"
+    )
+    return ope.select(vars(parser.parse_args(words)))
 
 
 def _data(words: list[str]) -> None:

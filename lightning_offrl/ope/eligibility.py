@@ -29,6 +29,7 @@ class Limits:
         top_share: largest share of all weight on one episode.
         mean_errors: how many standard errors the mean weight may be off 1.
         unseen_share: largest share of the policy's own episodes that a log of this size does not show.
+        far_share: largest share of its actions that may lie farther from the log, beyond the base of 1 %.
         advised_ess_share: below this share a sentence is added, nothing more.
     """
 
@@ -37,6 +38,7 @@ class Limits:
     top_share: float = 0.10
     mean_errors: float = 3.0
     unseen_share: float = 0.05
+    far_share: float = 0.02
     advised_ess_share: float = 0.10
 
 
@@ -54,6 +56,7 @@ class WeightCheck:
         step_ratio_error: its standard error, episodes as clusters.
         reasons: why estimates from these weights abstain; empty if they do not.
         advice: what to mind although they do not.
+        wrong: the weights are too large on average, so the log-probabilities cannot be right.
     """
 
     n: int
@@ -65,6 +68,7 @@ class WeightCheck:
     step_ratio_error: float
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = field(default=())
+    wrong: bool = False
 
     @property
     def eligible(self) -> bool:
@@ -128,7 +132,9 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: "
             "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
         )
-    return WeightCheck(n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice))
+    return WeightCheck(
+        n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0
+    )
 
 
 def _off_one(mean: float, error: float, errors: float) -> int:

@@ -74,24 +74,26 @@ class Terms:
             return float("nan")
         return float((self.influence.square().sum() / (self.n - 1) / self.n).sqrt())
 
-    def resampled(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The estimate and its standard error in bootstrap samples, each with its own normaliser.
+    def resampled(self, counts: Tensor) -> Tensor:
+        """The estimate in bootstrap samples, each with its own normaliser, ``[R]``.
 
         Args:
             counts: ``[R, E]`` float64, how often each episode was drawn.
-
-        Returns:
-            ``[R]`` and ``[R]``.
         """
-        n = self.n
-        top = counts @ self.numerator / n
-        bottom = counts @ self.denominator / n if self.normalised else self.denominator.expand_as(top[:1])
-        ratio = self._ratios(top, bottom)
+        return self._resampled_ratios(counts)[0].sum(-1)
+
+    def resampled_errors(self, counts: Tensor) -> Tensor:
+        """The standard error in each bootstrap sample, ``[R]``; arguments as of `resampled`."""
+        ratio, bottom = self._resampled_ratios(counts)
         inverse = torch.where(bottom == 0.0, torch.nan, 1.0 / bottom).expand_as(ratio)
         # influence of episode i in sample r is  sum_k (num_ik - ratio_rk den_ik) / bottom_rk
         influence = inverse @ self.numerator.T - (inverse * ratio) @ self.denominator.expand_as(self.numerator).T
-        error = ((counts * influence.square()).sum(-1) / max(n - 1, 1) / n).sqrt()
-        return ratio.sum(-1), error
+        return ((counts * influence.square()).sum(-1) / max(self.n - 1, 1) / self.n).sqrt()
+
+    def _resampled_ratios(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        top = counts @ self.numerator / self.n
+        bottom = counts @ self.denominator / self.n if self.normalised else self.denominator.expand_as(top[:1])
+        return self._ratios(top, bottom), bottom
 
     def select(self, rows: Tensor) -> Terms:
         """The same estimate from some episodes."""

@@ -73,9 +73,15 @@ class Resamples:
 
     def __init__(self, n: int, n_boot: int = 1000, seed: int = 0) -> None:
         self.n, self.n_boot, self.seed = n, n_boot, seed
+        self._drawn: list[Tensor] = []
 
     def counts(self) -> Iterator[Tensor]:
-        """Chunks ``[R', E]`` of how often each episode was drawn."""
+        """Chunks ``[R', E]`` of how often each episode was drawn; kept if there is only one."""
+        if not self._drawn and self.n * self.n_boot <= _CHUNK:
+            self._drawn = list(self._draw())
+        yield from self._drawn or self._draw()
+
+    def _draw(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         chunk = max(1, min(self.n_boot, _CHUNK // self.n))
         for first in range(0, self.n_boot, chunk):
@@ -84,10 +90,14 @@ class Resamples:
             ones = torch.ones(1, dtype=torch.float64).expand(rows, self.n)
             yield torch.zeros(rows, self.n, dtype=torch.float64).scatter_add_(1, drawn, ones)
 
-    def values(self, terms: Terms) -> tuple[Tensor, Tensor]:
+    def values(self, terms: Terms) -> Tensor:
+        """The estimate in every resample, ``[R]``."""
+        return torch.cat([terms.resampled(counts) for counts in self.counts()])
+
+    def values_and_errors(self, terms: Terms) -> tuple[Tensor, Tensor]:
         """The estimate and its standard error in every resample, ``[R]`` each."""
-        parts = [terms.resampled(counts) for counts in self.counts()]
-        return torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts])
+        both = [(terms.resampled(counts), terms.resampled_errors(counts)) for counts in self.counts()]
+        return torch.cat([value for value, _ in both]), torch.cat([error for _, error in both])
 
 
 def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0, method: str = "auto") -> Interval:
@@ -104,25 +114,40 @@ def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int
         InputError: an unknown method, or a level outside (0, 1).
     """
     alpha = _alpha(level)
+    if method == "delta":
+        if terms.n < 2 or not math.isfinite(terms.value):
+            return Interval(-math.inf, math.inf, level, method)
+        half = float(torch.special.ndtri(torch.tensor(1.0 - alpha / 2.0).double())) * terms.standard_error
+        return Interval(terms.value - half, terms.value + half, level, method)
+    return resampled_interval(terms, Resamples(terms.n, resamples_for(level, n_boot), seed), level, method)[0]
+
+
+def resampled_interval(
+    terms: Terms, resamples: Resamples, level: float = 0.95, method: str = "auto"
+) -> tuple[Interval, Tensor]:
+    """The bootstrap interval, and the estimate in every resample ``[R]``; arguments as of `interval`."""
+    alpha = _alpha(level)
     if method == "auto":
         method = "percentile-t" if terms.n < FEW_EPISODES else "percentile"
-    value, error = terms.value, terms.standard_error
-    if terms.n < 2 or not math.isfinite(value):
-        return Interval(-math.inf, math.inf, level, method)
-    if method == "delta":
-        z = float(torch.special.ndtri(torch.tensor(1.0 - alpha / 2.0, dtype=torch.float64)))
-        return Interval(value - z * error, value + z * error, level, method)
     if method not in ("percentile", "percentile-t"):
         raise InputError(f"unknown interval {method!r}; there are percentile, percentile-t, delta and auto")
-    n_boot = max(n_boot, math.ceil(20.0 / alpha))
-    values, errors = Resamples(terms.n, n_boot, seed).values(terms)
+    value, error = terms.value, terms.standard_error
+    if terms.n < 2 or not math.isfinite(value):
+        nothing = torch.full((resamples.n_boot,), torch.nan, dtype=torch.float64)
+        return Interval(-math.inf, math.inf, level, method), nothing
     if method == "percentile":
-        low, high = _quantiles(values, alpha)
-        return Interval(low, high, level, method)
+        values = resamples.values(terms)
+        return Interval(*_quantiles(values, alpha), level, method), values
+    values, errors = resamples.values_and_errors(terms)
     if error == 0.0:
-        return Interval(value, value, level, method)
+        return Interval(value, value, level, method), values
     low, high = _quantiles(_studentised(values - value, errors), alpha)
-    return Interval(value - high * error, value - low * error, level, method)
+    return Interval(value - high * error, value - low * error, level, method), values
+
+
+def resamples_for(level: float, n_boot: int) -> int:
+    """``n_boot``, or more where each tail would rest on fewer than 10 resamples."""
+    return max(n_boot, math.ceil(20.0 / _alpha(level)))
 
 
 def difference(first: Terms, second: Terms) -> Terms:

@@ -251,6 +251,32 @@ def trajectories(
     )
 
 
+def first_steps(episodes: Episodes, horizon: int) -> Episodes:
+    """The first ``horizon`` steps of each episode, in order, as a table to ask value functions about.
+
+    Its last steps may carry no flag, so it is no dataset to train on.
+    """
+    length = episodes.length.clamp(max=horizon)
+    start = length.cumsum(0) - length
+    rows = torch.arange(int(length.sum())) + torch.repeat_interleave(episodes.start - start, length)
+    return replace(
+        episodes, data=episodes.data[rows], start=start, length=length, notes=list(episodes.notes), _fingerprint=None
+    )
+
+
+def pad(data: Trajectories, flat: Tensor) -> Tensor:
+    """One number per step of `first_steps`, as ``[E, H]`` with 0 after the end.
+
+    Raises:
+        InputError: another number of steps.
+    """
+    if flat.shape != (int(data.mask.sum()),):
+        raise InputError(f"expected one number per step, [{int(data.mask.sum())}], got {list(flat.shape)}")
+    out = torch.zeros(data.mask.shape, dtype=torch.float64)
+    out[data.mask] = flat.double()
+    return out
+
+
 def log_probs(policy: TargetPolicy, episodes: Episodes, rows: Tensor, batch_size: int = 65536) -> Tensor | None:
     """``log pi(a|s)`` at some rows of a dataset, ``[len(rows)]`` float64, or None for a policy without density."""
     parts = []

@@ -22,10 +22,10 @@ from lightning_offrl.ope.policies import (
     TargetPolicy,
     TruncatedNormal,
     UniformMixture,
-    from_algorithm,
     smoothed,
     without_density,
 )
+from lightning_offrl.ope.trained import from_algorithm
 
 BOX = {
     "observation_shape": [3],
