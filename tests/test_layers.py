@@ -41,6 +41,7 @@ LAYERS = {
     "envs.evaluate_checkpoint": 3,
     "algorithms": 2,
     "ope": 2,
+    "diagnostics": 2,
     "callbacks": 3,
     "export": 3,
     "report": 3,

@@ -10,7 +10,8 @@ checked:
 
 Where the environment says which actions are legal, n is their number, and the controller is not followed into others.
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
-In a GridWorld the controller is the optimal policy, so the behaviour is `TabularMDP.behaviour_policy(quality)`.
+In a GridWorld and in Sepsis the controller is the optimal policy, so the behaviour is
+`TabularMDP.behaviour_policy(quality)`.
 """
 
 from __future__ import annotations
@@ -84,14 +85,18 @@ CONTROLLERS: dict[str, Controller] = {
 
 
 def built_in_controller(environment: str) -> Controller | None:
-    """The controller for an environment's id (or JSON specification), or None; a GridWorld has its optimal policy."""
-    if "GridWorld" not in environment:
+    """The controller for an environment's id (or JSON specification), or None.
+
+    A GridWorld and Sepsis have their optimal policy (as far as the observation tells the state).
+    """
+    if "GridWorld" not in environment and "Sepsis" not in environment:
         return CONTROLLERS.get(environment)
     from lightning_offrl.envs.gridworld import GridWorld
     from lightning_offrl.envs.make import make_environment
+    from lightning_offrl.envs.sepsis import Sepsis
 
     world = make_environment(environment).unwrapped
-    return world.controller() if isinstance(world, GridWorld) else None
+    return world.controller() if isinstance(world, GridWorld | Sepsis) else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class Behaviour:
         noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is
             0.2). Zero means no density exists unless ``quality`` is 0, and none is logged.
         reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``), which is worse than random.
+        recorded: its choice depends on nothing but what is recorded; else its probabilities are not logged.
     """
 
     name: str
@@ -114,6 +120,7 @@ class Behaviour:
     quality: float = 1.0
     noise: float = 0.1
     reverse: bool = False
+    recorded: bool = True
 
     @property
     def has_density(self) -> bool:
@@ -269,8 +276,8 @@ def behaviours(
 
         raise InputError(
             f"there is no built-in controller for {environment_name(environment)} (there is for "
-            f"{', '.join(CONTROLLERS)}, and every GridWorld); use quality 0 for random actions, or give an exported "
-            "policy"
+            f"{', '.join(CONTROLLERS)}, every GridWorld and Sepsis); use quality 0 for random actions, or give an "
+            "exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

@@ -10,7 +10,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_offrl.envs.action_masks import mask_of, stacked
 from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
 from lightning_offrl.envs.gridworld import HORIZON, GridWorld
 from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
+from lightning_offrl.envs.sepsis import Sepsis
 from lightning_offrl.errors import InputError
 
 REFERENCE_EPISODES = 100
@@ -112,6 +113,8 @@ def collect(
     lengths = np.array([len(episode.rewards) for episode in played])
     names = [episode.behaviour for episode in played]
     table = _table(dataset_id, environment, returns, lengths, played, references)
+    if not all(behaviour.recorded for _, behaviour in mixture):
+        table += "\nno behaviour probabilities were logged: they depend on what the record does not hold"
     return Collected(dataset_id, target, returns, lengths, names, references, table, spec["action_kind"])
 
 
@@ -158,7 +161,7 @@ def collect_arrays(
         "references": references,
         "name": f"{environment_name(environment)} collected with seed {seed}",
     }
-    if all(behaviour.has_density for _, behaviour in mixture):
+    if all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
     if all(episode.action_mask is not None for episode in played):
         for key, part in (("action_mask", slice(None, -1)), ("next_action_mask", slice(1, None))):
@@ -180,6 +183,9 @@ def _gather(
     spec = environment_spec(env)
     controller = _controller(policy, spec, environment)
     mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
+    if policy is None and isinstance(env.unwrapped, Sepsis):  # the clinician sees more than the record holds
+        bedside, recorded = env.unwrapped.bedside(), not env.unwrapped.confounded
+        mixture = [(p, replace(b, controller=bedside, recorded=recorded) if b.controller else b) for p, b in mixture]
     chosen = _share_out(mixture, episodes, seed)
     return [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)], mixture
 
@@ -250,10 +256,14 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
     """Mean returns of uniformly random actions and of the built-in controller without noise, or None without one.
 
     The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same; in a
-    GridWorld the exact expectations (None where both are equal, which leaves no scale).
+    GridWorld and in Sepsis the exact expectations (None where both are equal, which leaves no scale).
     """
     if isinstance(env.unwrapped, GridWorld):
         return env.unwrapped.references(env.spec.max_episode_steps or HORIZON)
+    if isinstance(env.unwrapped, Sepsis):
+        mdp, horizon = env.unwrapped.mdp, env.spec.max_episode_steps or HORIZON
+        low, high = (mdp.expected_return(policy, horizon) for policy in (mdp.uniform(), mdp.optimal(0.99).policy))
+        return (low, high) if high > low else None
     controller = built_in_controller(environment)
     if controller is None:
         return None
@@ -317,7 +327,7 @@ def _write(
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    logged = all(behaviour.has_density for _, behaviour in mixture)
+    logged = all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture)
     masked = all(episode.action_mask is not None for episode in played)
     buffers = [
         EpisodeBuffer(
@@ -374,11 +384,12 @@ def _table(
 ) -> str:
     rows = [("behaviour", "episodes", "mean return", "sd", "mean length")]
     names = np.array([episode.behaviour for episode in played])
+    n = 1 if np.abs(returns).max() > 1.0 else 3
     groups = [(name, names == name) for name in sorted(set(names.tolist()))]
     groups = [*groups, ("all", np.ones(len(names), dtype=bool))] if len(groups) > 1 else groups
     for name, mask in groups:
         mean, sd = returns[mask].mean(), returns[mask].std()
-        rows.append((name, str(mask.sum()), f"{mean:.1f}", f"{sd:.1f}", f"{lengths[mask].mean():.1f}"))
+        rows.append((name, str(mask.sum()), f"{mean:.{n}f}", f"{sd:.{n}f}", f"{lengths[mask].mean():.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment_name(environment)}"]
     lines += [
@@ -390,7 +401,7 @@ def _table(
     if references is not None:
         score = 100.0 * (returns.mean() - references[0]) / (references[1] - references[0])
         lines.append(
-            f"references: random {references[0]:.1f} = score 0, controller {references[1]:.1f} = score 100; "
+            f"references: random {references[0]:.{n}f} = score 0, controller {references[1]:.{n}f} = score 100; "
             f"this dataset scores {score:.1f} on average"
         )
     if any(math.isnan(episode.log_prob[0]) for episode in played):

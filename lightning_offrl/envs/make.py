@@ -29,7 +29,7 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
     from gymnasium import error
     from gymnasium.envs.registration import EnvSpec
 
-    from lightning_offrl.envs import gridworld  # noqa: F401  # its import registers the package's own environments
+    from lightning_offrl.envs import gridworld, sepsis  # noqa: F401  # importing registers the package's environments
 
     if not isinstance(environment, str) or not environment:
         raise InputError(f"an environment is given by its Gymnasium id, such as Pendulum-v1; got {environment!r}")
