@@ -28,6 +28,7 @@ from lightning_offrl.diagnostics.reading import (
     LEAST_EPISODES,
     RATIO_LIMIT_BITS,
     Diagnosis,
+    Level,
     level_of,
     limit_bits,
 )
