@@ -184,7 +184,8 @@ def _ope(words: list[str]) -> int:
     parser = _parser(
         "ope", "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
     )
-    parser.add_argument("policy", help="policy.pt, .ckpt, .onnx, .ts, or the .json of a Gaussian policy")
+    files = "policy.pt, .ckpt, .onnx, .ts, or the .json of a Gaussian policy"
+    parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
     parser.add_argument("--labels", metavar="CSV", help="labels of the episodes, one line each, with a header")
@@ -195,7 +196,7 @@ def _select(words: list[str]) -> int:
     from lightning_offrl.cli import ope
 
     parser = _parser("select", "Choose among policies, from a log alone.")
-    parser.add_argument("policies", nargs="+", help="files, as in offrl ope")
+    parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope.add_options(parser)
     parser.add_argument("--truth", metavar="JSON", help='true values, {"name": value}, to judge the ranking by')
     parser.add_argument(

@@ -28,6 +28,7 @@ from lightning_offrl.diagnostics.reading import (
     LEAST_EPISODES,
     RATIO_LIMIT_BITS,
     Diagnosis,
+    Level,
     level_of,
     limit_bits,
 )
@@ -302,7 +303,7 @@ def density_ratio(
         for t, here in enumerate(data.mask.unbind(-1))
     ]
     left, share = cumulative[-1] * data.n, cumulative[-1]
-    level = "alarm" if left < LEAST_EPISODES or share < 0.01 else "caution" if share < 0.10 else "ok"
+    level: Level = "alarm" if left < LEAST_EPISODES or share < 0.01 else "caution" if share < 0.10 else "ok"
     reading = (
         f"ratios up to {float(ratios.max()):.3g} (99.9 %: {float(ratios.quantile(0.999)):.3g}); of {data.n:,} episodes "
         f"{left:.1f} are left in effect"

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import Spec
+from lightning_offrl.envs.action_masks import mask_of, stacked
 from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
 from lightning_offrl.envs.gridworld import HORIZON, GridWorld
-from lightning_offrl.envs.make import check_match, environment_spec, make_environment
+from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
 from lightning_offrl.envs.sepsis import Sepsis
 from lightning_offrl.errors import InputError
 
@@ -30,7 +31,7 @@ REFERENCE_SEED = 100_000
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as the environment gave it: T steps, T + 1 raw observations (a dict of arrays for Dict spaces)."""
+    """One episode as it was: T steps, T + 1 raw observations (a dict of arrays for Dict spaces) and, if any, masks."""
 
     observations: Any
     actions: np.ndarray
@@ -40,6 +41,7 @@ class Episode:
     log_prob: np.ndarray
     behaviour: str
     seed: int
+    action_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def collect_arrays(
 
     Returns:
         ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,
-        ``behavior_log_prob`` (where it exists), with the spaces, the environment's id and the references beside them.
+        ``behavior_log_prob``, ``action_mask`` and ``next_action_mask`` (where they exist), with the spaces, the
+        environment's id and the references beside them.
     """
     env = make_environment(environment)
     try:
@@ -156,10 +159,13 @@ def collect_arrays(
         "action_space": env.action_space,
         "environment": environment,
         "references": references,
-        "name": f"{environment} collected with seed {seed}",
+        "name": f"{environment_name(environment)} collected with seed {seed}",
     }
     if all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
+    if all(episode.action_mask is not None for episode in played):
+        for key, part in (("action_mask", slice(None, -1)), ("next_action_mask", slice(1, None))):
+            arrays[key] = _join([_cut(episode.action_mask, part) for episode in played])
     return arrays
 
 
@@ -194,17 +200,19 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
     """
     rng = np.random.default_rng([seed, 1])
     shape = env.action_space.shape if behaviour.spec["action_kind"] == "box" else ()
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
+    masks = [mask_of(observation, info, behaviour.spec)]
     observations, actions, rewards, log_probs = [observation], [], [], []
     terminations, truncations = [], []
     ended = False
     while not ended:
-        action, log_prob = behaviour.sample(observation, rng)
+        action, log_prob = behaviour.sample(observation, rng, masks[-1])
         executed = (
             action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
         )
-        observation, reward, terminated, truncated, _ = env.step(executed)
+        observation, reward, terminated, truncated, info = env.step(executed)
         observations.append(observation)
+        masks.append(mask_of(observation, info, behaviour.spec))
         actions.append(executed)
         rewards.append(float(reward))
         log_probs.append(log_prob)
@@ -220,6 +228,7 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
         np.asarray(log_probs, dtype=np.float64),
         behaviour.name,
         seed,
+        stacked(masks),
     )
 
 
@@ -249,7 +258,9 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
     The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same; in a
     GridWorld and in Sepsis the exact expectations (None where both are equal, which leaves no scale).
     """
-    if isinstance(env.unwrapped, GridWorld | Sepsis):
+    if isinstance(env.unwrapped, GridWorld):
+        return env.unwrapped.references(env.spec.max_episode_steps or HORIZON)
+    if isinstance(env.unwrapped, Sepsis):
         mdp, horizon = env.unwrapped.mdp, env.spec.max_episode_steps or HORIZON
         low, high = (mdp.expected_return(policy, horizon) for policy in (mdp.uniform(), mdp.optimal(0.99).policy))
         return (low, high) if high > low else None
@@ -269,7 +280,7 @@ def _controller(policy: str | Path | Controller | None, spec: Spec, environment:
     from lightning_offrl.export.policy import load_policy
 
     loaded = load_policy(policy)
-    check_match(loaded.spec, spec, environment)
+    check_match(loaded.spec, spec, environment_name(environment))
     return loaded.act
 
 
@@ -317,6 +328,7 @@ def _write(
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     logged = all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture)
+    masked = all(episode.action_mask is not None for episode in played)
     buffers = [
         EpisodeBuffer(
             id=i,
@@ -326,7 +338,8 @@ def _write(
             rewards=episode.rewards,
             terminations=episode.terminations,
             truncations=episode.truncations,
-            infos={"behavior_log_prob": episode.log_prob} if logged else {},
+            infos=({"behavior_log_prob": episode.log_prob} if logged else {})
+            | ({"action_mask": episode.action_mask} if masked else {}),
         )
         for i, episode in enumerate(played)
     ]
@@ -349,7 +362,7 @@ def _write(
                 algorithm_name="lightning_offrl built-in behaviour policies",
                 ref_min_score=references[0] if references else None,
                 ref_max_score=references[1] if references else None,
-                description=f"Collected by lightning_offrl in {environment}. Episodes: {shares}.",
+                description=f"Collected by lightning_offrl in {environment_name(environment)}. Episodes: {shares}.",
                 data_format="hdf5",
                 jpeg_encoding=False,
             )
@@ -378,7 +391,7 @@ def _table(
         mean, sd = returns[mask].mean(), returns[mask].std()
         rows.append((name, str(mask.sum()), f"{mean:.{n}f}", f"{sd:.{n}f}", f"{lengths[mask].mean():.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment}"]
+    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment_name(environment)}"]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows

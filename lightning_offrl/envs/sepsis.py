@@ -403,11 +403,12 @@ def sepsis_id(*, max_episode_steps: int = HORIZON, **arguments: Any) -> str:
 
 def register() -> None:
     """Make Gymnasium know the ids of the module's docstring; done when this module is imported."""
-    for name, arguments in {
+    ids: dict[str, dict[str, Any]] = {
         "offrl/Sepsis-v0": {},
         "offrl/Sepsis-confounded-v0": {"hidden_diabetes": True},
         "offrl/Sepsis-missing-v0": {"missing": 0.2},
-    }.items():
+    }
+    for name, arguments in ids.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=ENTRY_POINT, max_episode_steps=HORIZON, kwargs=arguments)
 

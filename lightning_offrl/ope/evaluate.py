@@ -341,8 +341,8 @@ def _direct_row(
     known = ESTIMATORS.get(estimate.method)
     row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
     row.reasons = tuple(estimate.flags)
-    if limited:
-        row.reasons += ("estimates whole episodes, not the first steps that count here",)
+    if estimate.horizon != (data.horizon if limited else None):
+        row.reasons += (f"estimates {_steps(estimate.horizon)}, not {_steps(data.horizon if limited else None)}",)
     per_state = estimate.per_initial_state.double()
     if member is not None:
         if len(per_state) != len(member):
@@ -352,7 +352,7 @@ def _direct_row(
             row.notes = ("no interval by group: the refits are of the whole log",)
     elif estimate.replicates is not None and len(estimate.replicates) > 1:
         row.interval = from_refits(estimate.value, estimate.replicates, level=level)
-        row.resampled, row.counts = estimate.replicates.double(), getattr(estimate, "counts", None)
+        row.resampled, row.counts = estimate.replicates.double(), estimate.counts
         if len(estimate.replicates) < FEW_REFITS:
             row.notes = (f"interval from only {len(estimate.replicates)} refits",)
     else:
@@ -361,6 +361,10 @@ def _direct_row(
         row.reasons += ("its value is not a finite number",)
     row.status = "abstains" if row.reasons else "eligible"
     return row
+
+
+def _steps(horizon: int | None) -> str:
+    return "whole episodes" if horizon is None else f"the first {horizon} steps"
 
 
 def _support(

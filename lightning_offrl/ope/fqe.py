@@ -38,7 +38,7 @@ from lightning_offrl.fitting import fit_alone, fit_normaliser
 from lightning_offrl.losses.quantiles import quantile_regression
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.action_values import action_value
-from lightning_offrl.ope.direct import DirectEstimate, check_estimand
+from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand
 from lightning_offrl.ope.evaluation_page import PolicyEvaluation
 from lightning_offrl.ope.fqe_watch import Watch
 from lightning_offrl.ope.policy_actions import is_exact
@@ -280,6 +280,9 @@ def fqe(
         diagnostics={"updates": float(updates), "tau": rate, **diagnostics},
         flags=flags,
         return_quantiles=watch.return_quantiles() if quantiles > 1 else None,
+        counts=torch.stack([torch.bincount(p, minlength=episodes.n_episodes).double() for p in picked])
+        if replicates
+        else None,
     )
 
 

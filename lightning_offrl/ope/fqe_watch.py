@@ -10,10 +10,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.nstep import monte_carlo_return
 from lightning_offrl.draws import mix
 from lightning_offrl.losses.quantiles import quantile_levels
-from lightning_offrl.ope.direct import chunks, first_observations
+from lightning_offrl.ope.direct_estimate import chunks, first_observations, largest_return
 from lightning_offrl.ope.policy_actions import weighted_actions
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Watch:
 
     def verdict(self, per_head: Tensor, sweeps: float, discount: float) -> tuple[dict[str, float], list[str]]:
         """Diagnostics and flags."""
-        returns, best = _returns(self.episodes, discount, self.module, self.transform)
+        returns, best = largest_return(self.episodes, discount)
         spread = max(float(returns.max() - returns.min()), 1e-12)
         values = torch.stack(self.trace)[:, : self.seeds].mean(-1)
         value, before = float(values[-1]), float(values[-1 - max(1, len(values) // 5)])
@@ -167,14 +166,3 @@ class Watch:
         scale, shift = self.transform
         at = torch.searchsorted(reached, level).clamp(max=len(flat) - 1)
         return (flat[at] - shift * self.module.scale) / scale
-
-
-def _returns(episodes: Episodes, discount: float, module: FQE, transform: tuple[float, float]) -> tuple[Tensor, float]:
-    """Discounted returns ``[E]``, and the largest with all that a cut episode might have earned after the cut."""
-    reward = episodes.data["next", "reward"].double()
-    ended = episodes.data["next", "terminated"]
-    going = monte_carlo_return(reward, episodes.start, episodes.length, discount, terminated=ended)
-    returns = going[episodes.start].double()
-    top = max(float(reward.max()), 0.0) * module.scale
-    cut = ~ended[episodes.start + episodes.length - 1]
-    return returns, float((returns + cut * discount ** episodes.length.double() * top).max())

@@ -83,12 +83,20 @@ class EmpiricalMDP:
             start=start / start.sum(),
         )
 
-    def fitted_q(self, policy: Tensor, discount: float, tolerance: float = 1e-14, sweeps: int = 1_000_000) -> Tensor:
-        """The fixed point of fitted Q evaluation by repeated backups.
+    def fitted_q(
+        self,
+        policy: Tensor,
+        discount: float,
+        horizon: int | None = None,
+        tolerance: float = 1e-14,
+        sweeps: int = 1_000_000,
+    ) -> Tensor:
+        """The fixed point of fitted Q evaluation by repeated backups, or the value of ``horizon`` steps.
 
         Args:
             policy: ``[S, A]``.
             discount: in [0, 1]; 1 only where the policy's episodes end.
+            horizon: number of backups; None: until they converge.
             tolerance: stop when no value moves by more than this times the largest value.
             sweeps: give up after so many backups.
 
@@ -98,16 +106,22 @@ class EmpiricalMDP:
         Raises:
             InputError: it has not converged.
         """
-        q = torch.zeros_like(self.reward)
-        for _ in range(sweeps):
+        q, change = torch.zeros_like(self.reward), float("inf")
+        for sweep in range(sweeps if horizon is None else horizon):
             value = (policy * q).sum(-1)
             new = self.reward + discount * self.transition @ value
-            if float((new - q).abs().max()) <= tolerance * max(1.0, float(new.abs().max())):
+            if horizon is None and float((new - q).abs().max()) <= tolerance * max(1.0, float(new.abs().max())):
                 return new
+            if horizon is None and discount == 1.0 and sweep % 1000 == 999:
+                before, change = change, float((new - q).abs().max())
+                if change > 0.99 * before:
+                    break
             q = new
+        if horizon is not None:
+            return q
         raise InputError(
-            f"fitted Q evaluation has not converged after {sweeps} backups at discount {discount}: with this policy "
-            "episodes do not end; take a discount below 1"
+            f"fitted Q evaluation does not converge at discount {discount}: with this policy episodes do not end; take "
+            "a discount below 1, or a horizon"
         )
 
     def value(self, policy: Tensor, q: Tensor) -> float:
@@ -125,6 +139,7 @@ class EmpiricalMDP:
         state, total, factor = self.start.clone(), 0.0, 1.0
         largest = float(self.reward.abs().max())
         left = 1.0 / (1.0 - discount) if discount < 1.0 else 1.0
+        living = float("inf")
         for t in range(horizon if horizon is not None else 10_000_000):
             pair = state.unsqueeze(-1) * policy
             total += factor * float((pair * self.reward).sum())
@@ -132,8 +147,10 @@ class EmpiricalMDP:
             factor *= discount
             if horizon is None and factor * float(state.sum()) * largest * left <= 1e-16 * max(1.0, abs(total)):
                 return total
-            if horizon is None and discount == 1.0 and t > 1_000_000:
-                break
+            if horizon is None and discount == 1.0 and t % 1000 == 999:
+                before, living = living, float(state.sum())
+                if living > 0.99 * before:
+                    break
         if horizon is None:
             raise InputError(f"rollouts at discount {discount} do not end; take a discount below 1, or a horizon")
         return total

@@ -48,7 +48,7 @@ def test_squashed_equals_torch_away_from_the_edge():
 
 
 def test_squashed_density_is_finite_at_the_edge_in_float32():
-    """Logged actions of exactly 1 are common; the naive log(1 - a^2) is -inf there (peers 5.11)."""
+    """Logged actions of exactly 1 are common; the naive log(1 - a^2) is -inf there."""
     density = SquashedGaussian(torch.zeros(2, 1), torch.zeros(2, 1))
     assert torch.isfinite(density.log_prob(torch.tensor([[1.0], [-1.0]]))).all()
     assert torch.isfinite(density.log_prob_of_u(torch.tensor([[40.0], [-40.0]]))).all()

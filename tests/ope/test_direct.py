@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import lstd, multiplicities
+from lightning_offrl.ope.direct import lstd
+from lightning_offrl.ope.direct_estimate import multiplicities
 from lightning_offrl.ope.features import quadratic_features
 from lightning_offrl.ope.tabular import EmpiricalMDP
 from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
@@ -122,7 +123,9 @@ def test_undiscounted_without_an_end_is_refused() -> None:
     model = EmpiricalMDP.from_episodes(episodes)
     policy = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     with pytest.raises(InputError, match="do not end"):
-        model.fitted_q(policy, 1.0, sweeps=100)
+        model.fitted_q(policy, 1.0)
+    with pytest.raises(InputError, match="do not end"):
+        model.rollout_value(policy, 1.0)
     with pytest.raises(InputError, match="below 1|in \\[0, 1\\)"):
         model.density_ratio(policy, 1.0)
     assert model.rollout_value(policy, 1.0, horizon=7) == 7.0

@@ -10,7 +10,8 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, multiplicities
+from lightning_offrl.ope.direct import DirectEstimate, lstd
+from lightning_offrl.ope.direct_estimate import multiplicities
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
 from lightning_offrl.ope.intervals import interval
@@ -272,3 +273,16 @@ def test_what_is_written_is_plain_json():
 def test_unknown_estimators_are_named():
     with pytest.raises(InputError, match="no estimator 'wsi'"):
         evaluate(POLICY, finite_log(), discount=1.0, estimators=("wsi",))
+
+
+def test_linear_fitted_values_beside_weights_on_real_code():
+    """LSTD with its own refits: paired with the weights by the resamples that both saw; all near the truth."""
+    episodes = finite_log(n=600, steps=3)
+    fitted = lstd(POLICY, episodes, discount=0.9, replicates=30)
+    found = evaluate(POLICY, episodes, discount=0.9, direct=[fitted])
+    truth = TRUTH / 3 * (1 + 0.9 + 0.81)
+    for name in ("wis", "cwpdis", "wdr"):
+        row = found.row(name)
+        assert row.status == "eligible" and abs(row.value - truth) < 4 * row.terms.standard_error
+    gap = next(c for c in found.comparisons if (c.first, c.second) == ("cwpdis", "lstd"))
+    assert gap.paired
