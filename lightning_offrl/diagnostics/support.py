@@ -86,15 +86,19 @@ class ActionVAE(nn.Module):
         self.decoder = MLP(state_size + self.latent, hidden, action_size)
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
-    def bound(self, state: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """Evidence lower bound of ``log p(a|s)``, ``[B]``, averaged over the noise ``[M, B, latent]``."""
+    def bound(self, state: Tensor, action: Tensor, noise: Tensor, weight: float = 1.0) -> Tensor:
+        """Evidence lower bound of ``log p(a|s)``, ``[B]``, averaged over the noise ``[M, B, latent]``.
+
+        ``weight`` is that of the divergence; below 1 it is no bound, but a beginning from which the latent is not lost
+        (Bowman et al., 2016, https://arxiv.org/abs/1511.06349, section 3.1).
+        """
         mean, log_std = self.posterior(torch.cat([state, action], -1)).chunk(2, -1)
         log_std = log_std.clamp(-6.0, 2.0)
         latent = mean + log_std.exp() * noise
         decoded = self.decoder(torch.cat([state.expand(len(noise), *state.shape), latent], -1))
         scale = self.log_std.clamp(-4.0, 2.0)
         normal = -0.5 * ((action - decoded) * (-scale).exp()).square() - scale - _HALF_LOG_2PI
-        return normal.sum(-1).mean(0) - kl_to_standard_normal(mean, log_std)
+        return normal.sum(-1).mean(0) - weight * kl_to_standard_normal(mean, log_std)
 
 
 class VAESupport:
@@ -105,7 +109,7 @@ class VAESupport:
         horizon: learn from the first steps of each episode only.
         features: of observations that are no vectors, see `samples.sample_pairs`.
         states: at most so many logged steps.
-        updates: of Adam; 600 take one or two seconds.
+        updates: of Adam; 1,000 take about two seconds.
         batch_size: B.
         hidden: widths.
         seed: of everything.
@@ -121,7 +125,7 @@ class VAESupport:
         horizon: int | None = None,
         features: Features | None = None,
         states: int = 20_000,
-        updates: int = 600,
+        updates: int = 1_000,
         batch_size: int = 256,
         hidden: tuple[int, ...] = (64, 64),
         seed: int = 0,
@@ -146,10 +150,11 @@ class VAESupport:
             self.center = action.mean(0)
             optimizer = torch.optim.Adam(self.module.parameters(), lr=3e-3, fused=True)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-            for _ in range(updates):
+            for update in range(updates):
                 rows = torch.randint(len(state), (batch_size,))
                 noise = torch.randn(1, batch_size, self.module.latent)
-                loss = -self.module.bound(state[rows], action[rows] - self.center, noise).mean()
+                weight = min(1.0, 2.0 * update / updates)
+                loss = -self.module.bound(state[rows], action[rows] - self.center, noise, weight).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
