@@ -13,7 +13,8 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct import DirectEstimate, lstd
 from lightning_offrl.ope.evaluate import Evaluation, evaluate
-from lightning_offrl.ope.policies import TargetPolicy, from_algorithm
+from lightning_offrl.ope.policies import TargetPolicy
+from lightning_offrl.ope.trained import from_algorithm
 
 
 class EvaluateOPE(Callback):

@@ -11,6 +11,7 @@ from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_offrl.data.episodes import Episodes
+    from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct import DirectEstimate
     from lightning_offrl.ope.evaluate import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
@@ -47,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: auto, is, wis, pdis, cwpdis, dr, wdr, magic",
     )
     add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
-    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fitted estimates")
+    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget) and mb")
     add(
         "--refits",
         type=int,
@@ -120,8 +122,9 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
         InputError: no such file, or a policy for other spaces.
     """
     from lightning_offrl.export.policy import load_policy
-    from lightning_offrl.ope.policies import ClippedNormal, from_algorithm
+    from lightning_offrl.ope.policies import ClippedNormal
     from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.trained import from_algorithm
 
     file = Path(path)
     if file.suffix == ".json" or Path(f"{file}.json").is_file():
@@ -213,7 +216,7 @@ def _behaviour(
 
 
 def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -> list[DirectEstimate]:
-    from lightning_offrl.ope.direct import lstd
+    from lightning_offrl.ope.direct import lstd, model_rollouts
 
     names = [name for name in options["direct"].split(",") if name and name != "none"]
     if options.get("time") is not None:
@@ -225,17 +228,37 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
             from lightning_offrl.ope.fqe import BUDGETS as UPDATES
             from lightning_offrl.ope.fqe import fqe
 
-            updates = UPDATES[options["budget"]]
+            updates = UPDATES[options["budget"]] if options.get("updates") is None else options["updates"]
             found.append(fqe(policy, episodes, discount=discount, updates=updates, replicates=refits, seed=seed))
         elif name == "lstd":
             found.append(lstd(policy, episodes, discount=discount, replicates=refits, seed=seed))
         elif name == "mb":
-            from lightning_offrl.ope.direct import model_rollouts
-
-            found.append(model_rollouts(policy, episodes, discount=discount, horizon=options.get("horizon"), seed=seed))
+            horizon = options.get("horizon")
+            if horizon is not None and horizon >= int(episodes.length.max()):
+                horizon = None
+            model = _dynamics(episodes, options)
+            found.append(
+                model_rollouts(
+                    policy, episodes, discount=discount, model=model, horizon=horizon, replicates=refits, seed=seed
+                )
+            )
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found
+
+
+def _dynamics(episodes: Episodes, options: dict[str, Any]) -> DynamicsEnsemble | None:
+    """One model for all policies of this command; None for tabular data, which need none."""
+    from lightning_offrl.dynamics.ensemble import fit_dynamics
+    from lightning_offrl.ope.features import is_one_hot
+
+    if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
+        return None
+    if "dynamics" not in options:
+        updates = {} if options.get("updates") is None else {"updates": options["updates"]}
+        options["dynamics"] = fit_dynamics(episodes, seed=options["seed"], **updates)
+    fitted: DynamicsEnsemble = options["dynamics"]
+    return fitted
 
 
 def _truths(path: str | None, names: list[str]) -> dict[str, float] | None:

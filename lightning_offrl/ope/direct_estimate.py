@@ -37,6 +37,7 @@ class DirectEstimate:
         return_quantiles: ``[m]`` float64, quantiles ``(i + 1/2) / m`` of the discounted return, where the method has a
             distribution of it, or None.
         episodes: ``[E]`` int64, the episodes that ``per_initial_state`` belongs to; None: all, in order.
+        horizon: steps that count; None: whole episodes.
     """
 
     method: str
@@ -51,6 +52,7 @@ class DirectEstimate:
     flags: list[str] = field(default_factory=list)
     return_quantiles: Tensor | None = None
     episodes: Tensor | None = None
+    horizon: int | None = None
 
     def standard_error(self) -> float | None:
         """Standard deviation of the refits; None with fewer than two."""

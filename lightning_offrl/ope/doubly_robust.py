@@ -92,10 +92,18 @@ def magic(
     low, high = torch.minimum(low, torch.tensor(full.value)), torch.maximum(high, torch.tensor(full.value))
     bias = torch.where(value > high, value - high, torch.where(value < low, value - low, 0.0))
     share = simplex_minimum(covariance.double() + bias.unsqueeze(-1) * bias)
-    blend = parts[0].scaled(float(share[0]))
-    for part, x in zip(parts[1:], share[1:], strict=True):
-        blend = blend.combined(part.scaled(float(x)))
-    return blend, dict(zip(steps, share.tolist(), strict=True))
+    return _blend(data, steps, share), dict(zip(steps, share.tolist(), strict=True))
+
+
+def _blend(data: Trajectories, steps: list[int], share: Tensor) -> Terms:
+    """``sum_j x_j g_j`` with one column per weight: step t is in g_j for j >= t, and v_t in g_{t-1}, too."""
+    q, v = _values(data)
+    after, before = _log_weights(data)
+    x = torch.zeros(data.horizon + 1, dtype=torch.float64)  # of j = -1, 0, ..., H - 1
+    x[torch.tensor(steps) + 1] = share
+    reached = x.flip(0).cumsum(0).flip(0)[1:]
+    terms = weighted(after, reached * data.factors * (data.reward - q), True)
+    return terms.combined(weighted(before, (reached + x[:-1]) * data.factors * v, True))
 
 
 def step_return(data: Trajectories, j: int) -> Terms:

@@ -56,6 +56,7 @@ class WeightCheck:
         step_ratio_error: its standard error, episodes as clusters.
         reasons: why estimates from these weights abstain; empty if they do not.
         advice: what to mind although they do not.
+        wrong: the weights are too large on average, so the log-probabilities cannot be right.
     """
 
     n: int
@@ -67,6 +68,7 @@ class WeightCheck:
     step_ratio_error: float
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = field(default=())
+    wrong: bool = False
 
     @property
     def eligible(self) -> bool:
@@ -130,7 +132,9 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: "
             "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
         )
-    return WeightCheck(n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice))
+    return WeightCheck(
+        n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0
+    )
 
 
 def _off_one(mean: float, error: float, errors: float) -> int:

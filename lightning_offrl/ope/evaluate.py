@@ -19,16 +19,15 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.direct import DirectEstimate
 from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights
 from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, Family, chosen
-from lightning_offrl.ope.importance import Terms, naive
+from lightning_offrl.ope.importance import Terms
 from lightning_offrl.ope.intervals import (
     Interval,
     Resamples,
-    bernstein,
     from_refits,
-    hoeffding,
     resampled_interval,
     resamples_for,
 )
@@ -93,6 +92,7 @@ class Evaluation:
         notes: what was assumed.
         groups: column to label to the evaluation of that group.
         level: of the intervals.
+        bounds: where the value lies whatever the log lacks; with a range of rewards and true probabilities only.
     """
 
     policy: str
@@ -109,6 +109,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     groups: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
     level: float = 0.95
+    bounds: Interval | None = None
 
     @property
     def conservative(self) -> float | None:
@@ -180,7 +181,8 @@ def evaluate(
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
             all groups of a column are covered together (Bonferroni).
         elapsed: ``[T]`` time since the episode began, for discounting by time.
-        reward_range: lowest and highest reward that a step can have; gives guaranteed intervals.
+        reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the
+            value that hold whatever the log lacks.
         max_weight: largest weight that an episode can have, for guaranteed intervals of `is` and `pdis`.
         bandwidth: evaluate a deterministic continuous policy blurred by a Gaussian of this width (kis).
         level: of the intervals.
@@ -296,7 +298,7 @@ def _evaluate(
         row.status = "baseline" if e.family == "baseline" else "eligible"
         row.terms = terms
         row.interval, row.resampled = resampled_interval(terms, shared, level)
-        row.guaranteed = _guaranteed(e.name, terms, data, how, level)
+        row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
         if check is not None and e.family != "baseline":
             row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
     rows += [_direct_row(d, data, how, level, limited, member) for d in direct]
@@ -304,9 +306,22 @@ def _evaluate(
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
-    return Evaluation(
+    out = Evaluation(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
     )
+    out.bounds = _bounds(data, how, check, shared, level)
+    return out
+
+
+def _bounds(
+    data: Trajectories, how: _How, check: WeightCheck | None, shared: Resamples, level: float
+) -> Interval | None:
+    """From the lower end of the lower bound to the upper end of the upper, each one-sided at half the error."""
+    if how.reward_range is None or check is None or check.wrong or data.behaviour == ESTIMATED:
+        return None
+    lower, upper = value_bounds(data, how.reward_range)
+    ends = [resampled_interval(side, shared, level)[0] for side in (lower, upper)]
+    return Interval(ends[0].low, ends[1].high, level, "bounds")
 
 
 def _reasons(
@@ -326,8 +341,8 @@ def _direct_row(
     known = ESTIMATORS.get(estimate.method)
     row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
     row.reasons = tuple(estimate.flags)
-    if limited:
-        row.reasons += ("estimates whole episodes, not the first steps that count here",)
+    if estimate.horizon != (data.horizon if limited else None):
+        row.reasons += (f"estimates {_steps(estimate.horizon)}, not {_steps(data.horizon if limited else None)}",)
     per_state = estimate.per_initial_state.double()
     if member is not None:
         if len(per_state) != len(member):
@@ -337,7 +352,7 @@ def _direct_row(
             row.notes = ("no interval by group: the refits are of the whole log",)
     elif estimate.replicates is not None and len(estimate.replicates) > 1:
         row.interval = from_refits(estimate.value, estimate.replicates, level=level)
-        row.resampled, row.counts = estimate.replicates.double(), getattr(estimate, "counts", None)
+        row.resampled, row.counts = estimate.replicates.double(), estimate.counts
         if len(estimate.replicates) < FEW_REFITS:
             row.notes = (f"interval from only {len(estimate.replicates)} refits",)
     else:
@@ -346,6 +361,10 @@ def _direct_row(
         row.reasons += ("its value is not a finite number",)
     row.status = "abstains" if row.reasons else "eligible"
     return row
+
+
+def _steps(horizon: int | None) -> str:
+    return "whole episodes" if horizon is None else f"the first {horizon} steps"
 
 
 def _support(
@@ -376,31 +395,7 @@ def _unnormalised_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
     return ()
 
 
-def _guaranteed(name: str, terms: Terms, data: Trajectories, how: _How, level: float) -> Interval | None:
-    """The narrower of Hoeffding and Bernstein at half the error each, or None where no range is known."""
-    if how.reward_range is None or name not in ("naive", "is", "pdis"):
-        return None
-    low, high = how.reward_range
-    if data.elapsed is not None:
-        return None
-    total = sum(data.discount**t for t in range(data.horizon))
-    bottom, top = min(low, 0.0) * total, max(high, 0.0) * total  # episodes may end at any step
-    if name != "naive":
-        if how.max_weight is None:
-            return None
-        bottom, top = bottom * how.max_weight, top * how.max_weight
-    half = 1.0 - (1.0 - level) / 2.0
-    first, second = (bound(terms, bottom, top, level=half) for bound in (hoeffding, bernstein))
-    best = first if first.width < second.width else second
-    return Interval(max(best.low, bottom), min(best.high, top), level, best.method, guaranteed=True)
-
-
 def refused(policy: TargetPolicy) -> str | None:
     """Why there are no weights for a policy, before anything is computed; None if it has a density or probabilities."""
     has = policy.discrete or not (policy.is_deterministic or getattr(policy, "no_density", None))
     return None if has else without_density(policy)
-
-
-def value_of_the_log(episodes: Episodes, discount: float, horizon: int | None = None) -> Terms:
-    """`naive` without a policy."""
-    return naive(trajectories(episodes, discount=discount, horizon=horizon))

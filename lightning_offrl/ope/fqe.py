@@ -275,11 +275,13 @@ def fqe(
         q=watch.q,
         v=watch.v,
         replicates=refits,
-        counts=torch.stack([row.bincount(minlength=row.numel()).double() for row in picked]) if replicates else None,
         per_seed=per_head[:seeds].mean(-1),
         diagnostics={"updates": float(updates), "tau": rate, **diagnostics},
         flags=flags,
         return_quantiles=watch.return_quantiles() if quantiles > 1 else None,
+        counts=torch.stack([torch.bincount(p, minlength=episodes.n_episodes).double() for p in picked])
+        if replicates
+        else None,
     )
 
 

@@ -105,6 +105,7 @@ def model_rollouts(
         diagnostics=diagnostics,
         flags=flags,
         episodes=None if len(index) == episodes.n_episodes else index,
+        horizon=horizon,
     )
 
 
@@ -242,4 +243,5 @@ def _tabular(
         replicates=torch.tensor(refits, dtype=torch.float64) if replicates else None,
         counts=times[1:] if replicates else None,
         diagnostics={"states": float(states), "steps": float("inf") if horizon is None else float(horizon)},
+        horizon=horizon,
     )

@@ -61,6 +61,10 @@ def page(result: Evaluation) -> str:
             f"          Conservative value {number(verdict.conservative)} (smallest lower bound of the eligible, "
             f"{verdict.conservative_of})."
         )
+    if result.bounds is not None:
+        lines.append(
+            f"          Whatever the log lacks, the value lies in {bounds(result.bounds)} ({result.level:.0%})."
+        )
     if verdict.against_data:
         lines += _wrapped(f"          {verdict.against_data[0].upper()}{verdict.against_data[1:]}.")
     for column, groups in result.groups.items():
@@ -175,6 +179,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "conservative": verdict.conservative,
         "conservative_of": verdict.conservative_of,
         "against_data": verdict.against_data,
+        "bounds": None if result.bounds is None else asdict(result.bounds),
         "notes": list(result.notes),
         "groups": {
             column: {label: as_dict(group) for label, group in groups.items()}

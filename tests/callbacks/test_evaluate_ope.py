@@ -14,7 +14,7 @@ from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.sources import load
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.policies import from_algorithm
+from lightning_offrl.ope.trained import from_algorithm
 
 
 def run(make_arrays, callbacks, page=TD3BC, fraction=0.25, **options):

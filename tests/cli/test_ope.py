@@ -56,7 +56,7 @@ COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
-    status = main(f"ope better.json {COMMON} --json out.json --by observation.0 --reward-range -1 1".split())
+    status = main(f"ope --policy better.json {COMMON} --json out.json --by observation.0 --reward-range -1 1".split())
     said = capsys.readouterr().out
     assert status == 0
     for word in (
@@ -75,7 +75,7 @@ def test_a_page_for_one_policy(log: Path, capsys):
 
 
 def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
-    assert main(f"ope far.json {COMMON}".split()) == 3
+    assert main(f"ope --policy far.json {COMMON}".split()) == 3
     said = capsys.readouterr().out
     assert "ABSTAIN" in said and "Abstained because" in said and "Conservative value" not in said
 
@@ -84,43 +84,72 @@ def test_trained_policies_are_read_and_their_own_data_noticed(log: Path, capsys)
     episodes = load("log.npz")
     algorithm = BC(episodes.spec, hidden=(4,), policy="gaussian").eval()
     export_policy(algorithm, "policy.pt")
-    assert main(f"ope policy.pt {COMMON}".split()) == 3  # greedy: no weights, and no fitted estimate was asked for
+    assert (
+        main(f"ope --policy policy.pt {COMMON}".split()) == 3
+    )  # greedy: no weights, and no fitted estimate was asked for
     assert "the policy is deterministic" in capsys.readouterr().out
-    assert main(f"ope policy.pt {COMMON} --kind stochastic".split()) in (0, 3)
+    assert main(f"ope --policy policy.pt {COMMON} --kind stochastic".split()) in (0, 3)
     assert "logged behaviour" in capsys.readouterr().out
-    assert main(f"ope policy.pt {COMMON} --bandwidth 0".split()) in (0, 3)
+    assert main(f"ope --policy policy.pt {COMMON} --bandwidth 0".split()) in (0, 3)
     assert "kernel: the deterministic policy" in capsys.readouterr().out
+
+
+def test_fitted_values_beside_weights(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9"
+    assert main(f"{line} --direct lstd --refits 20".split()) in (0, 4)
+    said = capsys.readouterr().out
+    assert "Agreement" in said and "cwpdis - lstd" in said and "wdr" in said
+
+
+@pytest.mark.slow
+def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct fqe --updates 50 --refits 2"
+    assert main(line.split()) in (0, 4)
+    said = capsys.readouterr().out
+    assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
+
+
+def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
+    assert main(line.split()) in (0, 3, 4)
+    said = capsys.readouterr().out
+    assert "mb: " in said and "estimates whole episodes" not in said
 
 
 def test_behaviour_from_a_file_and_held_out_episodes(log: Path, capsys):
     options = "--behaviour behaviour.json --held-out 0.5 --split-seed 3"
-    assert main(f"ope better.json {COMMON} {options}".split()) == 0
+    assert main(f"ope --policy better.json {COMMON} {options}".split()) == 0
     said = capsys.readouterr().out
     assert "150 held-out episodes" in said and "behaviour behaviour" in said and "unseen:" in said
 
 
 def test_choosing_among_policies(log: Path, capsys):
     Path("truth.json").write_text(json.dumps({"better": 0.6, "worse": -0.6, "behaviour": 0.0, "far": 3.0}))
-    line = f"select better.json worse.json behaviour.json far.json {COMMON} --truth truth.json --json out.json"
+    line = (
+        f"select --policies better.json worse.json behaviour.json far.json {COMMON} --truth truth.json --json out.json"
+    )
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
     found = json.loads(Path("out.json").read_text())
     assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behaviour", "far"}
-    assert main(f"select far.json {COMMON}".split()) == 3
+    assert main(f"select --policies far.json {COMMON}".split()) == 3
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("ope nothere.pt --data log.npz --direct none", "no policy at nothere.pt"),
-        ("ope better.json --data log.npz --direct magic", "--direct has no 'magic'"),
-        ("ope better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
-        ("ope better.json --data log.npz --direct none --by site", "no column 'site'"),
-        ("ope better.json --data log.npz --horizons 3", "did you mean --horizon"),
-        ("ope better.json --data tiny.hdf5 --direct none --behaviour logged", "no logged probabilities"),
-        ("select better.json ./better.json --data log.npz --direct none", "two of the policies are called 'better'"),
-        ("select better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
+        ("ope --policy nothere.pt --data log.npz --direct none", "no policy at nothere.pt"),
+        ("ope --policy better.json --data log.npz --direct magic", "--direct has no 'magic'"),
+        ("ope --policy better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
+        ("ope --policy better.json --data log.npz --direct none --by site", "no column 'site'"),
+        ("ope --policy better.json --data log.npz --horizons 3", "did you mean --horizon"),
+        ("ope --policy better.json --data tiny.hdf5 --direct none --behaviour logged", "no logged probabilities"),
+        (
+            "select --policies better.json ./better.json --data log.npz --direct none",
+            "two of the policies are called 'better'",
+        ),
+        ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):

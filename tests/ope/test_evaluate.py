@@ -10,7 +10,8 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, multiplicities
+from lightning_offrl.ope.direct import DirectEstimate, lstd
+from lightning_offrl.ope.direct_estimate import multiplicities
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
 from lightning_offrl.ope.intervals import interval
@@ -239,6 +240,23 @@ def test_guaranteed_intervals_only_with_a_range():
     assert "guaranteed" in found.table()
 
 
+def test_bounds_are_left_when_every_estimate_abstains():
+    """The policy takes an action that the log never shows; with rewards from 0 to 1 its value is still bounded."""
+    reward = lambda state, action: (action == 0).double() * 0.5  # noqa: E731
+    episodes = finite_log(p=1e-9, reward=reward)
+    policy = Tabular([[0.8, 0.2], [0.8, 0.2]])  # action 1 pays 1 in truth, and nobody knows
+    found = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0))
+    assert found.verdict.word == "ABSTAIN" and found.bounds.low <= 3 * (0.8 * 0.5 + 0.2) <= found.bounds.high
+    # by hand: w_t = 0.8^t; lower: sum 0.5 * 0.8^t, upper: that + sum 1 - 0.8^t; no spread between episodes
+    weights = [0.8, 0.64, 0.512]
+    lower = sum(0.5 * w for w in weights)
+    assert (found.bounds.low, found.bounds.high) == pytest.approx((lower, lower + 3 - sum(weights)), abs=1e-6)
+    assert "Whatever the log lacks" in found.table()
+    assert evaluate(policy, episodes, discount=1.0).bounds is None
+    estimated = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0), behaviour=Tabular([[0.9, 0.1]] * 2))
+    assert estimated.bounds is None
+
+
 def test_what_is_written_is_plain_json():
     episodes = finite_log()
     found = evaluate(
@@ -255,3 +273,16 @@ def test_what_is_written_is_plain_json():
 def test_unknown_estimators_are_named():
     with pytest.raises(InputError, match="no estimator 'wsi'"):
         evaluate(POLICY, finite_log(), discount=1.0, estimators=("wsi",))
+
+
+def test_linear_fitted_values_beside_weights_on_real_code():
+    """LSTD with its own refits: paired with the weights by the resamples that both saw; all near the truth."""
+    episodes = finite_log(n=600, steps=3)
+    fitted = lstd(POLICY, episodes, discount=0.9, replicates=30)
+    found = evaluate(POLICY, episodes, discount=0.9, direct=[fitted])
+    truth = TRUTH / 3 * (1 + 0.9 + 0.81)
+    for name in ("wis", "cwpdis", "wdr"):
+        row = found.row(name)
+        assert row.status == "eligible" and abs(row.value - truth) < 4 * row.terms.standard_error
+    gap = next(c for c in found.comparisons if (c.first, c.second) == ("cwpdis", "lstd"))
+    assert gap.paired

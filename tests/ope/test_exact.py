@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.bounds import value_bounds
 from lightning_offrl.ope.doubly_robust import direct, doubly_robust, magic, simplex_minimum, step_return
 from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision, plain
 from lightning_offrl.ope.trajectories import Trajectories
@@ -274,6 +275,26 @@ def test_what_lies_after_the_end_is_never_read():
     )
     assert per_decision(data, normalised=True).value == pytest.approx(1.5)
     assert doubly_robust(data).value == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("limit", [0.3, 1.0, 2.0, 1e9])
+@pytest.mark.parametrize("missing", [False, True])
+def test_bounds_enclose_the_value_with_and_without_support(limit, missing):
+    process = random_process(1, ends=(2,))
+    if missing:  # the behaviour never takes action 1 in state 0
+        process.behaviour = process.behaviour.clone()
+        process.behaviour[0] = torch.tensor([1.0, 0.0])
+    every = enumerate_episodes(process)
+    low, high = float(process.reward.min()), float(process.reward.max())
+    lower, upper = (every.expectation(side) for side in value_bounds(every.data, (low, high), limit))
+    truth = process.value(process.target)
+    assert lower <= truth + EXACT and truth - EXACT <= upper
+    if limit > 1e6 and not missing:  # nothing cut, nothing missing: both are per-decision importance sampling
+        assert lower == pytest.approx(truth, abs=EXACT) and upper == pytest.approx(truth, abs=EXACT)
+    if missing:
+        assert abs(every.expectation(per_decision(every.data)) - truth) > 0.01
+    with pytest.raises(InputError, match="must hold every possible one"):
+        value_bounds(every.data, (low + 0.1, high))
 
 
 def test_discounting_by_elapsed_time():

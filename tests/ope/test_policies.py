@@ -22,10 +22,10 @@ from lightning_offrl.ope.policies import (
     TargetPolicy,
     TruncatedNormal,
     UniformMixture,
-    from_algorithm,
     smoothed,
     without_density,
 )
+from lightning_offrl.ope.trained import from_algorithm
 
 BOX = {
     "observation_shape": [3],
@@ -101,10 +101,10 @@ def test_kernel_integrates_to_one_in_three_dimensions_and_at_the_faces():
     """A kernel constant of one dimension would be off by 2 pi h^2 in three."""
     centre = torch.tensor([[0.0, 0.95, -1.0]], dtype=torch.float64)
     policy = smoothed(Deterministic(lambda obs: centre.expand(len(obs), 3)), 0.2)
-    points = torch.linspace(-1, 1, 121, dtype=torch.float64)
+    points = torch.linspace(-1, 1, 61, dtype=torch.float64)
     points = 0.5 * (points[1:] + points[:-1])
     mesh = torch.stack(torch.meshgrid(points, points, points, indexing="ij"), -1).reshape(-1, 3)
-    total = policy.log_prob(torch.zeros(len(mesh), 3), mesh).exp().sum() * (2 / 120) ** 3
+    total = policy.log_prob(torch.zeros(len(mesh), 3), mesh).exp().sum() * (2 / 60) ** 3
     assert float(total) == pytest.approx(1.0, abs=1e-3)
 
 

@@ -66,11 +66,11 @@ def test_densities_integrate_to_one(tmp_path, changes):
     write(tmp_path, **changes)
     policy = load_gaussian(tmp_path / "p.json")
     assert isinstance(policy, UniformMixture) == bool(changes.get("eps_uniform"))
-    edge = torch.linspace(-1, 1, 1201, dtype=torch.float64)
+    edge = torch.linspace(-1, 1, 601, dtype=torch.float64)
     points = 0.5 * (edge[1:] + edge[:-1])
     mesh = torch.stack(torch.meshgrid(points, points, indexing="ij"), -1).reshape(-1, 2)
     density = policy.log_prob(torch.zeros(1, 3).expand(len(mesh), 3), mesh).exp()
-    assert float(density.sum()) * (2 / 1200) ** 2 == pytest.approx(1.0, abs=2e-3)
+    assert float(density.sum()) * (2 / 600) ** 2 == pytest.approx(1.0, abs=2e-3)
 
 
 def test_uniform_policy(tmp_path):
