@@ -29,7 +29,7 @@ def tabular_case(ends: bool, n: int = 300):
     return episodes_of(steps, mdp.n_states, mdp.n_actions), table
 
 
-@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("ends", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_linear_in_one_hot_converges_to_the_tabular_fixed_point(ends: bool) -> None:
     """Within 3 % of the range of Q everywhere, 1 % in the value, of the empirical model solved by backups."""
     episodes, table = tabular_case(ends)
