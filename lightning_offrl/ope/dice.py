@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from tensordict import TensorDictBase
@@ -181,6 +181,7 @@ class RatioEstimate(DirectEstimate):
         ratio: episodes to ``[T]`` float64, zeta of every logged pair, with ``E_D[zeta c] = 1`` enforced.
     """
 
+    has_values: ClassVar[bool] = False
     ratio: Callable[[Episodes], Tensor] = field(default=lambda episodes: torch.empty(0))
 
 
@@ -305,7 +306,7 @@ def dice(
 def _ratios(module: DICE, episodes: Episodes) -> Tensor:
     """Ratios of every logged pair, per head, ``[S, T]`` float64."""
     lead, parts = module.lead, []
-    for rows in chunks(len(episodes), len(lead) and lead[0] or 1):
+    for rows in chunks(len(episodes), (lead or (1,))[0]):
         seen = module.normaliser(episodes.data["observation"][rows])
         action = episodes.data["action"][rows].unsqueeze(1)
         if lead:

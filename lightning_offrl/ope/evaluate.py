@@ -214,14 +214,15 @@ def evaluate(
     notes += whole.notes
     support = _support(policy, behaviour, episodes, whole, horizon, seed)
     how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed)
+    valued = next((estimate for estimate in direct if estimate.has_values), None)
     if (
-        direct
+        valued is not None
         and not _reasons(whole, support, limits)[1]
         and chosen(how.estimators, True) != chosen(how.estimators, False)
     ):
         table = first_steps(episodes, whole.horizon)
-        v = direct[0].v(table.data["observation"])
-        whole = replace(whole, q=pad(whole, direct[0].q(table)), v=pad(whole, v))
+        v = valued.v(table.data["observation"])
+        whole = replace(whole, q=pad(whole, valued.q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:
         raise InputError("fqe, lstd and model rollouts discount by step; leave them out where time is discounted")
@@ -278,7 +279,7 @@ def _evaluate(
     check, reasons = _reasons(data, support, how.limits)
     shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed)
     rows = []
-    for e in chosen(how.estimators, bool(direct)):
+    for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
         row = Row(e.name, e.family, math.nan, "abstains")
         rows.append(row)
         if e.family != "baseline":
