@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.evaluate import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
-DIRECT = ("fqe", "lstd", "mb", "dice")
+DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
 BUDGETS = ("smoke", "pilot", "paper")
 
@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
     add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
-    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget), mb and dice")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget), mb, dice and drl")
     add(
         "--refits",
         type=int,
@@ -247,6 +247,11 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
 
             length = {} if options.get("updates") is None else {"updates": options["updates"]}
             found.append(dice(policy, episodes, discount=discount, replicates=refits, seed=seed, **length))
+        elif name == "drl":
+            from lightning_offrl.ope.double_reinforcement import drl
+
+            length = {} if options.get("updates") is None else {"updates": options["updates"]}
+            found.append(drl(policy, episodes, discount=discount, seed=seed, **length))
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found
