@@ -73,8 +73,13 @@ def import_logs(
         metadata["ref_min_score"], metadata["ref_max_score"] = settings.references
     if env_spec is not None:
         metadata["eval_env_spec"] = env_spec.to_json()
+
+    def described() -> dict[str, Any]:
+        metadata["columns"]["notes"] = tally.notes(log)
+        return metadata
+
     buffers = _buffers(log, episodes(log, tally), total)
-    store(buffers, observation_space, action_space, None, name, target, metadata)
+    store(buffers, observation_space, action_space, None, name, target, described)
     return Converted(name, target, total.episodes, total.steps, tally.notes(log))
 
 

@@ -344,7 +344,7 @@ def test_names_and_units_reach_the_report(tmp_path: Path) -> None:
     }
     import_logs(table(tmp_path / "log.csv", "e lactate dose r end", rows), settings, "test/log-v0")
     page = document(examine("test/log-v0"))
-    assert "lactate (mmol/l)" in page and ">full<" in page
+    assert "lactate (mmol/l)" in page and ">full<" in page and "1 episode of a single row left out" in page
 
 
 def test_the_example_is_a_map() -> None:

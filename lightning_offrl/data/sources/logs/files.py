@@ -175,7 +175,7 @@ def _parquet(path: Path, wanted: Sequence[str], map_file: str, rows: int) -> Ite
         ) from problem
     first = 1
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path) as file:
             header = list(file.schema_arrow.names)
             _pick(path, header, wanted, map_file)
             for name in wanted:
