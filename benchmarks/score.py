@@ -265,7 +265,7 @@ def family(args: argparse.Namespace) -> int:
         "# The rest of the family",
         "",
         "Normalised scores after **short runs, not the literature's 1,000,000 updates**, at five points of each run, "
-        "10 episodes each (reset seeds 1000 to 1009), greedy policy. Mean ± standard error over seeds (their number). A "
+        "10 episodes each (reset seeds 1000 to 1009), greedy policy. Mean ± standard error over seeds (number). A "
         "side with one run is given the other's spread. The score of the data, in brackets, is the mean over its "
         "episodes.",
         "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -23,10 +23,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_offrl import checkpoints
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
+from lightning_offrl.descent import Descent
 from lightning_offrl.draws import Draws, mix
 from lightning_offrl.errors import InputError
+from lightning_offrl.metrics import MetricWindow, plain_numbers
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.normaliser import Normaliser
+from lightning_offrl.products import MatmulPrecision
+from lightning_offrl.update_path import UpdatePath
 
 _NOT_SO_HERE = (
     "The number of training batches",  # counts blocks of K updates as batches
@@ -50,6 +54,11 @@ class OfflineAlgorithm(pl.LightningModule):
         clip_grad_norm: largest gradient norm per optimizer and seed, one number or a dict by optimizer name; None: off.
         seeds: train this many independent runs in one pass; run i is the single run with ``seed + i``.
         seed: initial values, and noise inside updates.
+        compile: make the whole update one compiled graph: true, false, or "auto", which does where the run is long
+            enough to repay some 15 seconds of compiling. What cannot be compiled trains without, and one line says why.
+        matmul_precision: of float32 products while training, as in ``torch.set_float32_matmul_precision``: "highest";
+            "medium" multiplies in bfloat16 where a CPU has matrix units for it; "auto" is "highest", but by the faster
+            library on CPUs where "medium" is no less exact.
 
     Raises:
         InputError: if the actions are of a kind that the algorithm cannot learn from, or ``seeds`` > 1 with an encoder.
@@ -73,10 +82,12 @@ class OfflineAlgorithm(pl.LightningModule):
         clip_grad_norm: float | dict[str, float] | None = None,
         seeds: int = 1,
         seed: int = 0,
+        compile: bool | Literal["auto"] = "auto",
+        matmul_precision: MatmulPrecision = "auto",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.save_hyperparameters(ignore=["encoder"])
+        self.save_hyperparameters(ignore=["encoder", "compile", "matmul_precision"])
         name = type(self).__name__
         if spec["action_kind"] != self.action_kind:
             kinds = {"box": "continuous (Box)", "discrete": "discrete"}
@@ -100,16 +111,16 @@ class OfflineAlgorithm(pl.LightningModule):
         self.normaliser = Normaliser(spec, normaliser_epsilon)
         self._encoder = (encoder,)  # in a tuple: each network registers a copy, this one is not trained
         self._built = 0
-        self._optimizers: dict[str, Optimizer] = {}
-        self._schedulers: list[LRScheduler] = []
-        self._clip = clip_grad_norm
-        self._scaler: Any = None
-        self._world = 1
+        self._descent = Descent(clip_grad_norm, bool(self.lead))
+        self.update_path = UpdatePath(compile, matmul_precision)
+        """Plain or compiled, chosen when training starts."""
         self._evaluating = False
         self._checked = False
         self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
-        self._pending: dict[str, list[Tensor]] = {}
-        self._val: dict[str, list[Tensor]] = {}
+        self._window, self._held_out = MetricWindow(), MetricWindow()
+        self._saved_optimizers: list[str] | None = None
+        self.binding_attributes = frozenset(vars(self))
+        """Names of what this class keeps, as opposed to what a page adds."""
 
     # -- what a page writes ------------------------------------------------------------------------------------------
 
@@ -126,6 +137,9 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def act(self, observation: Any) -> Tensor:
         """Greedy actions for raw observations ``[*lead, B, ...]``.
+
+        A page of discrete actions may take ``action_mask``, bool ``[*lead, B, n]``, as a second argument; evaluation
+        and exported policies pass it where the environment says what is legal.
 
         Returns:
             ``[*lead, B, A]`` in [-1, 1], or ``[*lead, B]`` int64 where actions are discrete.
@@ -179,8 +193,8 @@ class OfflineAlgorithm(pl.LightningModule):
             schedules: by optimizer name, makes its learning-rate schedule; stepped once per gradient update.
             **optimizers: one per loss.
         """
-        self._optimizers = dict(optimizers)
-        self._schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
+        self._descent.optimizers = dict(optimizers)
+        self._descent.schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
         return list(optimizers.values()), [{"scheduler": s, "interval": "step"} for s in self._schedulers]
 
     def default_callbacks(self, *callbacks: pl.Callback) -> list[pl.Callback]:
@@ -211,9 +225,9 @@ class OfflineAlgorithm(pl.LightningModule):
     def global_mean(self, x: Tensor) -> Tensor:
         """Mean over the batch ``[*lead, B]`` to ``[*lead]``, over all ranks and without gradient."""
         mean = x.detach().mean(-1)
-        if self._world > 1:
+        if self._descent.world > 1:
             torch.distributed.all_reduce(mean)
-            mean = mean / self._world
+            mean = mean / self._descent.world
         return mean
 
     def minimize(self, **losses: Tensor) -> None:
@@ -233,47 +247,18 @@ class OfflineAlgorithm(pl.LightningModule):
             return
         if not self._optimizers:
             self.configure_optimizers()
-        unknown = set(losses) - set(self._optimizers)
-        if unknown:
-            raise InputError(f"minimize() got {sorted(unknown)}, but the optimizers are {sorted(self._optimizers)}")
-        names = list(losses)
-        gradients = []
-        for name in names:
-            loss = losses[name] if self._scaler is None else self._scaler.scale(losses[name])
-            # autograd.grad, not backward: no other network's .grad is touched, and DDP's own reducer never wakes
-            parameters = self._parameters_of(name)
-            gradients.append(torch.autograd.grad(loss, parameters, retain_graph=name != names[-1], allow_unused=True))
-        for name, gradient in zip(names, gradients, strict=True):
-            self._step(name, gradient)
+        self._descent.minimize(losses)
+
+    @property
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return self._descent.optimizers
+
+    @property
+    def _schedulers(self) -> list[LRScheduler]:
+        return self._descent.schedulers
 
     def _parameters_of(self, name: str) -> list[Tensor]:
-        groups = self._optimizers[name].param_groups
-        return groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
-
-    def _step(self, name: str, gradients: tuple[Tensor | None, ...]) -> None:
-        optimizer = self._optimizers[name]
-        if self._world > 1:
-            present = [g for g in gradients if g is not None]
-            flat = torch._utils._flatten_dense_tensors(present)
-            torch.distributed.all_reduce(flat)
-            flat /= self._world
-            averaged = iter(torch._utils._unflatten_dense_tensors(flat, present))
-            gradients = tuple(None if g is None else next(averaged) for g in gradients)
-        parameters = self._parameters_of(name)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None and gradient.stride() != parameter.stride():
-                # fused Adam walks through memory: a transposed gradient would be added to the wrong entries, silently
-                gradient = torch.empty_like(parameter).copy_(gradient)
-            parameter.grad = gradient
-        if self._scaler is not None:
-            self._scaler.unscale_(optimizer)
-        limit = self._clip.get(name) if isinstance(self._clip, dict) else self._clip
-        if limit is not None:
-            clip_per_seed([p.grad for p in parameters if p.grad is not None], limit, bool(self.lead))
-        if self._scaler is not None:
-            self._scaler.step(optimizer)
-        else:
-            optimizer.step()
+        return self._descent.parameters(name)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -288,9 +273,9 @@ class OfflineAlgorithm(pl.LightningModule):
             batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
         """
         self.draws.begin(self.updates)
-        metrics = self.losses_of(batch)
-        if self._scaler is not None:
-            self._scaler.update()
+        metrics = self.update_path.losses_and_steps(self, batch)
+        if self._descent.scaler is not None:
+            self._descent.scaler.update()
         for scheduler in self._schedulers:
             scheduler.step()
         self.updates += 1
@@ -298,7 +283,7 @@ class OfflineAlgorithm(pl.LightningModule):
             progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
-        for hook in self._hooks:
+        for hook in self._hooks[self.update_path.traced_hooks :]:
             hook(self)
         return metrics
 
@@ -324,13 +309,13 @@ class OfflineAlgorithm(pl.LightningModule):
         if not self._checked:
             check(block, self.spec, self.needs)
             self._checked = True
+        self.update_path.begin_block()
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         for batch in block.unbind(0):
-            for name, value in self.gradient_update(batch).items():
-                self._pending.setdefault(name, []).append(value)
+            self._window.add(self.gradient_update(batch))
             if (every > 0 and self.updates % every == 0) or self.updates == trainer.max_steps:
-                self._log_pending()
+                self._log_window()
         # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
         trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
 
@@ -340,23 +325,20 @@ class OfflineAlgorithm(pl.LightningModule):
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
                 self.draws.begin(self.updates, stream=1 + batch_idx + i)
-                for name, value in self.losses_of(batch).items():
-                    self._val.setdefault(name, []).append(value)
+                self._held_out.add(self.losses_of(batch))
         finally:
             self._evaluating = False
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean losses of the held-out episodes as ``val/...``."""
-        means = {name: torch.stack(values).mean(0) for name, values in self._val.items()}
-        self._val = {}
+        means = self._held_out.means()
         if means and not self.trainer.sanity_checking:
-            self.log_now(self._per_seed("val", means))
+            self.log_now(plain_numbers("val", means, self.lead, self._descent.world))
 
-    def _log_pending(self) -> None:
-        means = {name: torch.stack(values).mean(0) for name, values in self._pending.items()}
-        self._pending = {}
+    def _log_window(self) -> None:
+        means = self._window.means()
         if means:
-            values = self._per_seed("train", means)
+            values = plain_numbers("train", means, self.lead, self._descent.world)
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
             if broken:
                 rank_zero_warn(
@@ -364,21 +346,6 @@ class OfflineAlgorithm(pl.LightningModule):
                     "learning rates, clip gradients (model.clip_grad_norm) or look at the rewards' scale"
                 )
             self.log_now(values)
-
-    def _per_seed(self, prefix: str, metrics: dict[str, Tensor]) -> dict[str, float]:
-        """Plain numbers, averaged over ranks, with one transfer from the device; per seed where seeds are stacked."""
-        flat = torch.stack([m.float().expand(self.lead) for m in metrics.values()])
-        if self._world > 1:
-            torch.distributed.all_reduce(flat)
-            flat = flat / self._world
-        named: dict[str, float] = {}
-        for name, value in zip(metrics, flat.tolist(), strict=True):
-            if self.lead:
-                named[f"{prefix}/{name}"] = sum(value) / len(value)
-                named.update({f"{prefix}/{name}_seed{i}": v for i, v in enumerate(value)})
-            else:
-                named[f"{prefix}/{name}"] = value
-        return named
 
     def log_now(self, metrics: Mapping[str, float]) -> None:
         """Write metrics to all loggers with step = gradient updates, and make them available to ``monitor=``."""
@@ -416,16 +383,19 @@ class OfflineAlgorithm(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Learn this process's place, the gradient scaler, and who wants to hear of every update."""
         trainer: Any = self.trainer
-        self._world = self.draws.world = trainer.world_size
+        self._descent.world = self.draws.world = trainer.world_size
         self.draws.rank = trainer.global_rank
-        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._descent.scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._hooks = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
         self._checked = False
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 256)
+        self.update_path.begin(self, trainer.max_steps, self._hooks, batch_size)
 
     def on_fit_end(self) -> None:
         """Leave a module that can be used without a trainer."""
-        self._world = self.draws.world = 1
-        self.draws.rank, self._scaler, self._hooks = 0, None, []
+        self.update_path.end()
+        self._descent.world = self.draws.world = 1
+        self.draws.rank, self._descent.scaler, self._hooks = 0, None, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
@@ -433,7 +403,8 @@ class OfflineAlgorithm(pl.LightningModule):
             **checkpoints.describe(class_path(self), self.spec, self._data_facts()),
             "updates": self.updates,
             "optimizers": list(self._optimizers),
-            "pending": {name: torch.stack(values) for name, values in self._pending.items()},
+            "compiled": self.update_path.compiled is not None,
+            "pending": self._window.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -444,7 +415,8 @@ class OfflineAlgorithm(pl.LightningModule):
         for difference in checkpoints.differences(saved, self._data_facts()):
             rank_zero_warn(difference)
         self.updates = saved["updates"]
-        self._pending = {name: list(values.to(self.device).unbind(0)) for name, values in saved["pending"].items()}
+        self.update_path.was_compiled = saved.get("compiled")
+        self._window.load_state_dict(saved["pending"], self.device)
         self._saved_optimizers = saved["optimizers"]
 
     def _data_facts(self) -> dict[str, Any] | None:
@@ -460,27 +432,6 @@ class OfflineAlgorithm(pl.LightningModule):
     def check_observation(self, observation: Any, size: tuple[int, ...]) -> None:
         """Raise `InputError` if raw observations have not the shape ``[*size, *spec]``."""
         check_observation(observation, self.spec, size)
-
-
-@torch.no_grad()
-def clip_per_seed(gradients: list[Tensor], limit: float, stacked: bool) -> Tensor:
-    """Scale gradients in place so that their joint norm is at most ``limit``.
-
-    Args:
-        gradients: of one optimizer; ``[S, ...]`` each when ``stacked``.
-        limit: largest norm.
-        stacked: treat each index of the first dimension as a run of its own.
-
-    Returns:
-        The norm before clipping, ``[]`` or ``[S]``.
-    """
-    first = 1 if stacked else 0
-    squares = [g.square().flatten(first).sum(-1) if g.ndim > first else g.square() for g in gradients]
-    norm = torch.stack(squares).sum(0).sqrt()
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.view([*scale.shape, *[1] * (gradient.ndim - first)]))
-    return norm
 
 
 def class_path(algorithm: type[OfflineAlgorithm] | OfflineAlgorithm) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,22 @@ def mix(*words: int) -> int:
     return state >> 1
 
 
+@dataclass(frozen=True)
+class Request:
+    """Random numbers that an update asks for."""
+
+    kind: str
+    """"randn" or "rand"."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    batch_dim: int
+
+    def empty(self) -> Tensor:
+        """A tensor of that shape and type."""
+        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
+
+
 class Draws:
     """The one door to randomness inside an update.
 
@@ -41,6 +58,8 @@ class Draws:
         self.seed, self.seeds = seed, seeds
         self.rank, self.world = 0, 1
         self._at = (0, 0)
+        self.tape: Callable[[Request], Tensor] | None = None
+        """Answers requests in place of the streams, while an update is traced."""
         self._fresh: dict[torch.device, list[torch.Generator]] = {}
         self._pool: dict[torch.device, list[torch.Generator]] = {}
 
@@ -59,27 +78,30 @@ class Draws:
             like: gives device and dtype (drawn in float32, then converted).
             batch_dim: where B is, -2 with features behind it, -1 without.
         """
-        return self._draw(torch.randn, shape, like, batch_dim)
+        return self._answer("randn", shape, like, batch_dim)
 
     def uniform(self, shape: Sequence[int], like: Tensor, batch_dim: int = -2) -> Tensor:
         """Uniform numbers in [0, 1); arguments as in `normal`."""
-        return self._draw(torch.rand, shape, like, batch_dim)
+        return self._answer("rand", shape, like, batch_dim)
 
-    def _draw(self, kind: Callable[..., Tensor], shape: Sequence[int], like: Tensor, batch_dim: int) -> Tensor:
-        if torch.compiler.is_compiling():  # generators cannot be traced; the graph draws from torch's own stream
-            return kind(tuple(shape), dtype=torch.float32, device=like.device).to(like.dtype)
-        size, batch = list(shape), int(shape[batch_dim])
+    def _answer(self, kind: str, shape: Sequence[int], like: Tensor, batch_dim: int) -> Tensor:
+        request = Request(kind, tuple(shape), like.dtype, like.device, batch_dim)
+        return self.draw(request) if self.tape is None else self.tape(request)
+
+    def draw(self, request: Request) -> Tensor:
+        """The next numbers of this update's streams."""
+        kind: Callable[..., Tensor] = torch.randn if request.kind == "randn" else torch.rand
+        device, batch_dim = request.device, request.batch_dim
+        size, batch = list(request.shape), int(request.shape[batch_dim])
         size[batch_dim] = batch * self.world
-        generators = self._generators(like.device)
+        generators = self._generators(device)
         if self.seeds == 1:
-            out = kind(size, generator=generators[0], dtype=torch.float32, device=like.device)
+            out = kind(size, generator=generators[0], dtype=torch.float32, device=device)
         else:
-            out = torch.stack(
-                [kind(size[1:], generator=g, dtype=torch.float32, device=like.device) for g in generators]
-            )
+            out = torch.stack([kind(size[1:], generator=g, dtype=torch.float32, device=device) for g in generators])
         if self.world > 1:
             out = out.narrow(batch_dim, self.rank * batch, batch)
-        return out.to(like.dtype)
+        return out.to(request.dtype)
 
     def _generators(self, device: torch.device) -> list[torch.Generator]:
         if device not in self._fresh:
@@ -90,7 +112,7 @@ class Draws:
         return self._fresh[device]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fresh": {}, "_pool": {}}  # generators cannot be pickled and are remade
+        return {**self.__dict__, "tape": None, "_fresh": {}, "_pool": {}}  # generators cannot be pickled and are remade
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
         return self  # a copied network draws where its original does

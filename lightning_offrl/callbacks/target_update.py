@@ -37,6 +37,9 @@ class SoftTargetUpdate(Callback):
         period: in gradient updates.
     """
 
+    traceable = True
+    """Its `on_update_end` is tensor operations alone, and may stand in one graph with the update."""
+
     def __init__(self, tau: float = 0.005, period: int = 1) -> None:
         if not 0.0 < tau <= 1.0:
             raise InputError(f"tau must lie in (0, 1], got {tau}")

@@ -25,6 +25,7 @@ from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (imported so that its short name resolves)
 from lightning_offrl.callbacks.export import ExportPolicy
+from lightning_offrl.callbacks.pace import Pace
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.safe_stop import SafeStop
 from lightning_offrl.checkpoint_io import write_atomically
@@ -193,6 +194,7 @@ class FitCLI(LightningCLI):
                 (ModelCheckpoint, Checkpoint(), config.get("enable_checkpointing") is not False),
                 (AnyProgressBar, ProgressBar(), config.get("enable_progress_bar") is not False),
                 (ExportPolicy, ExportPolicy(), True),
+                (Pace, Pace(), True),
                 (SafeStop, SafeStop(), True),
                 (CommandLineDecides, CommandLineDecides(), True),
             ]

@@ -12,7 +12,8 @@ import torch
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sampling import episode_hashes
 from lightning_offrl.data.sources import load
-from lightning_offrl.envs.gridworld import STITCH_POLICIES, GridWorld
+from lightning_offrl.envs.grid_layouts import STITCH_POLICIES
+from lightning_offrl.envs.gridworld import GridWorld
 from lightning_offrl.report import dataset_facts as facts
 from lightning_offrl.report.dataset import _tables
 from lightning_offrl.report.dataset_copies import find_copies

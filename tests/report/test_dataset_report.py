@@ -16,7 +16,8 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import PRESETS
 from lightning_offrl.data.sampling import Sampling
 from lightning_offrl.data.sources import load
-from lightning_offrl.envs.gridworld import STITCH_POLICIES, GridWorld
+from lightning_offrl.envs.grid_layouts import STITCH_POLICIES
+from lightning_offrl.envs.gridworld import GridWorld
 from lightning_offrl.errors import InputError
 from lightning_offrl.report.dataset import Examination, as_dict, examine, text, write
 from lightning_offrl.report.dataset_advice import Opinion, command, consult
