@@ -335,6 +335,7 @@ def test_names_and_units_reach_the_report(tmp_path: Path) -> None:
     rows = [
         [e, float(rng.normal()), rng.choice(["none", "full"]), 1.0, int(t == 4)] for e in range(6) for t in range(5)
     ]
+    rows.append(["alone", 0.0, "none", 1.0, 0])
     settings = {
         "episode": "e",
         "observation": {"column": "lactate", "unit": "mmol/l"},
