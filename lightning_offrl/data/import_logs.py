@@ -13,6 +13,7 @@ from lightning_offrl.data.convert import Converted, store
 from lightning_offrl.data.sources.logs.assemble import LogEpisode, action_count, episodes
 from lightning_offrl.data.sources.logs.files import expand
 from lightning_offrl.data.sources.logs.mapping import LogMap, parse_map, read_map
+from lightning_offrl.data.sources.logs.settings import Column
 from lightning_offrl.data.sources.logs.tables import Log, survey
 from lightning_offrl.data.sources.logs.tally import Tally
 from lightning_offrl.errors import InputError
@@ -67,7 +68,6 @@ def import_logs(
     metadata: dict[str, Any] = {
         "algorithm_name": "imported by lightning_offrl",
         "description": settings.description or f"Imported from {', '.join(path.name for path in paths[:10])}.",
-        "columns": _columns(log),
     }
     if settings.references is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = settings.references
@@ -75,8 +75,7 @@ def import_logs(
         metadata["eval_env_spec"] = env_spec.to_json()
 
     def described() -> dict[str, Any]:
-        metadata["columns"]["notes"] = tally.notes(log)
-        return metadata
+        return {**metadata, "columns": {**_columns(log), "notes": tally.notes(log)}}
 
     buffers = _buffers(log, episodes(log, tally), total)
     store(buffers, observation_space, action_space, None, name, target, described)
@@ -114,11 +113,15 @@ def _columns(log: Log) -> dict[str, Any]:
         if column.categories is None:
             observation.append({"name": column.name, "unit": column.unit})
         else:
-            observation += [{"name": f"{column.name} = {value}", "unit": None} for value in column.categories]
+            observation += [
+                {"name": f"{column.name} = {value}", "unit": None, "column": column.name, "value": value}
+                for value in column.categories
+            ]
     observation += [{"name": f"{c.name} is missing", "unit": None} for c in log.settings.observation if c.indicator]
     found: dict[str, Any] = {
         "observation": observation,
         "reward": {"name": log.settings.reward.name, "unit": log.settings.reward.unit},
+        "log": [*_times(log), *({"name": c.name, "unit": None, "labels": _labels(c)} for c in log.settings.groups)],
         "files": [path.name for path in log.files],
     }
     if log.settings.discrete:
@@ -132,11 +135,24 @@ def _columns(log: Log) -> dict[str, Any]:
     return found
 
 
+def _times(log: Log) -> list[dict[str, Any]]:
+    return [] if log.settings.time is None else [{"name": log.settings.time, "unit": "s" if log.in_seconds else None}]
+
+
+def _labels(column: Column) -> list[str] | None:
+    return None if column.categories is None else list(column.categories)
+
+
 def _buffers(log: Log, found: Iterator[LogEpisode], total: _Total) -> Iterator[Any]:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
+    timed = log.settings.time is not None
     for number, episode in enumerate(found):
         steps = len(episode.reward)
+        infos = {} if episode.log_density is None else {"behavior_log_prob": episode.log_density}
+        if timed or len(episode.group):
+            aside = [episode.time] if timed else []
+            infos["log"] = np.stack([*aside, *(np.full(steps, value) for value in episode.group)], axis=1)
         terminations, truncations = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=bool)
         (terminations if episode.terminated else truncations)[-1] = True
         total.episodes, total.steps = number + 1, total.steps + steps
@@ -147,11 +163,10 @@ def _buffers(log: Log, found: Iterator[LogEpisode], total: _Total) -> Iterator[A
             rewards=episode.reward,
             terminations=terminations,
             truncations=truncations,
-            infos={} if episode.log_density is None else {"behavior_log_prob": episode.log_density},
+            infos=infos,
         )
     if total.episodes == 0:
         raise InputError(
             f"{', '.join(str(path) for path in log.files[:3])} holds no episode with a step in it; rows may be "
-            f"missing, or "
-            "every row names another episode"
+            "missing, or every row names another episode"
         )

@@ -28,6 +28,8 @@ class LogEpisode:
         reward: ``[L]`` float64.
         terminated: whether it ended in a terminal state; else it was cut.
         log_density: ``[L]`` float64 of the actions in the map's units, or None.
+        time: ``[L]`` float64 of the rows that the actions stand in (seconds, or what the log counts); zeros without.
+        group: ``[G]`` float64: the number, or the number of the label, in each column of groups; nan where missing.
     """
 
     observation: np.ndarray
@@ -35,6 +37,8 @@ class LogEpisode:
     reward: np.ndarray
     terminated: bool
     log_density: np.ndarray | None
+    time: np.ndarray
+    group: np.ndarray
 
 
 def episodes(log: Log, tally: Tally) -> Iterator[LogEpisode]:
@@ -100,7 +104,10 @@ class _Held:
             else Table.join([self.before, whole]).take(slice(0, ready + 1))
         )
         self.before = replace(
-            known.take(slice(-1, None)), observation=_last(known.observation), action=_last(known.action)
+            known.take(slice(-1, None)),
+            observation=_last(known.observation),
+            action=_last(known.action),
+            group=_last(known.group),
         )
         self.rows = [whole.take(slice(ready, None))]
 
@@ -131,6 +138,7 @@ def _check_contiguous(log: Log, table: Table, fresh: np.ndarray, seen: Seen) -> 
 def _episode(log: Log, tally: Tally, table: Table, before: Table | None, *, cut: bool) -> Iterator[LogEpisode]:
     """The rows of one episode, as one or more pieces; ``cut``: more rows of it follow; ``before``: what was known."""
     settings = log.settings
+    table = _with_groups(tally, table, before)
     borders = [0, len(table)]
     if settings.time is not None:
         borders = _check_times(log, tally, table)
@@ -140,6 +148,19 @@ def _episode(log: Log, tally: Tally, table: Table, before: Table | None, *, cut:
         known = before if first == 0 else None  # a gap forgets
         observation = _filled_observations(log, tally, piece, known)
         yield from _pieces(log, tally, piece, observation, known, goes_on)
+
+
+def _with_groups(tally: Tally, table: Table, before: Table | None) -> Table:
+    """Labels carried on within the episode, as logs often name them in its first row only."""
+    group = table.group
+    missing = np.isnan(group)
+    if missing.any():
+        row = np.maximum.accumulate(np.where(missing, -1, np.arange(len(table))[:, None]), axis=0)
+        known = np.full(group.shape[1], math.nan) if before is None else before.group[0]
+        group = np.where(row >= 0, np.take_along_axis(group, row.clip(min=0), axis=0), known)
+        table = replace(table, group=group)
+    tally.changing += bool(((group != group[0]) & ~np.isnan(group)).any())
+    return table
 
 
 def _check_times(log: Log, tally: Tally, table: Table) -> list[int]:
@@ -226,6 +247,8 @@ def _pieces(
             reward=reward[first:last],
             terminated=terminal and last == steps,
             log_density=None if density is None else density[first:last],
+            time=table.time[first:last],
+            group=table.group[first],
         )
 
 
@@ -278,8 +301,7 @@ def _fill(
             int(left[0]),
             name,
             f"the value is missing, and {tried} has nothing to offer here (the first rows of an episode?); add mean "
-            f"or a "
-            "number to missing in the map"
+            "or a number to missing in the map"
             if fill
             else "the value is missing; say in the map what then: missing: last, mean, a number, or a list of these",
         )

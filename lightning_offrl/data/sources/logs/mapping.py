@@ -33,8 +33,10 @@ class LogMap:
     action: tuple[Column, ...]
     reward: Column
     episode: tuple[str, ...] = ()
+    groups: tuple[Column, ...] = ()
     time: str | None = None
     time_unit: float = 1.0
+    time_in_seconds: bool = False
     time_format: str | None = None
     ties: str = "error"
     order: str = "checked"
@@ -62,7 +64,7 @@ class LogMap:
     @property
     def columns(self) -> tuple[str, ...]:
         """Headers of all columns that are read, each once."""
-        one = [*self.observation, *self.action, self.reward]
+        one = [*self.observation, *self.action, self.reward, *self.groups]
         names = [*(column.name for column in one), *self.episode]
         names += [flag.name for flag in (self.terminated, self.truncated) if flag is not None]
         names += [name for name in (self.time, self.propensity) if name is not None]
@@ -94,7 +96,12 @@ last_row: cut                      # an episode without an end: cut, terminated,
 propensity: {column: p, kind: density}   # probability or density of the action that was taken; or log_...
 missing_values: ["-999", "?"]      # besides empty, NA, NaN, null, None
 references: [0, 100]               # returns that score 0 and 100
+groups: [site, sex]                # kept aside, for offrl ope --by site; times are kept too, for --time charttime
 """
+
+
+_INSIDE = {"path", "time_unit", "time_in_seconds", "time_format", "ties", "at_gap", "propensity_kind"}
+"""Fields that stand within other settings of the map."""
 
 
 def read_map(path: str | Path) -> LogMap:
@@ -125,7 +132,7 @@ def parse_map(found: Any, file: str = "map") -> LogMap:
     """
     if not isinstance(found, Mapping):
         raise InputError(f"the map {file} must be settings with names, got {type(found).__name__}")
-    known = set(LogMap.__dataclass_fields__) - {"path", "time_unit", "time_format", "ties", "at_gap", "propensity_kind"}
+    known = set(LogMap.__dataclass_fields__) - _INSIDE
     only(found, known, f"the map {file}")
     for name in ("observation", "action", "reward"):
         if found.get(name) in (None, [], {}):
@@ -142,6 +149,9 @@ def parse_map(found: Any, file: str = "map") -> LogMap:
         settings["episode"] = tuple(
             text(e, "episode", file) for e in (episode if isinstance(episode, list) else [episode])
         )
+    groups = [] if found.get("groups") is None else found["groups"]
+    groups = groups if isinstance(groups, list) else [groups]
+    settings["groups"] = tuple(read_column(one, f"groups[{i}]", file) for i, one in enumerate(groups))
     settings |= _time(found.get("time"), file) | _gap(found.get("gap"), file)
     choices = {
         "order": ("checked", "sort"),
@@ -196,6 +206,7 @@ def _time(value: Any, file: str) -> dict[str, Any]:
     out: dict[str, Any] = {"time": text(value.get("column"), "time.column", file)}
     if value.get("unit") is not None:
         out["time_unit"] = conversion(text(value["unit"], "time.unit", file), "s", f"time in {file}")[0]
+        out["time_in_seconds"] = True
     if value.get("format") is not None:
         out["time_format"] = text(value["format"], "time.format", file)
     if "ties" in value:

@@ -80,12 +80,15 @@ def choice(value: Any, allowed: tuple[str, ...], name: str, file: str) -> str:
 def read_column(value: Any, role: str, file: str) -> Column:
     """A column's name, or its settings, checked."""
     kind = role.split("[")[0]
+    # Whether labels are numbers or texts is seen in the log.
+    default = () if kind == "groups" else None
     if isinstance(value, str):
-        return Column(text(value, role, file), role)
+        return Column(text(value, role, file), role, categories=default)
     if not isinstance(value, Mapping):
         raise InputError(f"{role} in {file} must be the name of a column, or settings with a column, got {value!r}")
     known = {"column", "unit", "to", "scale", "shift", "categories", "missing"}
     known |= {"low", "high", "clip"} if kind == "action" else set()
+    known = {"column", "categories"} if kind == "groups" else known
     only(value, known, f"{role} in {file}")
     name = text(value.get("column"), f"{role}.column", file)
     unit = None if value.get("unit") is None else text(value["unit"], f"{role}.unit", file)
@@ -101,7 +104,7 @@ def read_column(value: Any, role: str, file: str) -> Column:
         new = text(value["to"], f"{role}.to", file)
         scale, shift = conversion(unit, new, f"{role} in {file}")
         unit = new
-    categories = _categories(value["categories"], role, file) if "categories" in value else None
+    categories = _categories(value["categories"], role, file) if "categories" in value else default
     if categories is not None and (scale, shift) != (1.0, 0.0):
         raise InputError(f"{role} in {file} has categories, which cannot be scaled")
     fill, indicator = _fill(value.get("missing"), kind, categories, role, file)

@@ -11,8 +11,8 @@ import numpy as np
 
 from lightning_offrl.data.sources.logs.files import Chunk, chunks, where
 from lightning_offrl.data.sources.logs.mapping import LogMap
-from lightning_offrl.data.sources.logs.settings import Column
-from lightning_offrl.data.sources.logs.values import Reader
+from lightning_offrl.data.sources.logs.settings import Column, category_text
+from lightning_offrl.data.sources.logs.values import Reader, is_number
 from lightning_offrl.errors import InputError
 
 MOST_CATEGORIES = 1000
@@ -31,6 +31,7 @@ class Table:
         terminated: bool.
         truncated: bool.
         log_density: float64, nan where missing or not logged.
+        group: ``[n, G]`` float64: numbers, or the numbers of labels; nan where missing.
         file: int32, the number of the file.
         row: int64, the row in the file, from 1.
     """
@@ -43,6 +44,7 @@ class Table:
     terminated: np.ndarray
     truncated: np.ndarray
     log_density: np.ndarray
+    group: np.ndarray
     file: np.ndarray
     row: np.ndarray
 
@@ -71,29 +73,35 @@ class Log:
         settings: the map.
         means: of the observations that need one, by position.
         notes: what was taken from the data.
+        in_seconds: whether times are counted in seconds; False: in what the log counts. Known when rows were read.
     """
 
     files: list[Path]
     settings: LogMap
     means: dict[int, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    in_seconds: bool = False
 
     def tables(self) -> Iterator[Table]:
         """All rows, a piece at a time."""
         reader, settings = Reader(self.settings), self.settings
+        self.in_seconds = settings.time_in_seconds
         for number, path in enumerate(self.files):
             for chunk in chunks(path, settings.columns, settings.delimiter, settings.path):
                 rows = len(chunk)
                 none = np.full(rows, math.nan)
+                time = reader.times(chunk) if settings.time is not None else np.zeros(rows)
+                self.in_seconds |= reader.moments
                 yield Table(
                     key=reader.keys(chunk),
-                    time=reader.times(chunk) if settings.time is not None else np.zeros(rows),
+                    time=time,
                     observation=_side_by_side(reader, chunk, settings.observation),
                     action=_side_by_side(reader, chunk, settings.action),
                     reward=reader.numbers(chunk, settings.reward),
                     terminated=reader.flags(chunk, settings.terminated),
                     truncated=reader.flags(chunk, settings.truncated),
                     log_density=reader.log_densities(chunk) if settings.propensity is not None else none,
+                    group=_side_by_side(reader, chunk, settings.groups),
                     file=np.full(rows, number, dtype=np.int32),
                     row=np.arange(chunk.first, chunk.first + rows, dtype=np.int64),
                 )
@@ -115,7 +123,7 @@ def _side_by_side(reader: Reader, chunk: Chunk, columns: tuple[Column, ...]) -> 
 
 
 def survey(log: Log) -> None:
-    """Read the log once for what the map leaves open (means, categories, bounds of actions), if it does.
+    """Read the log once for what the map leaves open (means, categories, bounds, labels), if it does.
 
     Raises:
         InputError: for cells that cannot be read, or a column without any value.
@@ -128,11 +136,14 @@ def survey(log: Log) -> None:
     needed = [
         *(settings.observation[i] for i in [*means, *observed]),
         *(settings.action[i] for i in chosen | open_ends),
+        *(labels := {column: _Labels() for column in settings.groups if column.categories == ()}),
     ]
     if not needed:
         return
     names = tuple(dict.fromkeys(column.name for column in needed))
     values: dict[Column, set[str]] = {column: set() for column in needed if column.categories == ()}
+    for column in labels:
+        del values[column]
     bounds = {i: (math.inf, -math.inf) for i in open_ends}
     for path in log.files:
         for chunk in chunks(path, names, settings.delimiter, settings.path):
@@ -143,6 +154,8 @@ def survey(log: Log) -> None:
                         f"{path}, column {column.name!r}: {column.role} has more than {MOST_CATEGORIES} different "
                         "values; is it a number? Then leave out categories, else list them"
                     )
+            for column, found in labels.items():
+                found.add(reader, chunk, column)
             for i, (total, count) in means.items():
                 number = reader.numbers(chunk, settings.observation[i])
                 means[i] = (total + float(np.nansum(number)), count + int((~np.isnan(number)).sum()))
@@ -161,7 +174,35 @@ def survey(log: Log) -> None:
         settings,
         observation=tuple(_completed(c, values, None, log) for c in settings.observation),
         action=tuple(_completed(c, values, bounds.get(i), log) for i, c in enumerate(settings.action)),
+        groups=tuple(replace(c, categories=labels[c].categories) if c in labels else c for c in settings.groups),
     )
+
+
+class _Labels:
+    """The labels in a column of groups: numbers, however many, or at most `MOST_CATEGORIES` texts."""
+
+    def __init__(self) -> None:
+        self._numbers, self._names = True, set[str]()
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Sorted texts; None: they are numbers."""
+        return None if self._numbers and self._names else tuple(sorted(self._names, key=_natural))
+
+    def add(self, reader: Reader, chunk: Chunk, column: Column) -> None:
+        raw = chunk.columns[column.name]
+        if raw.dtype.kind in "iuf":
+            names = {category_text(value) for value in np.unique(raw[~np.isnan(raw)])[: MOST_CATEGORIES + 1].tolist()}
+        else:
+            names = set(np.unique(reader.texts(chunk, column.name)).tolist()) - {""}
+        self._numbers = self._numbers and all(map(is_number, names))
+        if len(self._names) <= MOST_CATEGORIES:
+            self._names |= names
+        if not self._numbers and len(self._names) > MOST_CATEGORIES:
+            raise InputError(
+                f"{chunk.file}, column {column.name!r}: {column.role} has more than {MOST_CATEGORIES} different "
+                "labels, which are too many groups; name a coarser column, or leave it out of groups"
+            )
 
 
 def _completed(column: Column, values: dict[Column, set[str]], bounds: tuple[float, float] | None, log: Log) -> Column:

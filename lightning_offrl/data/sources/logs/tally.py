@@ -20,6 +20,7 @@ class Tally:
     both: int = 0
     truncated: int = 0
     clipped: int = 0
+    changing: int = 0
     filled: dict[str, int] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     """Time steps by their power of 2 to the 1/64, for the median."""
@@ -39,6 +40,7 @@ class Tally:
             (self.pieces, "time", "an episode was cut because of max_length"),
             (self.both, "row", "with both flags: taken as terminal"),
             (self.clipped, "action", "outside of the bounds, cut at them"),
+            (self.changing, "episode", "with a group that changes: the one of the first step counts"),
         ):
             if number:
                 out.append(f"{count(number, what)} {why}")
@@ -61,8 +63,8 @@ class Tally:
         long = sum(number for power, number in self.steps.items() if 2.0 ** (power / 64) > 10 * median)
         if not long:
             return []
+        unit = " s" if log.in_seconds else ""
         return [
-            f"{count(long, 'step')} took more than 10 times as long as the median step (about {median:.3g} s): give "
-            f"gap "
-            "in the map to cut episodes there"
+            f"{count(long, 'step')} took more than 10 times as long as the median step (about {median:.3g}{unit}): "
+            "give gap in the map to cut episodes there"
         ]

@@ -29,6 +29,8 @@ class Reader:
 
     def __init__(self, settings: LogMap) -> None:
         self.settings = settings
+        self.moments = False
+        """Whether times were points in time, which are counted in seconds."""
         self._missing = np.array([*MISSING, *settings.missing_values])
         self._sentinels = []
         for value in settings.missing_values:
@@ -69,8 +71,8 @@ class Reader:
             try:
                 value = np.where(text == "", "nan", text).astype(np.float64)
             except ValueError:
-                number, cell = next((i, c) for i, c in enumerate(text.tolist()) if not _is_number(c))
-                hint = " (with a decimal comma? write a point)" if _is_number(cell.replace(",", ".")) else ""
+                number, cell = next((i, c) for i, c in enumerate(text.tolist()) if not is_number(c))
+                hint = " (with a decimal comma? write a point)" if is_number(cell.replace(",", ".")) else ""
                 raise self.error(
                     chunk,
                     number,
@@ -151,6 +153,7 @@ class Reader:
         assert settings.time is not None
         raw = chunk.columns[settings.time]
         if raw.dtype.kind == "M":
+            self.moments = True
             value = np.where(np.isnat(raw), np.nan, raw.astype("datetime64[ns]").astype(np.int64) / 1e9)
         elif raw.dtype.kind in "iubf":
             value = raw.astype(np.float64) * settings.time_unit
@@ -169,6 +172,7 @@ class Reader:
                 return np.where(text == "", "nan", text).astype(np.float64) * settings.time_unit
             except ValueError:
                 pass
+        self.moments = True
         out = np.empty(len(text))
         for i, cell in enumerate(text.tolist()):
             if cell == "":
@@ -245,7 +249,8 @@ def _none(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number, or empty."""
     try:
         float(text or "nan")
     except ValueError:
