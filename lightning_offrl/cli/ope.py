@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct import DirectEstimate
-    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
 DIRECT = ("fqe", "lstd", "mb")
 KINDS = ("greedy", "stochastic", "truncated")
+INTERVALS = ("auto", "percentile", "percentile-t", "bca", "delta")
 BUDGETS = ("smoke", "pilot", "paper")
 
 
@@ -66,6 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
     add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
     add("--level", type=float, default=0.95, help="of the intervals")
+    add("--interval", choices=INTERVALS, default="auto", help="of estimates from weights; auto: percentile-t for few")
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
@@ -189,6 +191,7 @@ def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: l
         max_weight=options.get("max_weight"),
         bandwidth=bandwidth,
         level=options["level"],
+        interval=options["interval"],
         n_boot=options["n_boot"],
         seed=options["seed"],
         name=_name(path),

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.evaluate import Evaluation, Row
+from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.table import aligned, bounds, number
 from lightning_offrl.ope.verdict import SPEAKERS
 

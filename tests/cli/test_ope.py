@@ -11,8 +11,10 @@ import torch
 
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main
+from lightning_offrl.cli.ope import INTERVALS
 from lightning_offrl.data.sources import load
 from lightning_offrl.export.policy import export_policy
+from lightning_offrl.ope.intervals import METHODS
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -72,6 +74,13 @@ def test_a_page_for_one_policy(log: Path, capsys):
     found = json.loads(Path("out.json").read_text())
     assert found["verdict"] == "SINGLE" and found["conservative"] > 0.0
     assert found["estimates"][0]["guaranteed"]["low"] < 0.0 < found["estimates"][0]["guaranteed"]["high"]
+
+
+def test_the_interval_that_was_asked_for(log: Path):
+    main(f"ope --policy better.json {COMMON} --interval bca --json out.json".split())
+    found = json.loads(Path("out.json").read_text())["estimates"]
+    assert {row["interval"]["method"] for row in found if row["interval"]} == {"bca"}
+    assert INTERVALS == METHODS
 
 
 def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
