@@ -111,12 +111,12 @@ def test_prior_reaches_as_far_as_any_interval():
 
 def test_plan_from_evaluations():
     given = {"a": evaluation(("wis", "weights", 8.0, 4.0, 12.0)), "b": evaluation(("wis", "weights", 7.0, 6.9, 7.1))}
-    found = plan({**given, "none": evaluation()}, 6)
+    found = plan({**given, "none": evaluation()}, 12)
     assert found.names == ["a", "b"] and "no eligible" in found.left_out["none"]
     assert found.prior.noise == 4.0 and found.noise_from == "as in the log"  # deviation of 1, 5, 9
     # b's narrow interval does not count for more than three episodes
     assert found.prior.deviation.tolist() == pytest.approx([max(4 / Z95, 4 / math.sqrt(3)), 4 / math.sqrt(3)])
-    assert len(found.order) == 6 and found.order[0] == "a" and set(found.order) == {"a", "b"}
+    assert len(found.order) == 12 and found.order[0] == "a" and set(found.order) == {"a", "b"}
     bad = plan(given, 6, played={"a": [0.0] * 5 + [2.0] * 5, "b": [5.0, 7.0]})
     assert bad.order[0] == "b" and bad.played.tolist() == [10.0, 2.0]
     assert bad.now.noise == pytest.approx(math.sqrt((10 + 2) / 10)) and "played episodes" in bad.noise_from
