@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from .test_resume import checkpoints
 from .test_trace import Graphs
 
 UPDATES = 50
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_cache(tmp_path_factory):
-    """What one test compiles, all find; nothing of an earlier session, nothing left behind."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.getbasetemp().parent / "inductor")
 
 
 def losses(trainer) -> dict[str, float]:
