@@ -31,7 +31,10 @@ _MOST_GRAPHS = 8
 def inductor(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Run:
     """Compile with TorchInductor: C++ on a CPU, Triton on a GPU; what an earlier process compiled is found again."""
     import torch._inductor as backend
+    from torch.utils._triton import has_triton
 
+    if examples[0].device.type == "cuda" and not has_triton():
+        return graph  # a CUDA graph alone spares the launches, which are most of the time
     options = {
         "fallback_random": True,  # torch.randn in a user's own module draws what it draws on the plain path
         "size_asserts": False,  # some 70 comparisons per update of what cannot change
