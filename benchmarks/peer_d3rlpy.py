@@ -5,9 +5,9 @@ Run it with the environment of ``benchmarks/requirements-peer.txt``, not with ou
     OMP_NUM_THREADS=1 peer/bin/python benchmarks/peer_d3rlpy.py --data hopper_mixed-v2.hdf5 --algorithm iql --seed 0 \
         --out benchmarks/results/peer_reruns/hopper_mixed-iql-0.json
 
-Protocol: d3rlpy's defaults, but batches of 256 for BC too (its default is 100); observations standardised on the
-dataset, rewards as they are; 256 x 256 networks; every 10,000 updates the deterministic policy plays 10 episodes of
-Hopper-v4, reset with the seeds 1000 to 1009. 50,000 updates: short runs, the literature's are of 1,000,000.
+Protocol: d3rlpy's defaults but for `CONFIGS`, and batches of 256 everywhere; observations standardised on the dataset,
+rewards as they are; 256 x 256 networks; at five points of the run the deterministic policy plays 10 episodes of the
+file's environment, reset with the seeds 1000 to 1009. Short runs: the literature's are of 1,000,000 updates.
 
 Episodes are what ``MDPDataset(observations, actions, rewards, terminals, timeouts)`` makes of the file: d3rlpy does not
 read ``next_observations``, so it drops the last step of every episode that a timeout ended (there is no next row), and
@@ -31,7 +31,23 @@ import h5py
 import numpy as np
 import torch
 
-CONFIGS = {"bc": d3rlpy.algos.BCConfig, "td3_bc": d3rlpy.algos.TD3PlusBCConfig, "iql": d3rlpy.algos.IQLConfig}
+LAYER_NORM = d3rlpy.models.encoders.VectorEncoderFactory([256, 256], use_layer_norm=True)
+COPY = {"learning_rate": 3e-4, "target_update_interval": 1_000}
+CONFIGS = {
+    "bc": (d3rlpy.algos.BCConfig, {}),
+    "td3_bc": (d3rlpy.algos.TD3PlusBCConfig, {}),
+    "iql": (d3rlpy.algos.IQLConfig, {}),
+    "awac": (d3rlpy.algos.AWACConfig, {}),
+    "cql": (d3rlpy.algos.CQLConfig, {"alpha_learning_rate": 0.0}),  # the weight stays at 1 x 5
+    "sac_n": (d3rlpy.algos.SACConfig, {"n_critics": 10}),
+    "rebrac": (
+        d3rlpy.algos.ReBRACConfig,
+        {"actor_beta": 0.05, "critic_beta": 0.5, "critic_encoder_factory": LAYER_NORM},
+    ),
+    "discrete_bc": (d3rlpy.algos.DiscreteBCConfig, {"learning_rate": 3e-4}),
+    "discrete_cql": (d3rlpy.algos.DiscreteCQLConfig, {**COPY, "alpha": 1.0}),
+    "discrete_bcq": (d3rlpy.algos.DiscreteBCQConfig, {**COPY, "action_flexibility": 0.3, "beta": 0.01}),
+}
 
 
 def read(path: str) -> tuple[d3rlpy.dataset.MDPDataset, str, tuple[float, float], int]:
@@ -51,13 +67,14 @@ def read(path: str) -> tuple[d3rlpy.dataset.MDPDataset, str, tuple[float, float]
 def play(algo: d3rlpy.algos.QLearningAlgoBase, environment: str, seeds: range) -> tuple[list[float], list[int]]:
     """Undiscounted return and length of one greedy episode per reset seed."""
     env = gymnasium.make(environment)
+    discrete = isinstance(env.action_space, gymnasium.spaces.Discrete)
     returns, lengths = [], []
     for seed in seeds:
         observation, _ = env.reset(seed=seed)
         total, length, over = 0.0, 0, False
         while not over:
             action = algo.predict(np.asarray(observation, dtype=np.float32)[None])[0]
-            observation, reward, terminated, truncated, _ = env.step(action)
+            observation, reward, terminated, truncated, _ = env.step(int(action) if discrete else action)
             total, length, over = total + float(reward), length + 1, terminated or truncated
         returns.append(total)
         lengths.append(length)
@@ -80,15 +97,18 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=50_000)
     parser.add_argument("--every", type=int, default=10_000)
     parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--products", choices=("highest", "medium"), default="highest", help="as in score.py")
     parser.add_argument("--out", required=True, help="the JSON to write")
     parser.add_argument("--models", help="folder for d3rlpy's model file at each evaluation")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(args.products)
     d3rlpy.seed(args.seed)
     dataset, environment, (low, high), rows = read(args.data)
     scaler = d3rlpy.preprocessing.StandardObservationScaler()
-    algo = CONFIGS[args.algorithm](batch_size=256, observation_scaler=scaler).create(device="cpu:0")
+    config, settings = CONFIGS[args.algorithm]
+    algo = config(batch_size=256, gamma=0.99, observation_scaler=scaler, **settings).create(device="cpu:0")
 
     result = {
         "system": "d3rlpy",
@@ -98,7 +118,7 @@ def main() -> None:
         "seed": args.seed,
         "note": f"short run of {args.updates:,} updates, not the literature's 1,000,000",
         "versions": {name: version(name) for name in ("d3rlpy", "torch", "gymnasium", "mujoco", "numpy")},
-        "machine": {"cpu": cpu_model(), "threads": 1},
+        "machine": {"cpu": cpu_model(), "threads": 1, "products": args.products},
         "settings": {},  # d3rlpy can write its configuration only once the scaler is fitted
         "environment": environment,
         "reset_seeds": list(range(1000, 1000 + args.episodes)),

@@ -1,4 +1,4 @@
-"""Scores of our BC, TD3+BC and IQL against d3rlpy's on the same files, updates, batches, networks and settings.
+"""Scores of our algorithms against d3rlpy's on the same files, updates, batches, networks and settings.
 
     python benchmarks/score.py run --data hopper_mixed-v2.hdf5 --algorithm bc td3_bc iql --preset peer --jobs 2
     python benchmarks/score.py compare
@@ -28,30 +28,51 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import family as rest
 from comparison import markdown, plot, readme_section
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ALGORITHMS = {"bc": "BC", "td3_bc": "TD3BC", "iql": "IQL"}
+ALGORITHMS = {
+    "bc": "BC",
+    "td3_bc": "TD3BC",
+    "iql": "IQL",
+    "awac": "AWAC",
+    "cql": "CQL",
+    "sac_n": "SACN",
+    "edac": "EDAC",
+    "rebrac": "ReBRAC",
+    "bcq": "BCQ",
+    "bear": "BEAR",
+    "discrete_bc": "DiscreteBC",
+    "dqn": "DQN",
+    "discrete_cql": "DiscreteCQL",
+    "discrete_bcq": "DiscreteBCQ",
+    "discrete_iql": "DiscreteIQL",
+}
+STANDARD = {"normalise_observations": True, "learning_rate": 3e-4}
+PEER_MODELS: dict[str, dict[str, Any]] = {
+    "bc": {**STANDARD, "learning_rate": 1e-3},
+    "td3_bc": {**STANDARD, "alpha": 2.5},
+    "iql": {**STANDARD, "expectile": 0.7, "inverse_temperature": 3.0, "policy_schedule": "constant"},
+    "awac": {**STANDARD, "temperature": 1.0},
+    # d3rlpy's weight and learning rates, with its multiplier held at one (its alpha_learning_rate 0).
+    "cql": {"normalise_observations": True, "weight": 5.0, "policy_learning_rate": 1e-4, "q_learning_rate": 3e-4},
+    "sac_n": {**STANDARD, "critics": 10},
+    "edac": {**STANDARD, "critics": 10, "eta": 1.0},
+    "rebrac": {"normalise_observations": True, "learning_rate": 1e-3, "policy_penalty": 0.05, "critic_penalty": 0.5},
+    # No peer: the authors' numbers on networks of the same width as all others.
+    "bcq": {**STANDARD, "learning_rate": 1e-3, "vae_hidden": (256, 256)},
+    "bear": {"normalise_observations": True, "vae_hidden": (256, 256), "warm_up": 4_000},
+    "discrete_bc": dict(STANDARD),
+    "dqn": dict(STANDARD),
+    "discrete_cql": {**STANDARD, "weight": 1.0},
+    "discrete_bcq": {**STANDARD, "threshold": 0.3},
+    "discrete_iql": dict(STANDARD),
+}
 PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
-    "peer": {
-        "bc": {"model": {"normalise_observations": True, "learning_rate": 1e-3}, "data": {"reward": "none"}},
-        "td3_bc": {
-            "model": {"normalise_observations": True, "learning_rate": 3e-4, "alpha": 2.5},
-            "data": {"reward": "none"},
-        },
-        "iql": {
-            "model": {
-                "normalise_observations": True,
-                "learning_rate": 3e-4,
-                "expectile": 0.7,
-                "inverse_temperature": 3.0,
-                "policy_schedule": "constant",
-            },
-            "data": {"reward": "none"},
-        },
-    },
+    "peer": {name: {"model": model, "data": {"reward": "none"}} for name, model in PEER_MODELS.items()},
     "authors": {
         "bc": {"model": {}, "data": {"reward": "none"}},
         "td3_bc": {"model": {}, "data": {"reward": "none"}},
@@ -61,6 +82,8 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         },
     },
 }
+HARD_UPDATE_PERIOD = 1_000
+"""d3rlpy's discrete algorithms copy their targets every so many updates; in this comparison both sides do."""
 FIRST_RESET_SEED = 1000
 
 
@@ -92,12 +115,14 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
     import lightning_offrl as offrl
 
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(args.products)
     settings = PRESETS[preset][algorithm]
     data = offrl.OfflineDataModule(source, batch_size=256, discount=0.99, seed=seed, **settings["data"])
     model = getattr(offrl, ALGORITHMS[algorithm])(data.spec, hidden=(256, 256), seed=seed, **settings["model"])
     evaluation = offrl.EvaluateEnv(
         environment=args.environment, episodes=args.episodes, every=args.every, seed=FIRST_RESET_SEED
     )
+    copies = [offrl.SoftTargetUpdate(tau=1.0, period=HARD_UPDATE_PERIOD)] if copies_targets(model) else []
     trainer = pl.Trainer(
         max_steps=args.updates,
         accelerator="cpu",
@@ -106,7 +131,7 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[evaluation],
+        callbacks=[evaluation, *copies],
     )
     began = time.perf_counter()
     trainer.fit(model, data)
@@ -127,6 +152,7 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
         "machine": {
             "cpu": cpu_model(),
             "threads": torch.get_num_threads(),
+            "products": args.products,
             "processes_side_by_side": args.side_by_side,
         },
         "settings": {
@@ -143,6 +169,11 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
         "wall_seconds": wall,
         "evaluation_share": evaluation.time_share,
     }
+
+
+def copies_targets(model: Any) -> bool:
+    """Whether the peer's version of this algorithm copies its targets now and then instead of averaging them."""
+    return model.action_kind == "discrete" and bool(model.targets)
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
@@ -177,6 +208,7 @@ def run(args: argparse.Namespace) -> int:
         command = [sys.executable, __file__, "run", "--data", source, "--algorithm", algorithm, "--preset", preset]
         command += ["--seeds", str(seed), "--updates", str(args.updates), "--every", str(args.every)]
         command += ["--episodes", str(args.episodes), "--out", args.out, "--side-by-side", str(args.jobs)]
+        command += ["--products", args.products]
         command += ["--environment", args.environment] if args.environment else []
         with tempfile.TemporaryFile("w+") as log:
             failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode != 0
@@ -220,6 +252,31 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def family(args: argparse.Namespace) -> int:
+    """Write ``family.md`` and ``family.png``; returns 1 if there is nothing to compare."""
+    ours, peer = ([json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+                  for folder in (args.ours, args.peer))  # fmt: skip
+    if not rest.rows(ours, peer):
+        print(f"no results in {args.ours}: run `python benchmarks/score.py run` first", file=sys.stderr)
+        return 1
+    behaviour = json.loads(Path(args.behaviour).read_text())
+    lines, out = rest.table(ours, peer, behaviour), Path(args.out)
+    notes = [
+        "# The rest of the family",
+        "",
+        "Normalised scores after **short runs, not the literature's 1,000,000 updates**, at five points of each run, "
+        "10 episodes each (reset seeds 1000 to 1009), greedy policy. Mean ± standard error over seeds (number). A "
+        "side with one run is given the other's spread. The score of the data, in brackets, is the mean over its "
+        "episodes.",
+        "",
+    ]
+    tail = ["", f"![curves]({out.with_suffix('.png').name})", "", "Made by `python benchmarks/score.py family`.", ""]
+    out.write_text("\n".join([*notes, *lines, *tail]))
+    rest.plot(ours, peer, behaviour, out.with_suffix(".png"))
+    print("\n".join(lines))
+    return 0
+
+
 def main() -> int:
     """Parse and dispatch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -233,6 +290,12 @@ def main() -> int:
     one.add_argument("--every", type=int, default=10_000, help="updates between evaluations")
     one.add_argument("--episodes", type=int, default=10)
     one.add_argument("--environment", help="Gymnasium id; by default the one the data names")
+    one.add_argument(
+        "--products",
+        choices=("highest", "medium"),
+        default="highest",
+        help="torch's float32 matmul precision: medium multiplies in bfloat16 where the processor can",
+    )
     one.add_argument("--out", default=str(RESULTS / "runs"), help="folder of the JSON files")
     one.add_argument("--jobs", type=int, default=1, help="runs side by side, each in a process with one thread")
     one.add_argument("--side-by-side", type=int, default=1, help=argparse.SUPPRESS)
@@ -242,8 +305,13 @@ def main() -> int:
     two.add_argument("--reruns", default=str(RESULTS / "peer_reruns"))
     two.add_argument("--out", default=str(RESULTS / "scores.md"))
     two.add_argument("--readme", help="README whose table between <!-- scores --> and <!-- /scores --> is made anew")
+    three = verbs.add_parser("family", help="the same for all other algorithms")
+    three.add_argument("--ours", default=str(RESULTS / "runs"))
+    three.add_argument("--peer", default=str(RESULTS / "peer_runs"))
+    three.add_argument("--behaviour", default=str(RESULTS / "behaviour.json"), help="mean score of each dataset")
+    three.add_argument("--out", default=str(RESULTS / "family.md"))
     args = parser.parse_args()
-    return run(args) if args.verb == "run" else compare(args)
+    return {"run": run, "compare": compare, "family": family}[args.verb](args)
 
 
 if __name__ == "__main__":

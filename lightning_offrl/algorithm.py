@@ -138,6 +138,9 @@ class OfflineAlgorithm(pl.LightningModule):
     def act(self, observation: Any) -> Tensor:
         """Greedy actions for raw observations ``[*lead, B, ...]``.
 
+        A page of discrete actions may take ``action_mask``, bool ``[*lead, B, n]``, as a second argument; evaluation
+        and exported policies pass it where the environment says what is legal.
+
         Returns:
             ``[*lead, B, A]`` in [-1, 1], or ``[*lead, B]`` int64 where actions are discrete.
         """

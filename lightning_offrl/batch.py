@@ -70,6 +70,7 @@ OPTIONAL: tuple[Key, ...] = (
     "action_mask",
     ("next", "action_mask"),
 )
+_MASKS: tuple[Key, ...] = ("action_mask", ("next", "action_mask"))
 _PER_TRANSITION: tuple[Key, ...] = (
     ("next", "reward"),
     ("next", "terminated"),
@@ -115,6 +116,13 @@ def check(batch: TensorDictBase, spec: Spec, needs: Iterable[Key] = TRANSITION) 
     if terminated is not None and terminated.dtype != torch.bool:
         raise InputError(f"next.terminated must be bool, got {terminated.dtype}")
     check_observation(batch["observation"], spec, size)
+    for key in _MASKS:
+        mask = batch.get(key, None)
+        if mask is not None and (mask.dtype != torch.bool or list(mask.shape) != [*size, spec["action_size"]]):
+            raise InputError(
+                f"{key_name(key)} is {mask.dtype} of shape {list(mask.shape)}, expected bool of shape "
+                f"{[*size, spec['action_size']]}: True for every legal action"
+            )
     action = batch["action"]
     want = [*size, spec["action_size"]] if spec["action_kind"] == "box" else list(size)
     if list(action.shape) != want:
@@ -149,7 +157,8 @@ def make_spec(observation_space: Any, action_space: Any) -> Spec:
     """The plain description of Gymnasium spaces.
 
     Args:
-        observation_space: Box, Discrete (read as one-hot vectors) or a (nested) Dict of these.
+        observation_space: Box, Discrete (read as one-hot vectors) or a (nested) Dict of these; an ``action_mask`` in
+            it is no part of the observation, see `without_mask`.
         action_space: Box (any shape, flattened, with finite bounds) or Discrete.
 
     Raises:
@@ -169,7 +178,7 @@ def make_spec(observation_space: Any, action_space: Any) -> Spec:
             "these; convert it with a Gymnasium ObservationWrapper before logging"
         )
 
-    spec: Spec = {"observation_shape": shape_of(observation_space, "observation")}
+    spec: Spec = {"observation_shape": shape_of(without_mask(observation_space, action_space), "observation")}
     if isinstance(action_space, spaces.Discrete):
         if int(action_space.start) != 0:
             raise InputError(f"discrete actions must be counted from 0, these start at {int(action_space.start)}")
@@ -193,6 +202,22 @@ def make_spec(observation_space: Any, action_space: Any) -> Spec:
         "action_low": low.tolist(),
         "action_high": high.tolist(),
     }
+
+
+def without_mask(observation_space: Any, action_space: Any) -> Any:
+    """The observation space less the mask of legal actions that some environments keep in it.
+
+    That is the key ``action_mask`` of a Dict, one number for each of n Discrete actions. It is read as a mask, and the
+    networks do not see it. Any other space is returned as it is.
+    """
+    from gymnasium import spaces
+
+    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, spaces.Discrete):
+        return observation_space
+    mask = observation_space.spaces.get("action_mask")
+    if mask is None or tuple(mask.shape or ()) != (int(action_space.n),) or len(observation_space.spaces) == 1:
+        return observation_space
+    return spaces.Dict({key: inner for key, inner in observation_space.spaces.items() if key != "action_mask"})
 
 
 def observation_leaves(shape: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[int]]:

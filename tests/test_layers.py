@@ -30,7 +30,9 @@ LAYERS = {
     "losses": 0,
     "networks": 0,
     "callbacks.target_update": 1,
+    "fitting": 1,
     "data": 1,
+    "dynamics": 1,
     "envs": 1,
     # These take trained policies (or stand on what does), so they are above `export`; nothing but the command line
     # and the quickstart imports them.
@@ -38,6 +40,8 @@ LAYERS = {
     "envs.collect": 3,
     "envs.evaluate_checkpoint": 3,
     "algorithms": 2,
+    "ope": 2,
+    "diagnostics": 2,
     "callbacks": 3,
     "export": 3,
     "report": 3,

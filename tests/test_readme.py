@@ -115,13 +115,20 @@ def test_files_named_in_the_readme_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("first_run", ["return of one episode"]),
+        ("gridworld", ["behaviour -24.61", "returns of what was learned: [-10.0,"]),
+    ],
+)
+def test_the_notebook_runs(tmp_path: Path, name: str, said: list[str]) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(REPO / "notebooks" / "first_run.ipynb", as_version=4)
+    notebook = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit the notebook without outputs"
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert "return of one episode" in printed
+    assert [words for words in said if words not in printed] == []

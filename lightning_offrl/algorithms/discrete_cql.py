@@ -8,6 +8,16 @@ https://arxiv.org/abs/2006.04779
 One update runs Q, then the target moves. The log-sum-exp is exact, there are no sampled actions and no densities; it
 and both maxima respect ``action_mask``. With weight 0 this is the page DQN.
 
+Where it ends, if Q is a table and pi_b the data's shares (`envs.tabular_learning`; `benchmarks/results/gridworld`):
+
+    Q = r + gamma P max Q - weight (softmax Q / pi_b - 1)
+
+- Huber's loss pulls with at most its threshold, so where the last term asks for more, nothing stops Q from falling.
+  With n actions equally likely in the data it asks for up to weight (n - 1): keep that below the threshold, or take
+  ``huber_threshold: null``.
+- max Q is below the greedy policy's true value where softmax Q takes its action at least as often as the data do.
+  Theorem 3.2 of the paper, a bound for any weight, is about the evaluation of a fixed policy (eq. 2) and not this.
+
 Differences from aviralkumar2907/CQL (atari/batch_rl), known from the paper's section 5 and not from its source: critics
 of expected values where theirs are quantile networks; Huber's loss at threshold 1 on the expected value
 (``huber_threshold: null`` is eq. 4's half square); Polyak targets; several critics as in DQN.

@@ -40,7 +40,9 @@ class ReBRAC(OfflineAlgorithm):
         policy_noise: standard deviation of the target policy's noise (authors: 0.2).
         noise_clip: bound of that noise (authors: 0.5).
         policy_period: gradient updates per update of policy and targets (authors: 2).
-        learning_rate: of both Adams (authors: 1e-3 for locomotion with batches of 1,024).
+        learning_rate: of both Adams (authors: 1e-3 for locomotion with batches of 1,024), but for:
+        policy_learning_rate: of the policy's; None: ``learning_rate`` (authors' AntMaze: 3e-4).
+        q_learning_rate: of the critics'; None: ``learning_rate`` (authors' AntMaze: 5e-5).
         hidden: widths of the hidden layers (authors: three of 256).
         **common: see `OfflineAlgorithm`; the authors do not normalise observations.
     """
@@ -57,6 +59,8 @@ class ReBRAC(OfflineAlgorithm):
         noise_clip: float = 0.5,
         policy_period: int = 2,
         learning_rate: float = 1e-3,
+        policy_learning_rate: float | None = None,
+        q_learning_rate: float | None = None,
         hidden: tuple[int, ...] = (256, 256, 256),
         **common: Any,
     ) -> None:
@@ -99,8 +103,12 @@ class ReBRAC(OfflineAlgorithm):
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""
-        rate = self.hparams["learning_rate"]
-        return self.named_optimizers(q=self.adam(self.q, rate), policy=self.adam(self.policy, rate))
+        hp = self.hparams
+        q_rate, policy_rate = (
+            hp["learning_rate"] if given is None else given
+            for given in (hp["q_learning_rate"], hp["policy_learning_rate"])
+        )
+        return self.named_optimizers(q=self.adam(self.q, q_rate), policy=self.adam(self.policy, policy_rate))
 
     def configure_callbacks(self) -> Any:
         """Targets move with the policy."""

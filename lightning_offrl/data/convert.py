@@ -59,7 +59,7 @@ def convert(
 
     The dataset is written under a temporary name and renamed, so that it is there whole or not at all. Observations are
     stored as read (float32, one-hot for numbered states, pictures without loss), actions in the environment's units,
-    logged log-densities as ``infos/behavior_log_prob``.
+    logged log-densities as ``infos/behavior_log_prob``, masks of legal actions as ``infos/action_mask``.
 
     Args:
         source: anything that `load` takes.
@@ -187,7 +187,7 @@ def _numpy(value: Any) -> Any:
 
 
 def _with_last(observation: Any, following: Any, first: int, last: int) -> Any:
-    """The T + 1 observations of one episode."""
+    """The T + 1 observations (or masks) of one episode."""
     if isinstance(observation, dict):
         return {key: _with_last(observation[key], following[key], first, last) for key in observation}
     return np.concatenate([observation[first : last + 1], following[last : last + 1]])
@@ -202,8 +202,12 @@ def _buffers(episodes: Episodes, actions: np.ndarray) -> Iterator[Any]:
     log_prob = data.get("behavior_log_prob", None)
     if log_prob is not None:
         log_prob = log_prob.double().numpy() - log_volume(episodes.spec)
+    mask, next_mask = (data.get(key, None) for key in ("action_mask", ("next", "action_mask")))
     for number, (start, length) in enumerate(zip(episodes.start.tolist(), episodes.length.tolist(), strict=True)):
         rows = slice(start, start + length)
+        infos = {} if log_prob is None else {"behavior_log_prob": log_prob[rows]}
+        if mask is not None:
+            infos["action_mask"] = _with_last(mask.numpy(), next_mask.numpy(), start, start + length - 1)
         yield EpisodeBuffer(
             id=number,
             observations=_with_last(observation, following, start, start + length - 1),
@@ -211,7 +215,7 @@ def _buffers(episodes: Episodes, actions: np.ndarray) -> Iterator[Any]:
             rewards=reward[rows],
             terminations=terminated[rows],
             truncations=truncated[rows],
-            infos={} if log_prob is None else {"behavior_log_prob": log_prob[rows]},
+            infos=infos,
         )
 
 

@@ -14,7 +14,8 @@ from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, resident
+from lightning_offrl.data.sampling import Sampling
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.normaliser import Statistics
@@ -40,6 +41,7 @@ class OfflineDataModule(pl.LightningDataModule):
         infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
             sparse tasks).
         filter: which episodes to keep.
+        sampling: how the transitions of a batch are chosen; None: uniformly.
         validation_fraction: share of the episodes held out for ``val/...`` losses.
         validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
         seed: of batches and of the split.
@@ -60,6 +62,7 @@ class OfflineDataModule(pl.LightningDataModule):
         reward: str | RewardTransform = "none",
         infinite_horizon_return: bool = False,
         filter: EpisodeFilter | None = None,
+        sampling: Sampling | None = None,
         validation_fraction: float = 0.0,
         validation_batches: int = 20,
         seed: int = 0,
@@ -75,6 +78,7 @@ class OfflineDataModule(pl.LightningDataModule):
             raise InputError(f"data.validation_fraction must lie in [0, 1), got {validation_fraction}")
         self.source, self.batch_size, self.updates_per_step = source, batch_size, updates_per_step
         self.discount, self.n_step, self.reward, self.filter = discount, n_step, reward, filter
+        self.sampling = sampling or Sampling()
         self.infinite_horizon_return = infinite_horizon_return
         self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
         self.seed, self.cache_dir = seed, cache_dir
@@ -213,7 +217,7 @@ class OfflineDataModule(pl.LightningDataModule):
             following, discount = result.last, result.discount
         else:
             discount = torch.full(data.batch_size, self.discount)
-        masks: tuple[Key, ...] = ("action_mask", ("next", "action_mask"))
+        masks: list[Key] = ["action_mask", ("next", "action_mask")] if next_keys else ["action_mask"]
         for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
             if isinstance(key, tuple) and key[1] in steps:
                 out[key] = steps[key[1]]
@@ -287,8 +291,8 @@ class OfflineDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         algorithm = trainer.lightning_module
         columns = resident(self.columns(tuple(algorithm.needs)), trainer.strategy.root_device)
-        sampler = UniformSampler(
-            columns.batch_size[0],
+        sampler = self.sampling.sampler(
+            self.train,
             self.batch_size,
             self.seed,
             int(algorithm.hparams.get("seeds", 1)),

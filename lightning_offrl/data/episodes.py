@@ -86,9 +86,9 @@ class Episodes:
 
     Attributes:
         data: batch size ``[T]``; ``observation``, ``action`` (scaled to [-1, 1]), ``("next", "observation")``,
-            ``("next", "reward")`` (raw), ``("next", "terminated")``, ``("next", "truncated")``, and
-            ``behavior_log_prob`` where the source has it; see `lightning_offrl.batch` for shapes and types. A flag is
-            set in the last step of every episode, exactly one, and nowhere else.
+            ``("next", "reward")`` (raw), ``("next", "terminated")``, ``("next", "truncated")``, and where the source
+            has them ``behavior_log_prob``, ``action_mask`` and ``("next", "action_mask")``; see `lightning_offrl.batch`
+            for shapes and types. A flag is set in the last step of every episode, exactly one, and nowhere else.
         start: ``[E]`` int64, row of each episode's first step.
         length: ``[E]`` int64, steps of each episode.
         spec: the spaces, see `lightning_offrl.batch.Spec`.
@@ -118,6 +118,8 @@ class Episodes:
         *,
         next_observations: Any = None,
         behavior_log_prob: Any = None,
+        action_mask: Any = None,
+        next_action_mask: Any = None,
         observation_space: Any = None,
         action_space: Any = None,
         spec: Spec | None = None,
@@ -136,6 +138,8 @@ class Episodes:
             truncated,
             next_observations=next_observations,
             behavior_log_prob=behavior_log_prob,
+            action_mask=action_mask,
+            next_action_mask=next_action_mask,
             observation_space=observation_space,
             action_space=action_space,
             spec=spec,
@@ -220,7 +224,7 @@ class Episodes:
         """All episodes of several datasets, one dataset after the other.
 
         The environment and the references are kept where all parts agree, logged log-densities where all have them;
-        what is lost is said in the notes.
+        what is lost is said in the notes. Where some parts have action masks, the others' actions are all legal.
 
         Raises:
             InputError: if there is no part, or two differ in their spaces.
@@ -244,6 +248,11 @@ class Episodes:
             without = ", ".join(part.name for part, has in zip(parts, logged, strict=True) if not has)
             notes.append(f"the logged behaviour log densities were left out, because {without} has none")
             tables = [table.exclude("behavior_log_prob") for table in tables]
+        masked = ["action_mask" in part.data.keys() for part in parts]
+        if any(masked) and not all(masked):
+            without = ", ".join(part.name for part, has in zip(parts, masked, strict=True) if not has)
+            notes.append(f"{without} has no action masks: all of its actions are taken as legal")
+            tables = [t if has else _all_legal(t, first.spec) for t, has in zip(tables, masked, strict=True)]
         environments = {part.environment for part in parts}
         references = {part.references for part in parts}
         for what, values in (("environments", environments), ("reference scores", references)):
@@ -260,6 +269,13 @@ class Episodes:
             references=first.references if len(references) == 1 else None,
             notes=notes,
         )
+
+
+def _all_legal(table: TensorDict, spec: Spec) -> TensorDict:
+    out = table.clone(recurse=False)
+    for key in ("action_mask", ("next", "action_mask")):
+        out[key] = torch.ones(len(table), spec["action_size"], dtype=torch.bool)
+    return out
 
 
 def leaves(

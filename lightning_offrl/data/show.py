@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,10 +225,9 @@ def _summary_text(summary: dict[str, float], keys: tuple[str, ...], decimals: in
 def _environment_text(environment: str | None) -> str:
     if environment is None:
         return "not known (give one to evaluate)"
-    if environment.startswith("{"):
-        spec = json.loads(environment)
-        return f"{spec['id']} with {spec.get('kwargs') or {}}"
-    return environment
+    from lightning_offrl.envs.make import environment_name
+
+    return environment_name(environment)
 
 
 def _shape_text(shape: Any) -> str:

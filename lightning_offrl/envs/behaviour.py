@@ -8,8 +8,10 @@ checked:
               + (1 - quality) * Uniform(low, high)
     Discrete  quality * [a = controller(s)] + (1 - quality) / n
 
+Where the environment says which actions are legal, n is their number, and the controller is not followed into others.
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
-In a GridWorld the controller is the optimal policy, so the behaviour is `TabularMDP.behaviour_policy(quality)`.
+In a GridWorld and in Sepsis the controller is the optimal policy, so the behaviour is
+`TabularMDP.behaviour_policy(quality)`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import Spec
+from lightning_offrl.envs.action_masks import decide
 from lightning_offrl.errors import InputError
 
 Controller = Callable[[Any], Any]
@@ -82,14 +85,18 @@ CONTROLLERS: dict[str, Controller] = {
 
 
 def built_in_controller(environment: str) -> Controller | None:
-    """The controller for an environment's id (or JSON specification), or None; a GridWorld has its optimal policy."""
-    if "GridWorld" not in environment:
+    """The controller for an environment's id (or JSON specification), or None.
+
+    A GridWorld and Sepsis have their optimal policy (as far as the observation tells the state).
+    """
+    if "GridWorld" not in environment and "Sepsis" not in environment:
         return CONTROLLERS.get(environment)
     from lightning_offrl.envs.gridworld import GridWorld
     from lightning_offrl.envs.make import make_environment
+    from lightning_offrl.envs.sepsis import Sepsis
 
     world = make_environment(environment).unwrapped
-    return world.controller() if isinstance(world, GridWorld) else None
+    return world.controller() if isinstance(world, GridWorld | Sepsis) else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Behaviour:
         noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is
             0.2). Zero means no density exists unless ``quality`` is 0, and none is logged.
         reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``), which is worse than random.
+        recorded: its choice depends on nothing but what is recorded; else its probabilities are not logged.
     """
 
     name: str
@@ -112,6 +120,7 @@ class Behaviour:
     quality: float = 1.0
     noise: float = 0.1
     reverse: bool = False
+    recorded: bool = True
 
     @property
     def has_density(self) -> bool:
@@ -122,36 +131,40 @@ class Behaviour:
     def _share(self) -> float:
         return 0.0 if self.controller is None else self.quality
 
-    def intended(self, observation: Any) -> Any:
-        """What the controller asks for: float64 ``[A]`` inside the bounds, or an int."""
+    def intended(self, observation: Any, action_mask: np.ndarray | None = None) -> Any:
+        """What the controller asks for: float64 ``[A]`` inside the bounds, or an int (None if that is illegal)."""
         if self.controller is None:
             raise RuntimeError("random actions have no intention behind them")
-        action = self.controller(observation)
+        action = decide(self.controller, observation, action_mask)
         if self.spec["action_kind"] == "discrete":
-            index = int(action)
-            return self.spec["action_size"] - 1 - index if self.reverse else index
+            index = self.spec["action_size"] - 1 - int(action) if self.reverse else int(action)
+            return index if action_mask is None or action_mask[index] else None
         low, high = self._bounds()
         action = np.clip(np.asarray(action, dtype=np.float64).reshape(-1), low, high)
         return low + high - action if self.reverse else action
 
-    def sample(self, observation: Any, rng: np.random.Generator) -> tuple[Any, float]:
+    def sample(
+        self, observation: Any, rng: np.random.Generator, action_mask: np.ndarray | None = None
+    ) -> tuple[Any, float]:
         """Draw an action.
 
         Args:
             observation: one raw observation.
             rng: every call draws the same number of values, whatever the coin shows.
+            action_mask: ``[n]`` bool, which discrete actions are legal; None: all.
 
         Returns:
             The action (float32 ``[A]`` in environment units, or an int), and its log density or log probability
             (nan where none exists).
         """
-        intended: Any = self.intended(observation) if self._share > 0.0 else None
+        intended: Any = self.intended(observation, action_mask) if self._share > 0.0 else None
         follow = rng.random() < self._share
         action: Any
         if self.spec["action_kind"] == "discrete":
-            action = int(rng.integers(self.spec["action_size"]))
-            action = intended if follow else action
-            return action, self._discrete(intended, action)
+            legal = np.arange(self.spec["action_size"]) if action_mask is None else np.flatnonzero(action_mask)
+            action = int(legal[rng.integers(len(legal))])
+            action = intended if follow and intended is not None else action
+            return action, self._discrete(intended, action, len(legal))
         low, high = self._bounds()
         uniform = rng.random(len(low))
         if not follow:
@@ -164,18 +177,22 @@ class Behaviour:
         action = np.clip(action.astype(np.float32), low.astype(np.float32), high.astype(np.float32))
         return action, self._continuous(intended, action)
 
-    def log_prob(self, observation: Any, action: Any) -> float:
+    def log_prob(self, observation: Any, action: Any, action_mask: np.ndarray | None = None) -> float:
         """Log density (environment units) or log probability of ``action``; nan where no density exists."""
-        intended = self.intended(observation) if self._share > 0.0 else None
+        intended = self.intended(observation, action_mask) if self._share > 0.0 else None
         if self.spec["action_kind"] == "discrete":
-            return self._discrete(intended, int(action))
+            if action_mask is not None and not action_mask[int(action)]:
+                return -math.inf
+            count = self.spec["action_size"] if action_mask is None else int(action_mask.sum())
+            return self._discrete(intended, int(action), count)
         return self._continuous(intended, np.asarray(action).reshape(-1))
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(self.spec["action_low"]), np.asarray(self.spec["action_high"])
 
-    def _discrete(self, intended: int | None, action: int) -> float:
-        probability = (1.0 - self._share) / self.spec["action_size"] + self._share * (action == intended)
+    def _discrete(self, intended: int | None, action: int, count: int) -> float:
+        share = 0.0 if intended is None else self._share
+        probability = (1.0 - share) / count + share * (action == intended)
         return math.log(probability) if probability > 0.0 else -math.inf
 
     def _continuous(self, intended: np.ndarray | None, action: np.ndarray) -> float:
@@ -255,9 +272,12 @@ def behaviours(
     if not levels or not all(isinstance(level, int | float) and 0.0 <= level <= 1.0 for level in levels):
         raise InputError(f"quality must be 'mixed' or numbers from 0 (random) to 1 (the {word}), got {quality!r}")
     if controller is None and any(level > 0.0 for level in levels):
+        from lightning_offrl.envs.make import environment_name
+
         raise InputError(
-            f"there is no built-in controller for {environment} (there is for {', '.join(CONTROLLERS)}, and every "
-            "GridWorld); use quality 0 for random actions, or give an exported policy"
+            f"there is no built-in controller for {environment_name(environment)} (there is for "
+            f"{', '.join(CONTROLLERS)}, every GridWorld and Sepsis); use quality 0 for random actions, or give an "
+            "exported policy"
         )
     made = [
         Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)

@@ -10,16 +10,18 @@ import math
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_offrl.batch import Spec
+from lightning_offrl.envs.action_masks import mask_of, stacked
 from lightning_offrl.envs.behaviour import Behaviour, Controller, behaviours, built_in_controller
 from lightning_offrl.envs.gridworld import HORIZON, GridWorld
-from lightning_offrl.envs.make import check_match, environment_spec, make_environment
+from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
+from lightning_offrl.envs.sepsis import Sepsis
 from lightning_offrl.errors import InputError
 
 REFERENCE_EPISODES = 100
@@ -29,7 +31,7 @@ REFERENCE_SEED = 100_000
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as the environment gave it: T steps, T + 1 raw observations (a dict of arrays for Dict spaces)."""
+    """One episode as it was: T steps, T + 1 raw observations (a dict of arrays for Dict spaces) and, if any, masks."""
 
     observations: Any
     actions: np.ndarray
@@ -39,6 +41,7 @@ class Episode:
     log_prob: np.ndarray
     behaviour: str
     seed: int
+    action_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def collect(
     lengths = np.array([len(episode.rewards) for episode in played])
     names = [episode.behaviour for episode in played]
     table = _table(dataset_id, environment, returns, lengths, played, references)
+    if not all(behaviour.recorded for _, behaviour in mixture):
+        table += "\nno behaviour probabilities were logged: they depend on what the record does not hold"
     return Collected(dataset_id, target, returns, lengths, names, references, table, spec["action_kind"])
 
 
@@ -134,7 +139,8 @@ def collect_arrays(
 
     Returns:
         ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,
-        ``behavior_log_prob`` (where it exists), with the spaces, the environment's id and the references beside them.
+        ``behavior_log_prob``, ``action_mask`` and ``next_action_mask`` (where they exist), with the spaces, the
+        environment's id and the references beside them.
     """
     env = make_environment(environment)
     try:
@@ -153,10 +159,13 @@ def collect_arrays(
         "action_space": env.action_space,
         "environment": environment,
         "references": references,
-        "name": f"{environment} collected with seed {seed}",
+        "name": f"{environment_name(environment)} collected with seed {seed}",
     }
-    if all(behaviour.has_density for _, behaviour in mixture):
+    if all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
+    if all(episode.action_mask is not None for episode in played):
+        for key, part in (("action_mask", slice(None, -1)), ("next_action_mask", slice(1, None))):
+            arrays[key] = _join([_cut(episode.action_mask, part) for episode in played])
     return arrays
 
 
@@ -174,6 +183,9 @@ def _gather(
     spec = environment_spec(env)
     controller = _controller(policy, spec, environment)
     mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
+    if policy is None and isinstance(env.unwrapped, Sepsis):  # the clinician sees more than the record holds
+        bedside, recorded = env.unwrapped.bedside(), not env.unwrapped.confounded
+        mixture = [(p, replace(b, controller=bedside, recorded=recorded) if b.controller else b) for p, b in mixture]
     chosen = _share_out(mixture, episodes, seed)
     return [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)], mixture
 
@@ -188,17 +200,19 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
     """
     rng = np.random.default_rng([seed, 1])
     shape = env.action_space.shape if behaviour.spec["action_kind"] == "box" else ()
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
+    masks = [mask_of(observation, info, behaviour.spec)]
     observations, actions, rewards, log_probs = [observation], [], [], []
     terminations, truncations = [], []
     ended = False
     while not ended:
-        action, log_prob = behaviour.sample(observation, rng)
+        action, log_prob = behaviour.sample(observation, rng, masks[-1])
         executed = (
             action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
         )
-        observation, reward, terminated, truncated, _ = env.step(executed)
+        observation, reward, terminated, truncated, info = env.step(executed)
         observations.append(observation)
+        masks.append(mask_of(observation, info, behaviour.spec))
         actions.append(executed)
         rewards.append(float(reward))
         log_probs.append(log_prob)
@@ -214,6 +228,7 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
         np.asarray(log_probs, dtype=np.float64),
         behaviour.name,
         seed,
+        stacked(masks),
     )
 
 
@@ -241,9 +256,11 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
     """Mean returns of uniformly random actions and of the built-in controller without noise, or None without one.
 
     The same seeded episodes every time, so the 0-100 scores of two datasets on one environment mean the same; in a
-    GridWorld the exact expectations (None where both are equal, which leaves no scale).
+    GridWorld and in Sepsis the exact expectations (None where both are equal, which leaves no scale).
     """
     if isinstance(env.unwrapped, GridWorld):
+        return env.unwrapped.references(env.spec.max_episode_steps or HORIZON)
+    if isinstance(env.unwrapped, Sepsis):
         mdp, horizon = env.unwrapped.mdp, env.spec.max_episode_steps or HORIZON
         low, high = (mdp.expected_return(policy, horizon) for policy in (mdp.uniform(), mdp.optimal(0.99).policy))
         return (low, high) if high > low else None
@@ -263,7 +280,7 @@ def _controller(policy: str | Path | Controller | None, spec: Spec, environment:
     from lightning_offrl.export.policy import load_policy
 
     loaded = load_policy(policy)
-    check_match(loaded.spec, spec, environment)
+    check_match(loaded.spec, spec, environment_name(environment))
     return loaded.act
 
 
@@ -310,7 +327,8 @@ def _write(
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    logged = all(behaviour.has_density for _, behaviour in mixture)
+    logged = all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture)
+    masked = all(episode.action_mask is not None for episode in played)
     buffers = [
         EpisodeBuffer(
             id=i,
@@ -320,7 +338,8 @@ def _write(
             rewards=episode.rewards,
             terminations=episode.terminations,
             truncations=episode.truncations,
-            infos={"behavior_log_prob": episode.log_prob} if logged else {},
+            infos=({"behavior_log_prob": episode.log_prob} if logged else {})
+            | ({"action_mask": episode.action_mask} if masked else {}),
         )
         for i, episode in enumerate(played)
     ]
@@ -343,7 +362,7 @@ def _write(
                 algorithm_name="lightning_offrl built-in behaviour policies",
                 ref_min_score=references[0] if references else None,
                 ref_max_score=references[1] if references else None,
-                description=f"Collected by lightning_offrl in {environment}. Episodes: {shares}.",
+                description=f"Collected by lightning_offrl in {environment_name(environment)}. Episodes: {shares}.",
                 data_format="hdf5",
                 jpeg_encoding=False,
             )
@@ -365,13 +384,14 @@ def _table(
 ) -> str:
     rows = [("behaviour", "episodes", "mean return", "sd", "mean length")]
     names = np.array([episode.behaviour for episode in played])
+    n = 1 if np.abs(returns).max() > 1.0 else 3
     groups = [(name, names == name) for name in sorted(set(names.tolist()))]
     groups = [*groups, ("all", np.ones(len(names), dtype=bool))] if len(groups) > 1 else groups
     for name, mask in groups:
         mean, sd = returns[mask].mean(), returns[mask].std()
-        rows.append((name, str(mask.sum()), f"{mean:.1f}", f"{sd:.1f}", f"{lengths[mask].mean():.1f}"))
+        rows.append((name, str(mask.sum()), f"{mean:.{n}f}", f"{sd:.{n}f}", f"{lengths[mask].mean():.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment}"]
+    lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment_name(environment)}"]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
@@ -381,7 +401,7 @@ def _table(
     if references is not None:
         score = 100.0 * (returns.mean() - references[0]) / (references[1] - references[0])
         lines.append(
-            f"references: random {references[0]:.1f} = score 0, controller {references[1]:.1f} = score 100; "
+            f"references: random {references[0]:.{n}f} = score 0, controller {references[1]:.{n}f} = score 100; "
             f"this dataset scores {score:.1f} on average"
         )
     if any(math.isnan(episode.log_prob[0]) for episode in played):

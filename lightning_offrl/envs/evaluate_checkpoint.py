@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from lightning_offrl.envs.evaluation import Evaluation, evaluate, normalised_score
+from lightning_offrl.envs.make import environment_name
 from lightning_offrl.envs.video import check_video_path, record
 from lightning_offrl.errors import InputError
 from lightning_offrl.export.policy import Policy, load_policy, read_saved
@@ -64,7 +65,8 @@ def _title(policy: Policy, path: Path, environment: str, index: int | None) -> s
     name = policy.info["algorithm"].rpartition(".")[2]
     data = (policy.info.get("data") or {}).get("name", "unknown data")
     which = "" if index is None else f" (stacked seed {index})"
-    return f"{name}{which}, {policy.info.get('updates') or 0:,} updates on {data}, in {environment} ({path})"
+    where = f"in {environment_name(environment)} ({path})"
+    return f"{name}{which}, {policy.info.get('updates') or 0:,} updates on {data}, {where}"
 
 
 def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:

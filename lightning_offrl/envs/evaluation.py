@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_offrl.batch import Spec, encode_observation, nested, unscale_action
-from lightning_offrl.envs.make import check_match, environment_spec, make_environment
+from lightning_offrl.batch import Spec, encode_observation, nested, unscale_action, without_mask
+from lightning_offrl.envs.action_masks import mask_of, takes_mask
+from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
-Act = Callable[[Any], Any]
+Act = Callable[..., Any]
 """Raw observations ``[*lead, E, D]`` (a nested TensorDict for Dict spaces) to actions in [-1, 1] ``[*lead, E, A]``, or
-int64 ``[*lead, E]``."""
+int64 ``[*lead, E]``. One with an argument ``action_mask`` is given ``[*lead, E, n]`` bool where the environment says
+which actions are legal."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Evaluator:
         first = make_environment(environment)
         self.spec = environment_spec(first)
         self.policy_spec = spec or self.spec
-        check_match(self.policy_spec, self.spec, environment)
+        check_match(self.policy_spec, self.spec, environment_name(environment))
         self._environments = [first]
 
     def run(self, act: Act, *, seed: int = 1000, device: Any = None, dtype: torch.dtype | None = None) -> Evaluation:
@@ -109,8 +111,11 @@ class Evaluator:
         total = stacks * self.episodes
         while len(self._environments) < total:
             self._environments.append(make_environment(self.environment))
-        observations = [env.reset(seed=seed + i % self.episodes)[0] for i, env in enumerate(self._environments[:total])]
-        space = self._environments[0].observation_space
+        began_with = [env.reset(seed=seed + i % self.episodes) for i, env in enumerate(self._environments[:total])]
+        observations = [observation for observation, _ in began_with]
+        masks = [mask_of(observation, info, self.spec) for observation, info in began_with]
+        masked = takes_mask(act) and any(mask is not None for mask in masks)
+        space = without_mask(self._environments[0].observation_space, self._environments[0].action_space)
         returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
         terminated, running = np.zeros(total, dtype=bool), np.ones(total, dtype=bool)
         while running.any():
@@ -120,15 +125,17 @@ class Evaluator:
             index = [s * self.episodes + int(e) for s in range(stacks) for e in columns]
             size = (*self.lead, len(columns))
             batch = _stack([observations[i] for i in index], space, size, device, dtype)
+            legal = {"action_mask": self._legal([masks[i] for i in index], size, device)} if masked else {}
             with torch.no_grad(), _few_threads(batch):
-                actions = act(batch)
+                actions = act(batch, **legal)
             for i, action in zip(index, self._to_environment(actions, size), strict=True):
                 if not running[i]:
                     continue
                 if action is None:
                     returns[i], running[i] = math.nan, False
                     continue
-                observations[i], reward, end, cut, _ = self._environments[i].step(action)
+                observations[i], reward, end, cut, info = self._environments[i].step(action)
+                masks[i] = mask_of(observations[i], info, self.spec)
                 returns[i] += float(reward)
                 lengths[i] += 1
                 terminated[i] = bool(end)
@@ -152,6 +159,12 @@ class Evaluator:
         flat = np.asarray(unscale_action(values.double().numpy(), spec)).reshape(-1, spec["action_size"])
         clipped = np.clip(flat.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
         return [action if np.isfinite(action).all() else None for action in clipped]
+
+    def _legal(self, masks: list[np.ndarray | None], size: tuple[int, ...], device: Any) -> torch.Tensor:
+        """``[*size, n]`` bool; where nothing is said, everything is legal."""
+        n = self.spec["action_size"]
+        rows = np.stack([np.ones(n, dtype=bool) if mask is None else mask for mask in masks])
+        return torch.from_numpy(rows).reshape(*size, n).to(device)
 
     def close(self) -> None:
         """Close the environments."""

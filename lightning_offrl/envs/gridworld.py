@@ -10,6 +10,10 @@ wind, it goes where the wind blows instead with probability ``wind``, whatever t
 
     world = make_environment("offrl/GridWorld-v0").unwrapped         or GridWorld("cliff"), GridWorld(drawing)
     world.mdp.optimal(0.99)                                          all that is exact, see `tabular.TabularMDP`
+    world.dataset(policy, 100)                                       episodes at once, the source of a data module
+
+Learning here wants targets that follow faster than by default (`SoftTargetUpdate`, tau 0.05 and not 0.005): a value
+moves one cell further in about 1 / tau updates. `configs/discrete_cql_gridworld.yaml` is an example.
 
 Importing this module registers ``offrl/GridWorld-v0`` (four rooms) and ``offrl/GridWorld-<layout>-v0`` for each layout
 below, cut after 100 steps; `grid_id` names any other.
@@ -17,6 +21,7 @@ below, cut after 100 steps; `grid_id` names any other.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -24,74 +29,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from lightning_offrl.envs.grid_layouts import LAYOUTS, read_layout, read_lines, size_text
 from lightning_offrl.envs.grid_picture import ARROWS, MOVES, draw
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.errors import InputError
-
-LAYOUTS = {
-    "corridor": """
-        S......G
-    """,
-    "open": """
-        S.......
-        ........
-        ........
-        ........
-        ........
-        .......G
-    """,
-    "cliff": """
-        ..........
-        ..........
-        ..........
-        SCCCCCCCCG
-    """,
-    "windy": """
-        ....^^^^...
-        ....^^^^...
-        S...^^^^.G.
-        ....^^^^...
-        ....^^^^...
-    """,
-    # Two ways to the middle, two from there to the goal: 4 or 10 steps, 2 across, 4 or 10 steps.
-    "stitch": """
-        .....#.....
-        .###.#.###.
-        .###.#.###.
-        S.........G
-    """,
-    "four-rooms": """
-        #############
-        #S....#.....#
-        #.....#.....#
-        #...........#
-        #.....#.....#
-        #.....#.....#
-        ##.####.....#
-        #.....###.###
-        #.....#.....#
-        #.....#.....#
-        #...........#
-        #.....#....G#
-        #############
-    """,
-}
-
-STITCH_POLICIES = (
-    """
-    >>>>v#.....
-    ^###v#.###.
-    ^###v#.###.
-    ^...>>>>>>.
-    """,
-    """
-    .....#>>>>v
-    .###.#^###v
-    .###.#^###v
-    >>>>>>^....
-    """,
-)
-"""For the layout "stitch": the long way first, and the long way last (16 steps each; the best of both takes 10)."""
 
 ACTIONS = ("up", "left", "right", "down")
 HORIZON = 100
@@ -139,7 +80,10 @@ class GridWorld(gymnasium.Env):
             raise InputError(f"observation must be 'one-hot' or 'coordinates', got {observation!r}")
         if render_mode not in (None, "ansi", "rgb_array"):
             raise InputError(f"render_mode must be 'ansi', 'rgb_array' or None, got {render_mode!r}")
-        self.grid = _read(layout)
+        self.grid = read_layout(layout)
+        given: dict[str, Any] = {"layout": layout, "observation": observation, "step_reward": step_reward}
+        given |= {"goal_reward": goal_reward, "cliff_reward": cliff_reward, "slip": slip, "wind": wind}
+        self._arguments = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
         self.render_mode = render_mode
         rows, columns = np.nonzero(self.grid != "#")
         self.cells = np.stack([rows, columns], -1)
@@ -231,9 +175,9 @@ class GridWorld(gymnasium.Env):
         Raises:
             InputError: a drawing of another size.
         """
-        signs = _lines(drawing)
+        signs = read_lines(drawing)
         if signs.shape != self.grid.shape:
-            raise InputError(f"the drawing has {_size(signs)}, the grid {_size(self.grid)}")
+            raise InputError(f"the drawing has {size_text(signs)}, the grid {size_text(self.grid)}")
         policy = self.mdp.uniform()
         for state, sign in enumerate(signs[self.cells[:, 0], self.cells[:, 1]]):
             if sign in ARROWS:
@@ -248,21 +192,49 @@ class GridWorld(gymnasium.Env):
                 signs[row, column] = "." if np.ptp(chances) < 1e-12 else ARROWS[int(np.argmax(chances))]
         return "\n".join("".join(line) for line in signs)
 
-    def dataset(self, policy: np.ndarray, episodes: int, *, horizon: int = HORIZON, seed: int = 0) -> dict[str, Any]:
+    def id(self, max_episode_steps: int = HORIZON) -> str:
+        """What names this world wherever an environment's id is asked for; see `grid_id`.
+
+        Args:
+            max_episode_steps: when episodes are truncated.
+        """
+        layout = self._arguments.get("layout", "")
+        if max_episode_steps == HORIZON and not set(self._arguments) - {"layout"} and layout in ("", *LAYOUTS):
+            return f"offrl/GridWorld-{layout}-v0" if layout else "offrl/GridWorld-v0"
+        return grid_id(max_episode_steps=max_episode_steps, **self._arguments)
+
+    def references(self, horizon: int = HORIZON) -> tuple[float, float] | None:
+        """The returns that score 0 and 100: exact expectations for random actions and for the optimal policy.
+
+        Args:
+            horizon: episodes are truncated after so many steps.
+
+        Returns:
+            None where both are equal, which leaves no scale.
+        """
+        policies = (self.mdp.uniform(), self.mdp.optimal(0.99).policy)
+        low, high = (self.mdp.expected_return(policy, horizon) for policy in policies)
+        return (low, high) if high > low else None
+
+    def dataset(
+        self, policy: np.ndarray, episodes: int, *, horizon: int = HORIZON, seed: int = 0, start: int | None = None
+    ) -> dict[str, Any]:
         """Episodes of a policy drawn all at once, as the dictionary that a data module takes for its ``source``.
 
         Args:
             policy: ``[n_states, 4]``.
             episodes: how many.
-            horizon: episodes are truncated after so many steps.
+            horizon: episodes are truncated after so many steps, here and where the data's environment is played.
             seed: of the draws.
+            start: the state in which all of them begin; None: as the world begins.
 
         Returns:
             ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,
-            ``behavior_log_prob``, the numbers of the states as ``infos/state`` and ``infos/next_state``, the spaces and
-            a name.
+            ``behavior_log_prob``, the numbers of the states as ``infos/state`` and ``infos/next_state``, the spaces,
+            the environment's id, its references and a name.
         """
-        drawn = self.mdp.sample_transitions(policy, episodes, horizon, seed)
+        first = None if start is None else np.eye(self.mdp.n_states)[start]
+        drawn = self.mdp.sample_transitions(policy, episodes, horizon, seed, first)
         return {
             "observations": self.observations[drawn["state"]],
             "next_observations": self.observations[drawn["next_state"]],
@@ -275,7 +247,9 @@ class GridWorld(gymnasium.Env):
             "infos/next_state": drawn["next_state"],
             "observation_space": self.observation_space,
             "action_space": self.action_space,
-            "name": f"GridWorld, {episodes} episodes with seed {seed}",
+            "environment": self.id(horizon),
+            "references": self.references(horizon),
+            "name": f"{grid_name(self._arguments, horizon)}, {episodes} episodes with seed {seed}",
         }
 
     # -- pictures ----------------------------------------------------------------------------------------------------
@@ -342,6 +316,9 @@ class GridWorld(gymnasium.Env):
             raise InputError(f"no goal can be reached from the start at row {row}, column {column} of the layout")
 
 
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(GridWorld).parameters.items()}
+
+
 def grid_id(layout: str = "four-rooms", *, max_episode_steps: int = HORIZON, **arguments: Any) -> str:
     """What names a grid of one's own wherever an environment's id is asked for: its specification as JSON.
 
@@ -362,6 +339,30 @@ def grid_id(layout: str = "four-rooms", *, max_episode_steps: int = HORIZON, **a
     return str(spec.to_json())
 
 
+def grid_name(arguments: dict[str, Any], max_episode_steps: int | None = HORIZON) -> str:
+    r"""A short name of a grid for texts and titles.
+
+    Args:
+        arguments: of `GridWorld`; what is left out is as by default.
+        max_episode_steps: when episodes are truncated.
+
+    >>> grid_name({"layout": "cliff", "cliff_reward": -20.0}, 30)
+    'GridWorld-cliff (cliff reward -20, 30 steps)'
+    >>> grid_name({"layout": "S..\n..G"})
+    'GridWorld of 2 x 3 cells'
+    """
+    layout = arguments.get("layout", "four-rooms")
+    name = f"GridWorld-{layout}"
+    if layout not in LAYOUTS:
+        rows, columns = read_lines(layout).shape
+        name = f"GridWorld of {rows} x {columns} cells"
+    changed = {k: v for k, v in arguments.items() if k != "layout" and v != _DEFAULTS.get(k)}
+    words = [f"{k.replace('_', ' ')} {v:g}" if isinstance(v, int | float) else str(v) for k, v in changed.items()]
+    if max_episode_steps is not None and max_episode_steps != HORIZON:
+        words.append(f"{max_episode_steps} steps")
+    return f"{name} ({', '.join(words)})" if words else name
+
+
 def register() -> None:
     """Make Gymnasium know ``offrl/GridWorld-v0`` and one id for each layout; done when this module is imported."""
     names: dict[str, dict[str, Any]] = {"offrl/GridWorld-v0": {}}
@@ -369,44 +370,6 @@ def register() -> None:
     for name, arguments in names.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=ENTRY_POINT, max_episode_steps=HORIZON, kwargs=arguments)
-
-
-def _read(layout: str) -> np.ndarray:
-    """The characters of a layout ``[rows, columns]``, checked."""
-    if not isinstance(layout, str):
-        raise InputError(f"a layout is a name ({', '.join(LAYOUTS)}) or a drawing, got {type(layout).__name__}")
-    known = set("#.SGC" + ARROWS)
-    if layout not in LAYOUTS and "\n" not in layout and set(layout) - known:
-        raise InputError(f"there is no layout {layout!r}: name one of {', '.join(LAYOUTS)}, or give a drawing")
-    signs = _lines(LAYOUTS.get(layout, layout))
-    strange = sorted(set(signs.ravel().tolist()) - known)
-    if strange:
-        row, column = np.argwhere(signs == strange[0])[0]
-        raise InputError(
-            f"the layout has {strange[0]!r} at row {row}, column {column}; it may have # . S G C ^ v < > (wall, floor, "
-            "start, goal, cliff, wind)"
-        )
-    for sign, what in (("S", "start"), ("G", "goal")):
-        if not (signs == sign).any():
-            raise InputError(f"the layout has no {what}; mark one with {sign}")
-    return signs
-
-
-def _lines(drawing: str) -> np.ndarray:
-    lines = [line.strip() for line in drawing.strip().splitlines()]
-    if not lines:
-        raise InputError("the drawing is empty; give one line of characters for each row")
-    if len({len(line) for line in lines}) != 1:
-        odd = next(i for i, line in enumerate(lines) if len(line) != len(lines[0]))
-        raise InputError(
-            f"the lines of a layout must be equally long: the first has {len(lines[0])} characters, line {odd + 1} has "
-            f"{len(lines[odd])}; fill up with # or ."
-        )
-    return np.array([list(line) for line in lines])
-
-
-def _size(signs: np.ndarray) -> str:
-    return f"{signs.shape[0]} rows of {signs.shape[1]}"
 
 
 register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import warnings
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
     from gymnasium import error
     from gymnasium.envs.registration import EnvSpec
 
-    from lightning_offrl.envs import gridworld  # noqa: F401  # its import registers the package's own environments
+    from lightning_offrl.envs import gridworld, sepsis  # noqa: F401  # importing registers the package's environments
 
     if not isinstance(environment, str) or not environment:
         raise InputError(f"an environment is given by its Gymnasium id, such as Pendulum-v1; got {environment!r}")
@@ -64,6 +65,26 @@ def make_environment(environment: str, *, render_mode: str | None = None) -> Any
         ) from problem
 
 
+def environment_name(environment: str) -> str:
+    """A short name for texts and titles: the id, or what a specification in JSON says in a few words.
+
+    >>> environment_name("Pendulum-v1")
+    'Pendulum-v1'
+    >>> environment_name('{"id": "Hopper-v5", "kwargs": {"reset_noise_scale": 0.1}}')
+    'Hopper-v5 (reset_noise_scale 0.1)'
+    """
+    if not environment.startswith("{"):
+        return environment
+    from lightning_offrl.envs.gridworld import ENTRY_POINT, grid_name
+
+    spec = json.loads(environment)
+    arguments = spec.get("kwargs") or {}
+    if spec.get("entry_point") == ENTRY_POINT:
+        return grid_name(arguments, spec.get("max_episode_steps"))
+    words = [f"{key} {value}" for key, value in arguments.items() if len(str(value)) <= 30]
+    return f"{spec['id']} ({', '.join(words)})" if words else str(spec["id"])
+
+
 def environment_spec(environment: Any) -> Spec:
     """`batch.make_spec` of an environment that was made."""
     return make_spec(environment.observation_space, environment.action_space)
@@ -94,8 +115,8 @@ def cannot_draw(environment: str, problem: Exception) -> str:
     """The sentence for an environment that runs but has nothing to draw with, which fails in many different ways."""
     first = (str(problem).splitlines() or [""])[0]
     return (
-        f"{environment} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set MUJOCO_GL=egl or "
-        "MUJOCO_GL=osmesa and install that library, for classic control install "
+        f"{environment_name(environment)} cannot be drawn here ({type(problem).__name__}: {first}); for MuJoCo set "
+        "MUJOCO_GL=egl or MUJOCO_GL=osmesa and install that library, for classic control install "
         '"gymnasium[classic-control]"'
     )
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.envs.make import cannot_draw, make_environment
+from lightning_offrl.envs.action_masks import decide, mask_of, takes_mask
+from lightning_offrl.envs.make import cannot_draw, environment_name, environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
 
@@ -57,15 +58,16 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
         env = make_environment(environment, render_mode="rgb_array")
     try:
         with _headless(), _explained(environment):
-            observation, _ = env.reset(seed=seed)
+            observation, info = env.reset(seed=seed)
             frames.append(_frame(env, environment))
+            spec = environment_spec(env) if takes_mask(controller) else None
             ended = False
             while not ended:
-                action = controller(observation)
+                action = decide(controller, observation, None if spec is None else mask_of(observation, info, spec))
                 if not isinstance(action, int):
                     space = env.action_space
                     action = np.clip(np.asarray(action).reshape(space.shape), space.low, space.high).astype(space.dtype)
-                observation, reward, terminated, truncated, _ = env.step(action)
+                observation, reward, terminated, truncated, info = env.step(action)
                 total += float(reward)
                 frames.append(_frame(env, environment))
                 ended = bool(terminated or truncated)
@@ -79,7 +81,9 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
 def _frame(env: Any, environment: str) -> np.ndarray:
     frame = env.render()
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        raise InputError(f"{environment} returned no picture to film (it gave {type(frame).__name__})")
+        raise InputError(
+            f"{environment_name(environment)} returned no picture to film (it gave {type(frame).__name__})"
+        )
     return frame.astype(np.uint8)
 
 

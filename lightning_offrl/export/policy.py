@@ -25,6 +25,7 @@ from lightning_offrl.algorithm import OfflineAlgorithm, class_path
 from lightning_offrl.batch import Spec, nested, unscale_action
 from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
 from lightning_offrl.checkpoints import describe
+from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 
 POLICY_FORMAT = 1
@@ -63,26 +64,31 @@ class Policy:
         floating = [p.dtype for p in algorithm.parameters() if p.is_floating_point()]
         self._dtype = floating[0] if floating else torch.float32
 
-    def act(self, observation: Any) -> Any:
+    def act(self, observation: Any, action_mask: Any = None) -> Any:
         """Greedy actions.
 
         Args:
             observation: one raw observation, or any number of leading dimensions of them: numpy, tensor, list, or a
                 dict of these for Dict spaces. A Discrete observation is its index, or one-hot; several are one-hot.
+            action_mask: for discrete actions, which of the n are legal: true or false (1 or 0), ``[*leading, n]``, such
+                as Gymnasium's ``info["action_mask"]``. None: all are, or what a dict observation says under this key.
 
         Returns:
             Actions in environment units: float32 ``[*leading, A]``, or for discrete actions int64 ``[*leading]``, and
             for a single observation a Python int.
 
         Raises:
-            InputError: the observation has another shape than the policy was trained on, or is not finite.
+            InputError: the observation has another shape than the policy was trained on, or is not finite; a mask of
+                another shape, for continuous actions, or without any legal action.
         """
         shape = self.spec["observation_shape"]
+        if action_mask is None and isinstance(observation, Mapping | TensorDictBase) and "action_mask" not in shape:
+            action_mask = observation.get("action_mask", None) if self.spec["action_kind"] == "discrete" else None
         arrays = _arrays(observation, shape, "observation")
         leading = _leading(arrays, shape, "observation")
         batch = nested(_flatten(arrays, len(leading)), [math.prod(leading)])
         with torch.no_grad():
-            action = self.act_scaled(batch).cpu()
+            action = self.act_scaled(batch, self._legal(action_mask, leading)).cpu()
         if self.spec["action_kind"] == "discrete":
             numbers = action.numpy().reshape(leading)
             return int(numbers) if not leading else numbers
@@ -90,15 +96,42 @@ class Policy:
         low, high = np.asarray(self.spec["action_low"]), np.asarray(self.spec["action_high"])
         return np.clip(unscale_action(scaled, self.spec), low, high).astype(np.float32)
 
-    def act_scaled(self, observation: Any) -> Tensor:
-        """The algorithm's own ``act``: ``[B, ...]`` tensors to ``[B, A]`` in [-1, 1], or ``[B]`` int64."""
+    def act_scaled(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
+        """The algorithm's own ``act``: ``[B, ...]`` tensors to ``[B, A]`` in [-1, 1], or ``[B]`` int64.
+
+        ``action_mask`` is bool ``[B, n]``, for discrete actions.
+        """
         device = next((p.device for p in self.algorithm.parameters()), torch.device("cpu"))
 
         def place(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=self._dtype if leaf.is_floating_point() else None)
 
         placed = observation.apply(place) if isinstance(observation, TensorDictBase) else place(observation)
-        return self.algorithm.act(placed)
+        act: Any = self.algorithm.act
+        legal = {} if action_mask is None or not takes_mask(act) else {"action_mask": action_mask.to(device)}
+        return act(placed, **legal)
+
+    def _legal(self, action_mask: Any, leading: tuple[int, ...]) -> Tensor | None:
+        """A given mask as bool ``[B, n]``."""
+        if action_mask is None:
+            return None
+        if self.spec["action_kind"] != "discrete":
+            raise InputError("action_mask is for discrete actions, but this policy's are continuous: leave it out")
+        if not takes_mask(self.algorithm.act):
+            raise InputError(
+                f"{type(self.algorithm).__name__} cannot be told which actions are legal: give its act(observation) an "
+                "argument action_mask, or leave the mask out"
+            )
+        mask, want = np.asarray(action_mask), (*leading, self.spec["action_size"])
+        if mask.shape != want or not ((mask == 0) | (mask == 1)).all():
+            raise InputError(
+                f"action_mask must be true or false (1 or 0) of shape {list(want)}, one flag for every action, got "
+                f"{mask.dtype} of shape {list(mask.shape)}"
+            )
+        mask = mask.astype(bool).reshape(-1, want[-1])
+        if not mask.any(-1).all():
+            raise InputError("action_mask forbids every action; at least one must be legal")
+        return torch.from_numpy(mask)
 
     def __repr__(self) -> str:
         data = (self.info.get("data") or {}).get("name")

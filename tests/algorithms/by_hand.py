@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 from torch.nn import functional as F
 
 SPEC = {
@@ -37,11 +38,36 @@ def q_of(parameters: list[torch.Tensor], observation: torch.Tensor, action: torc
     return [mlp(member(parameters, i), torch.cat([observation, action], -1)).squeeze(-1) for i in range(2)]
 
 
+def squashed(policy: list[torch.Tensor], observation: torch.Tensor):
+    """torch's own tanh of a normal from ``[mean | log std]``, and the mean and standard deviation of that normal."""
+    mean, log_std = mlp(policy, observation).chunk(2, -1)
+    std = log_std.clamp(-20, 2).exp()
+    return TransformedDistribution(Independent(Normal(mean, std), 1), TanhTransform(cache_size=1)), mean, std
+
+
 def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     """The three lines that every tutorial has."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+def step_together(adams: list[torch.optim.Optimizer], losses: list[torch.Tensor]) -> None:
+    """Differentiate all losses at the same values, then step."""
+    for adam, loss in zip(adams, losses, strict=True):
+        (parameters,) = (group["params"] for group in adam.param_groups)
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
+    for adam in adams:
+        adam.step()
+
+
+def polyak(targets: list[torch.Tensor], sources: list[torch.Tensor], tau: float = 0.005) -> None:
+    """``target <- (1 - tau) target + tau source``."""
+    with torch.no_grad():
+        for t, s in zip(targets, sources, strict=True):
+            t.copy_((1 - tau) * t + tau * s)
 
 
 def batches(count: int, size: int = 16) -> list[dict[str, torch.Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.testing import assert_close
 
@@ -12,7 +14,7 @@ from .by_hand import SPEC, as_ours, batches, descend, mlp, q_of, weights
 
 
 def by_hand(page, data, lam=0.5, gamma=0.99, polyak=0.005, rate=3e-4):
-    """Q; then the policy with the new Q: exp(A / lambda), A with Q of the policy's own action (peers 5.5)."""
+    """Q; then the policy with the new Q: exp(A / lambda), A with Q of the policy's own action."""
     q, target = weights(page.q), weights(page.q_target)
     log_std, *policy = weights(page.policy)
     adam_q, adam_p = torch.optim.Adam(q, lr=rate), torch.optim.Adam([log_std, *policy], lr=rate)
@@ -39,6 +41,21 @@ def by_hand(page, data, lam=0.5, gamma=0.99, polyak=0.005, rate=3e-4):
             for t, s in zip(target, q, strict=True):
                 t.copy_((1 - polyak) * t + polyak * s)
     return q, target, [log_std, *policy]
+
+
+def test_a_small_lambda_is_greedier():
+    """A / lambda, not lambda A: with lambda 1/2 a weight is exp(2 A)."""
+    page = AWAC(SPEC, hidden=(), temperature=0.5)
+    with torch.no_grad():
+        for p in page.parameters():
+            p.zero_()
+        page.q.mlp.linear[0].weight[:, 3, 0] = 1.0  # Q = a_1, the policy's own action 0
+    page._evaluating = True
+    page.draws.normal = lambda shape, like: torch.zeros(shape)
+    b = {k: v[:1].float() if v.is_floating_point() else v[:1] for k, v in batches(1)[0].items()}
+    b["action"] = torch.tensor([[0.7, 0.0]])
+    log_prob = -math.log(2 * math.pi) - 0.5 * 0.49
+    assert_close(page.update(as_ours(b, 0.99))["policy_loss"].item(), -math.exp(1.4) * log_prob, rtol=1e-5, atol=0)
 
 
 def test_eight_updates_by_hand():

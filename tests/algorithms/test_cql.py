@@ -35,7 +35,7 @@ def evaluated(page, batch):
 
 @pytest.mark.parametrize("samples", [1, 10, 50])
 def test_a_flat_q_measures_the_box(samples):
-    """Q = c: the difference is about A ln 2 + ln 3N, growing with N (peers 5.2: a reduction over 3 does not grow)."""
+    """Q = c: the difference is about A ln 2 + ln 3N, growing with N: a public one, reducing over 3, stays at ln 3."""
     page = CQL(SPEC, samples=samples, **SMALL)
     flat_critics(page, 7.0)
     batch = as_ours(single(batches(1, size=2_000)[0]), 0.99)
@@ -61,7 +61,7 @@ def test_the_samples_are_valued_at_the_state_they_belong_to():
 
 
 def test_the_multiplier_stays_apart_from_q():
-    """Its own loss sees a detached difference, and Q's loss a detached multiplier (peers 5.2, TorchRL's leak).
+    """Its own loss sees a detached difference, and Q's loss a detached multiplier.
 
     With Adam's first step of size lr, log multiplier moves by + lr where weight * difference exceeds the gap.
     """
@@ -98,19 +98,59 @@ def test_gradient_of_the_multiplier_by_finite_differences():
 
 
 def test_each_sample_is_clipped_before_the_mean():
-    """Differences far below the bound count as the bound, sample by sample (peers 5.2, AntMaze's -200)."""
-    page = CQL(SPEC, min_difference=100.0, **SMALL)
-    assert evaluated(page, as_ours(single(batches(1)[0]), 0.99))["difference"].item() == pytest.approx(100.0)
+    """Differences of 10 and -1000 with a bound of -200 have the mean -95; clipped after the mean it would be -200."""
+    page = CQL(SPEC, min_difference=-200.0, **SMALL)
+    page.push_down = lambda batch, q, pi, next_pi: q + torch.tensor([10.0, -1000.0]).repeat(8)
+    assert evaluated(page, as_ours(single(batches(1)[0]), 0.99))["difference"].item() == pytest.approx(-95.0)
 
 
-def test_weight_zero_leaves_sac():
-    """No conservative gradient reaches Q."""
+def multiplier_after_one_step(batch, weight, gap):
+    page = CQL(SPEC, weight=weight, lagrange_gap=gap, samples=10, **SMALL)
+    flat_critics(page, 7.0)
+    page.gradient_update(batch)
+    return page.multiplier().item()
+
+
+def test_the_gap_is_compared_with_weight_times_the_difference_log_3n_included():
+    """Flat Q, weight 5: weight * difference is about 5 (2 ln 2 + ln 30) = 23.9, so the multiplier turns there.
+
+    Public code compares ``weight * (difference - gap)``, where a gap of 5 means what 1 means there: it would fall at
+    both gaps here. Without log 3N in the difference the sign would change at 6.9.
+    """
+    batch = as_ours(single(batches(1, size=2_000)[0]), 0.99)
+    turn = 5.0 * (2 * math.log(2) + math.log(30))
+    assert multiplier_after_one_step(batch, 5.0, turn - 1.0) > 1.0 > multiplier_after_one_step(batch, 5.0, turn + 1.0)
+
+
+def test_the_multiplier_is_bounded():
+    page = CQL(SPEC, lagrange_gap=0.0, **SMALL)
+    with torch.no_grad():
+        page.multiplier.log_value.fill_(20.0)  # exp 20 is 4.9e8
+    assert evaluated(page, as_ours(single(batches(1)[0]), 0.99))["multiplier"].item() == 1e6
+
+
+def test_the_units_of_the_environment_change_nothing():
+    """Actions are scaled to [-1, 1], where the uniform density is 1 / 2 per dimension.
+
+    A public CQL draws them in the environment's bounds and takes that density all the same.
+    """
     batch = as_ours(single(batches(1)[0]), 0.99)
-    pages = [CQL(SPEC, weight=0.0, samples=n, **SMALL) for n in (1, 7)]
+    pages = [CQL({**SPEC, "action_low": [-low] * 2, "action_high": [9.0] * 2}, **SMALL) for low in (1.0, 30.0)]
     for page in pages:
         page.gradient_update(batch)
-    for one, other in zip(pages[0].q.parameters(), pages[1].q.parameters(), strict=True):
-        assert_close(one, other)
+    assert all(torch.equal(a, b) for a, b in zip(pages[0].parameters(), pages[1].parameters(), strict=True))
+
+
+def test_samples_are_valued_at_this_observation_also_those_of_the_next():
+    """Q is 100 times the observation, 1 here and 2 after: a sample valued at s' would raise the difference by 100."""
+    page = CQL(SPEC, hidden=(), samples=10)
+    flat_critics(page, 0.0)
+    with torch.no_grad():
+        page.q.mlp.linear[0].weight[:, 0] = 100.0
+    batch = as_ours(single(batches(1, size=500)[0]), 0.99)
+    batch["observation"].fill_(1.0), batch["next", "observation"].fill_(2.0)
+    got = evaluated(page, batch)["difference"].item()
+    assert got == pytest.approx(2 * math.log(2) + math.log(30), abs=0.3)
 
 
 def test_the_largest_target_takes_each_critics_best_action_first():
@@ -122,13 +162,26 @@ def test_the_largest_target_takes_each_critics_best_action_first():
 
 
 def test_calibration_bounds_the_policys_actions_alone():
-    """max(Q, return) before the densities, uniform actions untouched (peers 5.9: others clamp after, and all)."""
+    """max(Q, return) before the densities, uniform actions untouched: others clamp after, and all."""
     page = CalQL(SPEC, samples=2, **SMALL)
     flat_critics(page, -1.0)
     batch = as_ours(single(batches(1, size=3)[0]), 0.99)
     batch["mc_return"] = torch.tensor([5.0, -9.0, 0.0])
     values = page.values_of(batch, torch.zeros(3, 6, 2), calibrated=4)
     assert_close(values[0], torch.tensor([[5.0] * 4 + [-1.0] * 2, [-1.0] * 6, [0.0] * 4 + [-1.0] * 2]))
+
+
+def test_calibration_bounds_two_of_the_three_groups():
+    """Q far below the return: what counts are the 2 N samples of the policy at it, none of the N uniform ones.
+
+    5 + A ln 2 + ln 2N; with the uniform ones bounded as well, as in one public Cal-QL, it would be ln 3N, 0.41 more.
+    """
+    page = CalQL(SPEC, samples=50, **SMALL)
+    flat_critics(page, -1e3)
+    batch = as_ours(single(batches(1, size=500)[0]), 0.99)
+    batch["mc_return"] = torch.full((500,), 5.0)
+    got = evaluated(page, batch)["difference"].item() - 1e3
+    assert got == pytest.approx(5.0 + 2 * math.log(2) + math.log(100), abs=0.1)
 
 
 def test_calibration_far_below_is_cql():

@@ -15,7 +15,10 @@ from .by_hand import SPEC, as_ours, batches, descend, mlp, q_of, single, weights
 
 
 def authors(page: IQL, data, tau=0.7, beta=3.0, gamma=0.99, polyak=0.005, rate=3e-4):
-    """V (target Q), policy (target Q, new V), Q (new V), targets: train_offline.py's order (peers 5.3)."""
+    """V (target Q), policy (target Q, new V), Q (new V), targets: train_offline.py's order.
+
+    A widely read version weighs by the old V and bootstraps from it: another algorithm, which trains without complaint.
+    """
     q, target, v = weights(page.q), weights(page.q_target), weights(page.v)
     *policy, log_std = [weights(page.policy)[i] for i in (*range(1, 7), 0)]
     adams = {n: torch.optim.Adam(p, lr=rate) for n, p in (("q", q), ("v", v), ("p", [*policy, log_std]))}
@@ -96,6 +99,23 @@ def test_it_acts_by_the_mean_and_trains_with_dropout():
     assert not torch.equal(page.act(x), page.act(x)), "dropout is on in training"
     page.eval()
     assert_close(page.act(x), page.policy(x).mean)
+
+
+def test_the_policy_is_a_normal_that_is_not_squashed():
+    """Its density at 0.9 is the normal's: with tanh's Jacobian, as one public IQL had it, AntMaze stays at 0.
+
+    The mean passes through tanh, the deviation does not depend on the state, and its logarithm stays in [-5, 2].
+    """
+    page = IQL(SPEC, hidden=(8, 8), policy_schedule="constant").double()
+    for raw, log_std in ((0.3, 0.3), (-9.0, -5.0), (9.0, 2.0)):
+        with torch.no_grad():
+            page.policy.log_std.fill_(raw)
+        x, action = torch.randn(5, 3).double(), torch.full((5, 2), 0.9).double()
+        density = page.policy(x)
+        mean = torch.tanh(page.policy.mlp(x))
+        want = torch.distributions.Normal(mean, math.exp(log_std)).log_prob(action).sum(-1)
+        assert_close(density.log_prob(action), want)
+        assert_close(density.mode, mean)
 
 
 @pytest.mark.parametrize("bad", [{"seeds": 0}, {"seeds": 2, "encoder": torch.nn.Linear(3, 3)}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -21,11 +22,11 @@ def critic(parameters, i, x):
     return (x @ linears[4][i] + linears[5][i]).squeeze(-1)
 
 
-def by_hand(page, data, noises, beta=(0.1, 0.3), gamma=0.99, polyak=0.005, rate=1e-3):
-    """Penalties summed over the action's dimensions, the critic's with the data's next action (peers 5.5)."""
+def by_hand(page, data, noises, beta=(0.1, 0.3), gamma=0.99, polyak=0.005, rates=(1e-3, 1e-3)):
+    """Penalties summed over the action's dimensions, the critic's with the data's next action."""
     q, q_target = weights(page.q), weights(page.q_target)
     policy, policy_target = weights(page.policy), weights(page.policy_target)
-    adam_q, adam_p = torch.optim.Adam(q, lr=rate), torch.optim.Adam(policy, lr=rate)
+    adam_q, adam_p = (torch.optim.Adam(p, lr=rate) for p, rate in zip((q, policy), rates, strict=True))
     for it, (b, noise) in enumerate(zip(data, noises, strict=True), start=1):
         obs, action, after = b["observation"], b["action"], b["next_observation"]
         with torch.no_grad():
@@ -59,14 +60,23 @@ def ours(batch):
     return out
 
 
-def test_eight_updates_by_hand():
-    page = ReBRAC(SPEC, policy_penalty=0.1, critic_penalty=0.3, hidden=(8, 8)).double()
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({}, (1e-3, 1e-3)),
+        ({"learning_rate": 2e-4}, (2e-4, 2e-4)),
+        ({"policy_learning_rate": 3e-4, "q_learning_rate": 5e-5}, (5e-5, 3e-4)),  # the authors' AntMaze
+        ({"q_learning_rate": 5e-5}, (5e-5, 1e-3)),
+    ],
+)
+def test_eight_updates_by_hand(settings, rates):
+    page = ReBRAC(SPEC, policy_penalty=0.1, critic_penalty=0.3, hidden=(8, 8), **settings).double()
     data = [with_next_action(b) for b in batches(8)]
     noises = []
     for k, b in enumerate(data):
         page.draws.begin(k)
         noises.append(page.draws.normal(b["action"].shape, b["action"]))
-    expected = by_hand(page, data, noises)
+    expected = by_hand(page, data, noises, rates=rates)
     page._hooks = [SoftTargetUpdate(0.005, period=2).on_update_end]
     for b in data:
         page.gradient_update(ours(b))
@@ -78,6 +88,22 @@ def test_eight_updates_by_hand():
 def test_only_the_critics_are_normalised():
     page = ReBRAC(SPEC, hidden=(8, 8))
     assert page.q.mlp.norm is not None and page.policy.mlp.norm is None
+
+
+def test_the_critics_penalty_is_the_distance_to_the_datas_next_action():
+    """Q = 0, r = 0, pi'(s') = 0, next actions of +-1: y = -gamma beta_2 A, so Q's loss is its square, twice.
+
+    At the last step of an episode the columns hold the action itself, never the first one of the next episode.
+    """
+    page = ReBRAC(SPEC, critic_penalty=0.5, policy_noise=0.0, hidden=(4,))
+    with torch.no_grad():
+        for p in page.parameters():
+            p.zero_()
+    page._evaluating = True
+    batch = ours(with_next_action(single(batches(1)[0])))
+    batch["next", "action"], batch["next", "reward"] = batch["next", "action"].sign(), torch.zeros(16)
+    batch["next", "terminated"] = torch.zeros(16, dtype=torch.bool)
+    assert_close(page.update(batch)["q_loss"].item(), 2 * (0.99 * 0.5 * 2) ** 2)
 
 
 def test_the_penalty_is_a_sum_over_dimensions():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_offrl.algorithms.rebrac import ReBRAC
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 
@@ -12,7 +16,7 @@ from .by_hand import SPEC, as_ours, batches, descend, member, mlp, q_of, single,
 
 
 def authors(page: TD3BC, data, noises, gamma=0.99, polyak=0.005, rate=3e-4, alpha=2.5):
-    """TD3_BC.py's train(): critics; every second call policy and both targets (peers 5.5)."""
+    """TD3_BC.py's train(): critics; every second call policy and both targets."""
     q, q_target = weights(page.q), weights(page.q_target)
     policy, policy_target = weights(page.policy), weights(page.policy_target)
     adam_q, adam_policy = torch.optim.Adam(q, lr=rate), torch.optim.Adam(policy, lr=rate)
@@ -48,6 +52,28 @@ def test_ten_updates_equal_the_authors():
     for network, wanted in zip((page.q, page.q_target, page.policy, page.policy_target), expected, strict=True):
         for got, want in zip(network.parameters(), wanted, strict=True):
             assert_close(got.detach(), want.detach(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [TD3BC, ReBRAC])
+def test_noise_is_clipped_and_then_the_action(kind):
+    """Target policy at 0.9, noise of 10 deviations: 0.2 * 10 is clipped to 0.5, and 0.9 + 0.5 to 1.
+
+    Clipping the sum alone gives 1 and -1 for both signs; here they are 1 and 0.4.
+    """
+    page = kind(SPEC, hidden=(4,)).double()
+    with torch.no_grad():
+        for p in page.policy_target.parameters():
+            p.zero_()
+        page.policy_target.mlp.linear[-1].bias.fill_(math.atanh(0.9))
+    sign = torch.tensor([1.0, -1.0]).repeat(8).double().unsqueeze(-1).expand(16, 2)
+    page.draws.normal = lambda *args, **kwargs: 10.0 * sign
+    seen = []
+    page.q_target.forward = lambda obs, action: seen.append(action) or torch.zeros(2, 16).double()
+    page._evaluating = True
+    batch = as_ours(batches(1)[0], 0.99)
+    batch["next", "action"] = batch["action"]
+    page.update(batch)
+    assert_close(seen[0], torch.where(sign > 0, 1.0, 0.4).double())
 
 
 def test_lambda_by_hand():

@@ -41,9 +41,10 @@ def fit(
     steps: int = 7,
     resume=None,
     k: int = 1,
+    reward: str = "none",
     **options,
 ):
-    module = OfflineDataModule(data, batch_size=8, updates_per_step=k)
+    module = OfflineDataModule(data, batch_size=8, updates_per_step=k, reward=reward)
     algorithm = kind(module.spec, hidden=(8,), **options)
     trainer = L.Trainer(
         max_steps=steps, logger=CSVLogger(tmp_path, name="", version="log"), callbacks=list(callbacks),
@@ -85,6 +86,16 @@ def test_without_references_returns_take_their_place(tmp_path: Path, pendulum_ar
     (row,) = logged(tmp_path)
     assert not any("score" in key for key in row) and row["eval/best_return"] == row["eval/return"]
     assert row["eval/mean_of_last_5"] == row["eval/return"] and math.isnan(row["eval/return_se"])
+
+
+def test_scores_are_of_raw_rewards(tmp_path: Path, pendulum_arrays) -> None:
+    """The untrained policy returns the same whatever the learner's rewards are turned into."""
+    seen = []
+    for name, reward in (("raw", "none"), ("shifted", "antmaze-cql")):
+        callback = EvaluateEnv(episodes=2, every=0, at_start=True, at_end=False)
+        fit(tmp_path / name, source(pendulum_arrays), callback, steps=1, kind=IQL, reward=reward)
+        seen.append(callback.curve[0])
+    assert seen[0] == seen[1] and seen[0].mean < -100.0
 
 
 def test_stacked_seeds_are_logged_one_by_one(tmp_path: Path, pendulum_arrays) -> None:

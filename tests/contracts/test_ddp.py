@@ -1,4 +1,7 @@
-"""Two gloo processes under plain ``strategy: ddp`` equal one process on the joint batch."""
+"""Two gloo processes under plain ``strategy: ddp`` equal one process on the joint batch.
+
+Lightning's own DDP raises with two optimizers and ``manual_backward``: each loss leaves the other's parameters unused.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Counter(pl.Callback):
 @every_algorithm
 @pytest.mark.parametrize("k", [1, 4, 50])
 def test_a_step_is_a_gradient_update(algorithm, k):
-    """max_steps=53 makes 53 updates for any K; peers run a third with three optimizers (peers 5.1, global_step)."""
+    """max_steps=53 makes 53 updates for any K: Lightning's own count, of optimizer steps, would end after a third."""
     counter = Counter()
     page, trainer = fit(algorithm, steps=53, data={"updates_per_step": k}, callbacks=[counter])
     assert counter.calls == page.updates == trainer.global_step == 53
@@ -58,7 +58,10 @@ def test_training_moves_every_network(algorithm):
 
 @every_algorithm
 def test_gradients_stay_home(algorithm):
-    """minimize(policy=...) must not move, or leave gradients on, any other network (peers 5.1)."""
+    """minimize(policy=...) must not move, or leave gradients on, any other network.
+
+    The policy's loss flows through Q: public code leaves its gradient there, and trusts the next zero_grad.
+    """
     page = algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm))
     plain, seen = page.minimize, []
 

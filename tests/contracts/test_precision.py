@@ -1,4 +1,7 @@
-"""float16 with a gradient scaler: one scale per update, and the gradients of float32 (peers 5.1)."""
+"""float16 with a gradient scaler: one scale per update, and the gradients of float32.
+
+Lightning's plugin updates the scale once per optimizer: an overflow in the policy would halve the critics' scale.
+"""
 
 from __future__ import annotations
 
@@ -68,3 +71,31 @@ def test_float16_autocast_follows_float32(algorithm):
             assert difference.max() <= 2 * 20 * rate, name
             assert difference.mean() < 5 * rate, name
     assert all(p.dtype == torch.float32 for p in amp.parameters())
+
+
+def test_densities_at_the_edge_of_the_box_are_finite_in_bfloat16():
+    """Logged actions of 1: in bfloat16, 1 - 1e-6 rounds to 1 and log(1 - a^2) to -inf. Heads leave autocast before."""
+    from lightning_offrl.networks.encoders import Encoder
+    from lightning_offrl.networks.policies import SquashedGaussianPolicy
+
+    spec = {"observation_shape": [3], "action_kind": "box", "action_size": 2}
+    policy, x, edge = SquashedGaussianPolicy(Encoder(spec), 2, (16,)), torch.randn(64, 3), torch.ones(64, 2)
+    assert torch.tensor(1 - 1e-6).bfloat16() == 1.0
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        low = policy(x)
+        got = low.log_prob(edge)
+    assert got.dtype == torch.float32 and got.isfinite().all()
+    torch.testing.assert_close(got, policy(x).log_prob(edge), rtol=0.05, atol=0.5)
+
+
+def test_weights_and_soft_maxima_are_float32_in_bfloat16():
+    """exp(beta A), log-sum-exp, targets: every loss that an update returns has float32's digits."""
+    from .pages import ALGORITHMS, batch_for, episodes_for
+
+    for algorithm in ALGORITHMS.values():
+        page = algorithm(episodes_for(algorithm).spec, **small(algorithm))
+        page._evaluating = True
+        page.draws.begin(0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            metrics = page.update(batch_for(page))
+        assert all(value.dtype == torch.float32 for value in metrics.values()), algorithm.__name__

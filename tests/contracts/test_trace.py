@@ -1,6 +1,6 @@
 """Every ``update`` can be traced as one graph, and the graph does what the plain update does.
 
-The graphs here run operation by operation, without a compiler; what compiling does to them is in test_compiled.py.
+The graphs here run operation by operation, without a compiler.
 """
 
 from __future__ import annotations

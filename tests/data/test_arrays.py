@@ -59,6 +59,7 @@ def test_flags_end_episodes_and_stay_apart() -> None:
 
 
 def test_terminal_wins_over_timeout() -> None:
+    """Both may be set where the goal is reached in the last step allowed: no value lies beyond it."""
     episodes = load(line(4, terminals=at(4, 3), timeouts=at(4, 1, 3)))
     check_sound(episodes)
     assert flags(episodes, "terminated") == [3] and flags(episodes, "truncated") == [1]
@@ -83,6 +84,10 @@ def test_an_unmarked_end_is_cut_where_the_next_observation_is_unknown() -> None:
 
 
 def test_without_next_observations_the_last_step_of_a_timeout_is_dropped() -> None:
+    """Its next observation is not the following row: that one begins the next episode.
+
+    Where next observations *are* stored the row stays (above): D4RL's own reader drops it there, too.
+    """
     episodes = load(line(7, terminals=at(7, 6), timeouts=at(7, 2), next_observations=None))
     check_sound(episodes)
     assert episodes.length.tolist() == [2, 4]

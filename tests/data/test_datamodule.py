@@ -85,6 +85,28 @@ def test_statistics_are_those_of_numpy_in_float64(arrays, chunk):
     assert_close(std, torch.from_numpy(exact.std(0)), rtol=1e-9, atol=0)
 
 
+def test_statistics_and_rewards_are_those_of_the_train_split(arrays):
+    """What is held out must not shape what is learnt: neither through the normaliser nor through scaled rewards."""
+    data = OfflineDataModule(arrays, validation_fraction=0.34, reward="standardise")
+    mean, _ = data.observation_statistics()[()]
+    assert_close(mean, data.train.data["observation"].double().mean(0))
+    assert (mean - data.episodes.data["observation"].double().mean(0)).abs().max() > 1e-3
+    reward = data.train.data["next", "reward"].double()
+    assert data.reward_transform[0] == pytest.approx(1.0 / reward.std(correction=0).item())
+
+
+def test_returns_of_failed_episodes_are_of_scaled_rewards_for_ever():
+    """AntMaze for Cal-QL: rewards 0 become -5, and an episode that was cut is worth -5 / (1 - 0.99) = -500 everywhere.
+
+    The plain sum up to the cut, unscaled or not, would call a late failure better than an early one.
+    """
+    episodes = two_episodes()
+    episodes.data["next", "reward"] = torch.tensor([0.0, 0, 1, 0, 0])
+    data = OfflineDataModule(episodes, reward="antmaze-cql", infinite_horizon_return=True)
+    got = data.columns((*TRANSITION, "mc_return"))["mc_return"]
+    assert_close(got, torch.tensor([-5 - 5 * 0.99 + 5 * 0.99**2, -5 + 5 * 0.99, 5.0, -500.0, -500.0]))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

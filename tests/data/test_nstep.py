@@ -98,6 +98,7 @@ def test_an_infinite_horizon_goes_on_with_the_last_reward() -> None:
 
 
 def test_next_action_stays_in_the_episode() -> None:
+    """The authors' ReBRAC takes the first action of the next episode in the file."""
     start, length, *_ = episodes([3, 1, 2])
     action = torch.arange(6)
     assert next_action(action, end_index(start, length)).tolist() == [1, 2, 2, 3, 5, 5]

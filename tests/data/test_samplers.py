@@ -22,7 +22,7 @@ def test_indices_depend_on_seed_and_update_alone():
 
 
 def test_ranks_share_the_joint_batch():
-    """Peers give every rank the same batch (peers 5.1, 'DDP sampling')."""
+    """A sampler seeded alike in every process draws the same batch on every rank, and N processes learn from one."""
     joint = UniformSampler(1000, 12, seed=0).indices(7, 2)
     ranks = [UniformSampler(1000, 4, seed=0, rank=r, world=3).indices(7, 2) for r in range(3)]
     assert torch.equal(torch.cat(ranks, dim=-1), joint)

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from lightning_offrl.data.show import describe
 from lightning_offrl.data.sources import load
 from lightning_offrl.envs.behaviour import behaviours
 from lightning_offrl.envs.collect import collect, collect_arrays, play, reference_scores
 from lightning_offrl.envs.evaluation import evaluate
-from lightning_offrl.envs.gridworld import ACTIONS, HORIZON, LAYOUTS, STITCH_POLICIES, GridWorld, grid_id
-from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.grid_layouts import LAYOUTS, STITCH_HALVES, STITCH_POLICIES
+from lightning_offrl.envs.gridworld import ACTIONS, HORIZON, GridWorld, grid_id
+from lightning_offrl.envs.make import environment_name, environment_spec, make_environment
 from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError
 
@@ -224,6 +226,61 @@ def test_a_dataset_drawn_at_once_is_a_source() -> None:
     assert world.mdp.expected_return(stitched, 50) == -10.0
     mixed = world.dataset(world.mdp.uniform(), 5, horizon=7, seed=2)
     assert load(mixed).data["next", "truncated"].sum() == 5
+
+
+def test_halves_that_reach_the_goal_only_together() -> None:
+    world = GridWorld("stitch")
+    first, second = (world.policy_from_text(text) for text in STITCH_HALVES)
+    one = load(world.dataset(first, 1, horizon=30))
+    other = load(world.dataset(second, 1, horizon=30, start=world.state(0, 4)))
+    assert one.returns().tolist() == [-30.0] and not one.data["next", "terminated"].any()
+    assert other.returns().tolist() == [-9.0] and other.data["next", "terminated"].sum() == 1
+    assert other.data["observation"][0].argmax() == world.state(0, 4)
+    assert world.mdp.expected_return(second, 9) == -9.0  # from the start it only wanders
+    there = np.eye(world.mdp.n_states)[world.state(0, 4)]
+    seen = np.maximum(world.mdp.visits(first, 30), world.mdp.visits(second, 30, there)) > 0
+    allowed = np.where(seen, world.mdp.optimal(0.99).action_value, -np.inf)
+    assert world.mdp.expected_return(world.mdp.deterministic(allowed.argmax(-1)), 50) == -10.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "horizon", "short"),
+    [
+        ({}, 100, "offrl/GridWorld-v0"),
+        ({"layout": "cliff"}, 100, "offrl/GridWorld-cliff-v0"),
+        ({"layout": "cliff", "cliff_reward": -100.0}, 100, "offrl/GridWorld-cliff-v0"),
+        ({"layout": "cliff", "cliff_reward": -20.0, "slip": 0.1}, 100, "GridWorld-cliff (cliff reward -20, slip 0.1)"),
+        ({"layout": "windy", "observation": "coordinates"}, 40, "GridWorld-windy (coordinates, 40 steps)"),
+        ({"layout": "S..\n.^G"}, 9, "GridWorld of 2 x 3 cells (9 steps)"),
+    ],
+)
+def test_a_dataset_names_the_environment_that_it_came_from(arguments: dict, horizon: int, short: str) -> None:
+    world = GridWorld(**arguments)
+    episodes = load(world.dataset(world.mdp.uniform(), 3, horizon=horizon))
+    again = make_environment(episodes.environment)
+    assert again.spec.max_episode_steps == horizon
+    for name in ("transition", "step_reward"):
+        np.testing.assert_array_equal(getattr(again.unwrapped.mdp, name), getattr(world.mdp, name))
+    np.testing.assert_array_equal(again.unwrapped.observations, world.observations)
+    assert environment_name(episodes.environment) == short
+    low, high = episodes.references
+    assert (low, high) == reference_scores(episodes.environment, again, environment_spec(again))
+    assert low == pytest.approx(world.mdp.expected_return(world.mdp.uniform(), horizon)) and low < high
+
+
+def test_short_names_are_what_people_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    name = grid_id("S..\n.^G", wind=0.25, max_episode_steps=15)
+    arrays = collect_arrays(name, episodes=3)
+    done = collect(name, "test/named-v0", episodes=3)
+    shown = describe("test/named-v0")
+    for text in (
+        arrays["name"],
+        done.table,
+        shown,
+        minari.load_dataset("test/named-v0").storage.metadata["description"],
+    ):
+        assert "GridWorld of 2 x 3 cells (wind 0.25, 15 steps)" in text and "entry_point" not in text
 
 
 def test_policies_as_text() -> None:

@@ -15,10 +15,11 @@ from torch import nn
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.algorithms.bc import BC
+from lightning_offrl.algorithms.dqn import DQN
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
-from lightning_offrl.export.policy import export_policy, load_policy, read_saved
+from lightning_offrl.export.policy import Policy, export_policy, load_policy, read_saved
 
 SPEC = {
     "observation_shape": [3],
@@ -203,6 +204,35 @@ def test_discrete_actions_and_observations(importable: None, tmp_path: Path) -> 
     for wrong in (4, -1, 0.5):
         with pytest.raises(InputError, match="is not an index below 4"):
             policy.act(wrong)
+
+
+def test_masks_of_legal_actions(tmp_path: Path) -> None:
+    """One observation or several; numbers or flags; in a dict observation; and what is refused."""
+    spec = {"observation_shape": {"x": [3]}, "action_kind": "discrete", "action_size": 4}
+    page = DQN(spec, hidden=(8,))
+    with torch.no_grad():
+        page.q.mlp.linear[-1].bias.copy_(torch.tensor([0.0, 1e3, 3e3, 2e3]))
+    policy = load_policy(export_policy(page, tmp_path / "policy.pt"))
+    one = {"x": np.zeros(3)}
+    assert policy.act(one) == 2
+    assert policy.act(one, [1, 1, 0, 1]) == 3 and policy.act({**one, "action_mask": np.array([1, 1, 0, 0])}) == 1
+    assert policy.act({**one, "action_mask": [1, 1, 0, 0]}, [1, 0, 0, 0]) == 0, "what is given counts"
+    several = {"x": np.zeros((2, 3, 3))}
+    masks = np.ones((2, 3, 4), dtype=bool)
+    masks[1, 2, 2:] = False
+    assert policy.act(several, masks).tolist() == [[2, 2, 2], [2, 2, 1]]
+    for mask, said in (
+        ([1, 1], r"of shape \[4\], one flag for every action, got int64 of shape \[2\]"),
+        ([1, 1, 2, 0], "true or false"),
+        ([0, 0, 0, 0], "forbids every action; at least one must be legal"),
+    ):
+        with pytest.raises(InputError, match=said):
+            policy.act(one, mask)
+    with pytest.raises(InputError, match="this policy's are continuous: leave it out"):
+        load_policy(export_policy(build(BC), tmp_path / "bc.pt")).act([0.0, 0.0, 0.0], [1, 1])
+    page.act = lambda observation: torch.zeros(1)  # a page of one's own that knows nothing of masks
+    with pytest.raises(InputError, match="DQN cannot be told which actions are legal: give its act"):
+        Policy(page, spec, {}).act(one, [1, 1, 1, 1])
 
 
 @pytest.mark.parametrize(

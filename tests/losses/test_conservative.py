@@ -13,7 +13,7 @@ from lightning_offrl.losses.conservative import soft_maximum, uniform_log_densit
 
 @pytest.mark.parametrize(("actions", "samples"), [(1, 1), (3, 10), (6, 50)])
 def test_constant_q_with_three_uniform_groups(actions, samples):
-    """Q = c gives c + A ln 2 + ln 3N exactly, so the reduction is over 3N values, not over 3 (peers 5.2)."""
+    """Q = c gives c + A ln 2 + ln 3N exactly, so the reduction is over 3N values: three public CQLs sum 3."""
     q = torch.full((2, 5, 3 * samples), 4.0)
     density = torch.full((5, 3 * samples), uniform_log_density(actions))
     expected = 4.0 + actions * math.log(2) + math.log(3 * samples)

@@ -25,7 +25,7 @@ def test_of_action_by_hand():
 
 
 def test_legal_does_not_absorb_q():
-    """Q of -1e9 and legal beats Q of +1e9 and illegal; q + (-1e8) would not (peers 5.4, discrete)."""
+    """Q of -1e9 and legal beats Q of +1e9 and illegal; q + (-1e8), or q times 0, would not."""
     q = torch.tensor([[-1e9, 1e9]])
     mask = torch.tensor([[True, False]])
     assert legal(q, mask).tolist() == [[-1e9, NO]]
@@ -41,7 +41,7 @@ def test_legal_refuses_what_is_no_mask():
 
 
 def test_support_is_relative_to_the_most_likely_action_and_keeps_it():
-    """pi = (0.6, 0.3, 0.1), ratios (1, 0.5, 1/6); ``>=`` keeps a ratio of 1 at threshold 1 (peers 5.4, discrete)."""
+    """pi = (0.6, 0.3, 0.1), ratios (1, 0.5, 1/6); ``>=`` keeps a ratio of 1 at threshold 1."""
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log() + 7.0
     assert supported(logits, 0.3).tolist() == [[True, True, False]]
     assert supported(logits, 0.0).tolist() == [[True, True, True]]
@@ -60,7 +60,7 @@ def test_support_equals_the_ratio_of_probabilities(threshold):
 
 
 def test_gap_by_hand():
-    """log(1 + 2 + 5) - log 2 with Q = log(1, 2, 5): the data's action, not the mean of all (peers 5.2, discrete)."""
+    """log(1 + 2 + 5) - log 2 with Q = log(1, 2, 5): one public CQL subtracts the mean over all actions instead."""
     q = torch.tensor([[[1.0, 2.0, 5.0]]]).log()
     assert_close(log_sum_exp_gap(q, torch.tensor([1])), torch.tensor([[math.log(8 / 2)]]))
     mask = torch.tensor([[True, True, False]])
@@ -100,7 +100,7 @@ def test_huber_equals_torch():
 
 
 def test_soft_minimum_mixes_each_action_before_the_maximum():
-    """Actions (8, 0) and (5, 5) give 2 and 5: the maximum is 5. Mixing the maxima 8 and 5 gives 5.75 (peers 5.4)."""
+    """Actions (8, 0) and (5, 5) give 2 and 5: the maximum is 5. Mixing the maxima 8 and 5 gives 5.75."""
     q = torch.tensor([[[8.0, 5.0]], [[0.0, 5.0]]])  # [N, B, M]
     assert soft_minimum(q, 0.75).tolist() == [[2.0, 5.0]]
     assert_close(soft_minimum(q, 1.0), q.amin(0))

@@ -13,7 +13,7 @@ from lightning_offrl.losses.divergences import kl_to_standard_normal, squared_mm
 
 
 def test_kl_equals_torch():
-    """Also at the encoder's lower bound of log std (peers 5.4: KL = -1/2 (1 + log var - mean^2 - var))."""
+    """Also at the encoder's lower bound of log std : KL = -1/2 (1 + log var - mean^2 - var)."""
     g = torch.Generator().manual_seed(0)
     mean, log_std = torch.randn(3, 7, 5, generator=g), torch.randn(3, 7, 5, generator=g)
     log_std[..., 0] = -4.0
@@ -24,7 +24,7 @@ def test_kl_equals_torch():
 
 @pytest.mark.parametrize("kernel", ["laplacian", "gaussian"])
 def test_mmd_equals_a_double_loop(kernel):
-    """exp(-d / (2 sigma)), sigma not squared, diagonal included, per state (peers 5.4)."""
+    """exp(-d / (2 sigma)), sigma not squared, diagonal included, per state: as in BEAR's code."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(3, 4, 2, generator=g).double(), torch.randn(3, 5, 2, generator=g).double() + 1
 

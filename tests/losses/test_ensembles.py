@@ -17,7 +17,7 @@ def test_by_hand():
 
 
 def test_equals_the_matrix_of_pairs():
-    """The authors' way: an N x N matrix without its diagonal (peers 5.5)."""
+    """The authors' way: an N x N matrix without its diagonal."""
     g = torch.randn(5, 7, 3, dtype=torch.float64)
     unit = g / (g.norm(dim=-1, keepdim=True) + 1e-10)
     pairs = torch.einsum("ibk,jbk->bij", unit, unit) * (1 - torch.eye(5).double())

@@ -10,7 +10,7 @@ from lightning_offrl.losses.policies import advantage_weighted
 
 
 def test_weight_is_clamped_after_the_exponential():
-    """exp(3 * 10) is 1e13: the weight is 100, not exp(min(30, 100)) (peers 5.3)."""
+    """exp(3 * 10) is 1e13: the weight is 100, not exp(min(30, 100)), which overflows."""
     log_prob = torch.tensor([-1.0, -1.0, -2.0])
     got = advantage_weighted(log_prob, torch.tensor([0.0, 10.0, -1.0]), 3.0)
     assert_close(got, torch.tensor([1.0, 100.0, 2.0 * math.exp(-3.0)]))

@@ -8,7 +8,7 @@ from lightning_offrl.losses.values import expectile, td_target
 
 
 def test_td_target_stops_only_at_a_terminal():
-    """Guards peers' commonest error: a truncated step bootstraps, a terminal one does not."""
+    """The commonest error of all: a time limit that stops the bootstrap like a real end."""
     got = td_target(torch.tensor([1.0, 1.0]), torch.tensor([False, True]), torch.tensor([10.0, 10.0]), 0.9)
     assert_close(got, torch.tensor([10.0, 1.0]))
 
@@ -29,7 +29,7 @@ def test_td_target_refuses_a_column():
 
 
 def test_expectile_by_hand():
-    """0.7 weighs u = 2 with 0.7 and u = -2 with 0.3: tau belongs to positive u = target - prediction (peers 5.3)."""
+    """0.7 weighs u = 2 with 0.7 and u = -2 with 0.3: tau belongs to positive u = target - prediction."""
     assert_close(expectile(torch.tensor([2.0, -2.0, 0.0]), 0.7), torch.tensor([2.8, 1.2, 0.0]))
 
 

@@ -26,12 +26,12 @@ def vae():
 
 
 def test_shape_of_the_latent(vae):
-    """2 A latents (peers 5.4)."""
+    """Two latents per action dimension, as in the authors' code."""
     assert vae.latent == 4 and vae.sample(torch.randn(5, 3), torch.randn(5, 7, 4)).shape == (5, 7, 2)
 
 
 def test_samples_are_squashed_and_unsquashed_ones_are_what_tanh_takes(vae):
-    """Both ways of decoding differ by tanh exactly; one public library has the flag inverted (peers 5.4)."""
+    """Both ways of decoding differ by tanh exactly; one public library has had the flag inverted since 2023."""
     vae.decoder.linear[-1].weight.data.mul_(50)
     x, noise = torch.randn(5, 3), torch.randn(5, 7, 4)
     actions, raw = vae.sample(x, noise), vae.sample(x, noise, squash=False)
@@ -40,7 +40,7 @@ def test_samples_are_squashed_and_unsquashed_ones_are_what_tanh_takes(vae):
 
 
 def test_the_latent_is_clipped_when_sampling_only(vae):
-    """Noise of 9 is that of 0.5 in `sample`; in `losses` it is not clipped (peers 5.4)."""
+    """Noise of 9 is that of 0.5 in `sample`; in `losses` it is not clipped, where it would bias what the VAE learns."""
     x, a = torch.randn(5, 3), torch.rand(5, 2)
     assert_close(vae.sample(x, torch.full((5, 2, 4), 9.0)), vae.sample(x, torch.full((5, 2, 4), 0.5)))
     assert not torch.equal(vae.losses(x, a, torch.full((5, 4), 9.0))[0], vae.losses(x, a, torch.full((5, 4), 0.5))[0])
@@ -61,7 +61,7 @@ def test_losses_by_hand(vae):
 
 
 def test_each_state_with_its_own_samples(vae):
-    """Sample m of state b is what that state alone would decode: a repeat in turns would mix states (peers 5.4)."""
+    """Sample m of state b is what that state alone would decode: `repeat`, in turns, mixes states without an error."""
     x, noise = torch.randn(4, 3), torch.randn(4, 6, 4)
     policy = Perturbation(Encoder(SPEC), 2, (8,), limit=0.3)
     actions = vae.sample(x, noise)
@@ -74,7 +74,7 @@ def test_each_state_with_its_own_samples(vae):
 
 
 def test_critics_value_each_state_with_its_own_samples():
-    """Q = s + 10 a by hand: states 1, 2 with actions (0.1, 0.2), (0.3, 0.4) give (2, 3), (5, 6) (peers 5.4)."""
+    """Q = s + 10 a by hand: states 1, 2 with actions (0.1, 0.2), (0.3, 0.4) give (2, 3), (5, 6); in turns they mix."""
     spec = {**SPEC, "observation_shape": [1], "action_size": 1, "action_low": [-1.0], "action_high": [1.0]}
     critics = Critics(Encoder(spec), 1, (), count=1)
     with torch.no_grad():

@@ -107,7 +107,7 @@ def test_a_wrong_encoder_is_explained():
 
 
 def test_normaliser_by_hand():
-    """(s - mean) / (std + epsilon), epsilon inside (peers 5.10); identity before it is fitted."""
+    """(s - mean) / (std + epsilon), epsilon beside the deviation and not the variance; identity before it is fitted."""
     normaliser = Normaliser({"observation_shape": [2], **BOX}, epsilon=0.5)
     x = torch.tensor([[3.0, 1.0]])
     assert normaliser(x) is x

@@ -12,8 +12,9 @@ import numpy as np
 from tensordict import TensorDict
 from torch import from_numpy
 
-from lightning_offrl.batch import Spec, log_volume, make_spec, nested
+from lightning_offrl.batch import Spec, log_volume, make_spec, nested, without_mask
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.sources.action_masks import check_goes_on, holds_mask, masks
 from lightning_offrl.data.sources.checks import (
     array_leaves,
     as_arrays,
@@ -40,6 +41,8 @@ NAMES = {
     "truncated": ("truncated", "timeouts", "truncations"),
     "next_observations": ("next_observations", "next_observation"),
     "behavior_log_prob": ("behavior_log_prob", "infos/action_log_probs", "infos/behavior_log_prob"),
+    "action_mask": ("action_mask", "action_masks", "infos/action_mask"),
+    "next_action_mask": ("next_action_mask", "next_action_masks", "infos/next_action_mask"),
 }
 SETTINGS = ("observation_space", "action_space", "spec", "name", "environment", "references")
 REQUIRED = ("observations", "actions", "rewards", "terminated")
@@ -92,6 +95,8 @@ def from_arrays(
     *,
     next_observations: Any = None,
     behavior_log_prob: Any = None,
+    action_mask: Any = None,
+    next_action_mask: Any = None,
     lengths: Any = None,
     observation_space: Any = None,
     action_space: Any = None,
@@ -116,10 +121,14 @@ def from_arrays(
         truncated: ``[T]`` flags of episodes cut from outside; None: found by continuity of ``next_observations``.
         next_observations: as ``observations``.
         behavior_log_prob: ``[T]`` log density (mass) of the action, in the units of the environment.
+        action_mask: ``[T, n]`` flags, set for every action that was legal; None: the entry ``action_mask`` of
+            dictionary observations, where discrete actions have one, else all are legal.
+        next_action_mask: the same of the next observations; None: those of the following rows, and the last step of an
+            episode that did not end in a terminal state is dropped, because what was legal after it is unknown.
         lengths: ``[E]`` steps of each episode, where the source knows; flags inside an episode are then an error.
         observation_space: Gymnasium space; None: a Box of the shape seen.
         action_space: Gymnasium space; None: that of the environment if it can be made, else a Box with the bounds
-            [-1, 1] for floats, and as many actions as were seen for integers.
+            [-1, 1] for floats, and for integers as many actions as the mask has, or as were seen.
         spec: instead of the two spaces.
         name: for messages and reports.
         environment: Gymnasium id.
@@ -139,6 +148,9 @@ def from_arrays(
     action = as_arrays(actions, "actions")
     if isinstance(action, dict):
         raise InputError(f"actions of {name} are a dictionary, but must be one array; put them side by side")
+    if action.dtype.kind in "iub" and holds_mask(raw, observation_space, action_space):
+        found = raw.pop("action_mask"), raw_next.pop("action_mask", None) if isinstance(raw_next, dict) else None
+        action_mask, next_action_mask = found if action_mask is None else (action_mask, next_action_mask)
     log_prob = None if behavior_log_prob is None else column(behavior_log_prob, "behavior_log_prob", name)
     columns = [("rewards", reward), ("actions", action), *array_leaves(raw, "observations")]
     columns += [] if raw_next is None else array_leaves(raw_next, "next_observations")
@@ -157,11 +169,13 @@ def from_arrays(
     if observation_space is None:
         observation_space = infer_observation_space(raw, "observations", name)
     if action_space is None:
-        action_space = infer_action_space(action, environment, name, notes)
+        action_space = infer_action_space(action, environment, name, notes, action_mask)
+    observation_space = without_mask(observation_space, action_space)
     spec = make_spec(observation_space, action_space)
     scaled = scale(action, spec, ends, name)
     observation = encode(raw, observation_space, "observations", ends, name)
     following = None if raw_next is None else encode(raw_next, observation_space, "next_observations", ends, name)
+    mask, next_mask = masks(action_mask, next_action_mask, scaled, spec, ends, name)
 
     if lengths is None:
         ends = _borders(ends, observation, following, timeout is not None, name, notes)
@@ -170,24 +184,31 @@ def from_arrays(
     if both.any():
         notes.append(f"{count(int(both.sum()), 'step')} had both flags: taken as terminal")
         timeout = timeout & ~terminal
-    keep, timeout = _close(terminal, timeout, ends, following is not None, truncated is not None, notes)
+    unknown = "next_observations" if following is None else "next_action_mask"
+    known = following is not None and (mask is None or next_mask is not None)
+    keep, timeout = _close(terminal, timeout, ends, None if known else unknown, truncated is not None, notes)
+    # After a terminal state nothing is bootstrapped, so any observation, and any mask, does.
+    ahead = np.arange(rows) + (keep & ~terminal)
     if following is None:
-        # After a terminal state nothing is bootstrapped, so any observation does.
-        following = take(observation, np.arange(rows) + (keep & ~terminal))
+        following = take(observation, ahead)
+    if mask is not None:
+        next_mask = take(mask, ahead) if next_mask is None else next_mask
+        check_goes_on(next_mask, keep & ~terminal, ends, name)
     if not keep.any():
         raise InputError(
-            f"{name} is empty once the last step of each unfinished episode is dropped (its next observation is "
-            "unknown); give next_observations, or longer episodes"
+            f"{name} is empty once the last step of each unfinished episode is dropped (what came after it is "
+            f"unknown); give {unknown}, or longer episodes"
         )
     if not keep.all():
-        observation, following, scaled, reward, terminal, timeout, log_prob = (
-            take(one, keep) for one in (observation, following, scaled, reward, terminal, timeout, log_prob)
+        observation, following, scaled, reward, terminal, timeout, log_prob, mask, next_mask = (
+            take(one, keep)
+            for one in (observation, following, scaled, reward, terminal, timeout, log_prob, mask, next_mask)
         )
     last = np.flatnonzero(terminal | timeout)
     length = np.diff(last, prepend=-1)
 
     size = [len(reward)]
-    data = {
+    data: dict[str, Any] = {
         "observation": nested(observation, size),
         "action": from_numpy(scaled),
         "next": {
@@ -199,6 +220,8 @@ def from_arrays(
     }
     if log_prob is not None:
         data["behavior_log_prob"] = from_numpy((log_prob + log_volume(spec)).astype(np.float32))
+    if mask is not None:
+        data["action_mask"], data["next"]["action_mask"] = from_numpy(mask), from_numpy(next_mask)
     return Episodes(
         data=TensorDict(data, batch_size=size),
         start=from_numpy(last - length + 1),
@@ -239,11 +262,19 @@ def _borders(
 
 
 def _close(
-    terminal: np.ndarray, timeout: np.ndarray, ends: np.ndarray, has_next: bool, has_timeouts: bool, notes: list[str]
+    terminal: np.ndarray,
+    timeout: np.ndarray,
+    ends: np.ndarray,
+    unknown: str | None,
+    has_timeouts: bool,
+    notes: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give every episode exactly one flag at its last kept row; returns the rows to keep, and the timeouts."""
+    """Give every episode exactly one flag at its last kept row; returns the rows to keep, and the timeouts.
+
+    ``unknown`` names what is not known after the last row of an episode; None: everything is.
+    """
     unmarked = ends & ~terminal & ~timeout
-    if has_next:
+    if unknown is None:
         if unmarked.any():
             why = "with neither flag" if has_timeouts else "without a terminal state, and timeouts are not stored"
             notes.append(
@@ -259,8 +290,8 @@ def _close(
             if mask.any()
         ]
         notes.append(
-            f"{' and '.join(parts)}: the last step of each was cut, because next_observations are not stored and the "
-            "one after it is unknown"
+            f"{' and '.join(parts)}: the last step of each was cut, because {unknown} is not stored and what came "
+            "after it is unknown"
         )
     # The row before a cut one is now the last of its episode, unless the episode had no other row.
     before = np.append(cut[1:], False) & ~ends

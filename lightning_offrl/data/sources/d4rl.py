@@ -1,9 +1,9 @@
 """Files in D4RL's layout: flat HDF5 arrays of all episodes (Fu et al. 2020, https://arxiv.org/abs/2004.07219).
 
 Keys: ``observations``, ``actions``, ``rewards``, ``terminals``, and if present ``timeouts``, ``next_observations``,
-``infos/action_log_probs``, ``metadata/env_id``, ``metadata/ref_min_score``, ``metadata/ref_max_score``. Groups instead
-of arrays are read as dictionaries. Neither ``d4rl`` nor ``gym`` is needed. D4RL's own files name no environment: pass
-it to the evaluation.
+``infos/action_log_probs``, ``action_mask`` (or ``infos/action_mask``) and ``next_action_mask`` for discrete actions,
+``metadata/env_id``, ``metadata/ref_min_score``, ``metadata/ref_max_score``. Groups instead of arrays are read as
+dictionaries. Neither ``d4rl`` nor ``gym`` is needed. D4RL's own files name no environment: pass it to the evaluation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_offrl.data.sources import arrays
 from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Raised when the same file would be read differently, so that caches of before are not used."""
 
 

@@ -1,6 +1,7 @@
 """Minari datasets, by id from the local store (downloaded by Minari where missing) or by directory.
 
-Minari episodes hold T + 1 observations, so every last observation is real, also where an episode was truncated.
+Minari episodes hold T + 1 observations, so every last observation is real, also where an episode was truncated. Masks
+of legal actions are read from dictionary observations or from ``infos``, both under ``action_mask``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lightning_offrl.data.sources.arrays import from_arrays
 from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Raised when the same dataset would be read differently, so that caches of before are not used."""
 
 # Minari's own pattern (minari.dataset.minari_dataset), with the version it then needs; here so that a cached dataset
@@ -137,6 +138,8 @@ def read(directory: Path) -> Episodes:
         log_prob = usable_log_prob(log_prob, "behavior_log_prob", notes)
     elif any(logged):
         notes.append(f"behavior_log_prob is logged in {sum(logged)} of {len(logged)} episodes only: left out")
+    discrete = hasattr(dataset.spec.action_space, "n")
+    mask, next_mask = _masks(episodes, notes) if discrete else (None, None)
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     out = from_arrays(
         _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
@@ -146,6 +149,8 @@ def read(directory: Path) -> Episodes:
         np.concatenate([episode["truncations"] for episode in episodes]),
         next_observations=_concatenate([_slice(episode["observations"], slice(1, None)) for episode in episodes]),
         behavior_log_prob=log_prob,
+        action_mask=mask,
+        next_action_mask=next_mask,
         lengths=[len(episode["rewards"]) for episode in episodes],
         observation_space=dataset.spec.observation_space,
         action_space=dataset.spec.action_space,
@@ -159,6 +164,9 @@ def read(directory: Path) -> Episodes:
 
 def _episode(episode: Any) -> dict[str, Any]:
     out = {key: getattr(episode, key) for key in ("observations", "actions", "rewards", "terminations", "truncations")}
+    mask = (episode.infos or {}).get("action_mask")
+    if mask is not None:
+        out["action_mask"] = np.asarray(mask)
     log_prob = (episode.infos or {}).get("behavior_log_prob")
     if log_prob is not None:
         # Minari's own collector also stores the info of the reset, first.
@@ -170,13 +178,36 @@ def _episode(episode: Any) -> dict[str, Any]:
 def _check_lengths(episode: dict[str, Any], number: int, name: str) -> None:
     steps = len(episode["rewards"])
     for key, value in episode.items():
-        want = steps + 1 if key == "observations" else steps
+        both = key == "action_mask" and len(value) == steps + 1  # with that of the reset, or without
+        want = steps + 1 if key == "observations" or both else steps
         for got in _lengths(value):
             if got != want:
                 raise InputError(
                     f"episode {number} of {name} has {steps} rewards but {got} {key}, expected {want}; collect or "
                     "download it again"
                 )
+
+
+def _masks(episodes: list[dict[str, Any]], notes: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Masks of all observations and of all next ones, from the infos; the latter only where T + 1 are stored.
+
+    With T masks, each is that of the observation acted on; the mask after the last step is not known then.
+    """
+    found = [episode.get("action_mask") for episode in episodes]
+    logged = [mask for mask in found if mask is not None]
+    if not logged:
+        return None, None
+    steps = [len(episode["rewards"]) for episode in episodes]
+    if len(logged) < len(found):
+        notes.append(
+            f"action_mask is logged in {len(logged)} of {len(found)} episodes only: all actions of the others are "
+            "taken as legal"
+        )
+        size = logged[0].shape[-1]
+        logged = [np.ones((t + 1, size)) if m is None else m for m, t in zip(found, steps, strict=True)]
+    now = np.concatenate([mask[:length] for mask, length in zip(logged, steps, strict=True)])
+    whole = all(len(mask) == length + 1 for mask, length in zip(logged, steps, strict=True))
+    return now, np.concatenate([mask[1:] for mask in logged]) if whole else None
 
 
 def _lengths(value: Any) -> list[int]:

@@ -31,8 +31,13 @@ def infer_observation_space(value: Any, label: str, name: str) -> Any:
     return spaces.Box(-np.inf, np.inf, value.shape[1:], np.float32)
 
 
-def infer_action_space(action: np.ndarray, environment: str | None, name: str, notes: list[str]) -> Any:
-    """The environment's action space if it fits the actions, else [-1, 1] per dimension or the integers seen."""
+def infer_action_space(
+    action: np.ndarray, environment: str | None, name: str, notes: list[str], action_mask: Any = None
+) -> Any:
+    """The environment's action space if it fits the actions, else [-1, 1] per dimension, or as many integers as seen.
+
+    A mask of legal actions tells their number.
+    """
     from gymnasium import spaces
 
     integers = action.dtype.kind in "iub"
@@ -49,6 +54,8 @@ def infer_action_space(action: np.ndarray, environment: str | None, name: str, n
     if integers:
         if isinstance(space, spaces.Discrete):
             return space
+        if action_mask is not None and np.ndim(action_mask) == 2:
+            return spaces.Discrete(np.shape(action_mask)[1])
         seen = max(int(action.max()), 0) + 1
         notes.append(f"the number of actions is not stored: taken as {seen}, one more than the largest seen")
         return spaces.Discrete(seen)

@@ -1,0 +1,133 @@
+"""Off-policy evaluation while training: the value of the policy as it is, from logged episodes alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.callbacks.evaluate_env import random_state_kept
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.direct import DirectEstimate, lstd
+from lightning_offrl.ope.evaluate import Evaluation, evaluate
+from lightning_offrl.ope.policies import TargetPolicy
+from lightning_offrl.ope.trained import from_algorithm
+
+
+class EvaluateOPE(Callback):
+    """Estimates the policy's value every so many gradient updates, on the held-out episodes where there are some.
+
+    Logged under ``ope/``: for every eligible estimate ``NAME/value``, ``NAME/low`` and ``NAME/high`` (an estimate that
+    abstains logs nothing), ``eligible`` (how many), ``conservative`` (the smallest lower bound), ``naive/value`` (the
+    mean return of those episodes), and ``unsupported`` (the share of the policy's actions far from the log's). Values
+    are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
+
+    Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
+
+    Args:
+        every: period in gradient updates; 0 evaluates after the last update only.
+        discount: None takes the data module's.
+        horizon: count only the first steps; None: whole episodes.
+        direct: the fitted estimate: "lstd" (quadratic features, seconds), "fqe" (thousands of updates), or "none".
+        updates: of fitted Q evaluation.
+        refits: to resampled episodes, for the interval of the fitted estimate.
+        stochastic: evaluate the density that is trained, not the greedy action; gives importance weights where the log
+            has probabilities.
+        max_episodes: at most so many episodes are used, the first ones.
+        seed: of fits and resampling.
+    """
+
+    def __init__(
+        self,
+        every: int = 0,
+        discount: float | None = None,
+        horizon: int | None = None,
+        direct: Literal["lstd", "fqe", "none"] = "lstd",
+        updates: int = 5000,
+        refits: int = 10,
+        stochastic: bool = False,
+        max_episodes: int = 500,
+        seed: int = 0,
+    ) -> None:
+        if every < 0 or max_episodes < 2:
+            raise InputError("EvaluateOPE.every must be at least 0 and max_episodes at least 2")
+        if direct not in ("lstd", "fqe", "none"):
+            raise InputError(f"EvaluateOPE.direct cannot be {direct!r}; there are lstd, fqe and none")
+        self.every, self.discount, self.horizon, self.direct = every, discount, horizon, direct
+        self.updates, self.refits, self.stochastic = updates, refits, stochastic
+        self.max_episodes, self.seed = max_episodes, seed
+        self.last: Evaluation | None = None
+        self._at = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot be evaluated, before any training."""
+        if cast(OfflineAlgorithm, pl_module).lead:
+            raise InputError("EvaluateOPE evaluates one run at a time; leave it out of runs with stacked seeds")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate when the period is full, and after the last update."""
+        updates = cast(OfflineAlgorithm, pl_module).updates
+        if (self.every > 0 and updates % self.every == 0) or updates == trainer.max_steps:
+            self._evaluate(trainer, cast(OfflineAlgorithm, pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate what a run that ended otherwise has reached."""
+        if cast(OfflineAlgorithm, pl_module).updates > 0:
+            self._evaluate(trainer, cast(OfflineAlgorithm, pl_module))
+
+    def _evaluate(self, trainer: Trainer, module: OfflineAlgorithm) -> None:
+        if self._at == module.updates:
+            return
+        self._at = module.updates
+        metrics = self._metrics(trainer, module) if trainer.is_global_zero else None
+        module.log_now(cast(dict[str, float], trainer.strategy.broadcast(metrics, src=0)))
+
+    def _metrics(self, trainer: Trainer, module: OfflineAlgorithm) -> dict[str, float]:
+        data: Any = getattr(trainer, "datamodule", None)
+        held_out: Episodes | None = data.validation
+        episodes = data.train if held_out is None else held_out
+        if episodes.n_episodes > self.max_episodes:
+            episodes = episodes.select(torch.arange(self.max_episodes))
+        discount = float(data.discount if self.discount is None else self.discount)
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            with random_state_kept(module.device):
+                policy = from_algorithm(module, stochastic=self.stochastic)
+                fitted = self._fitted(policy, episodes, discount)
+                self.last = evaluate(
+                    policy, episodes, discount=discount, horizon=self.horizon, direct=fitted, seed=self.seed, n_boot=400
+                )
+        finally:
+            for part, training in modes:
+                part.training = training
+        return self._named(self.last)
+
+    def _fitted(self, policy: TargetPolicy, episodes: Episodes, discount: float) -> list[DirectEstimate]:
+        if self.direct == "none":
+            return []
+        if self.direct == "lstd":
+            return [lstd(policy, episodes, discount=discount, replicates=self.refits, seed=self.seed)]
+        from lightning_offrl.ope.fqe import fqe
+
+        found = fqe(policy, episodes, discount=discount, updates=self.updates, replicates=self.refits, seed=self.seed)
+        return [found]
+
+    @staticmethod
+    def _named(found: Evaluation) -> dict[str, float]:
+        eligible = [row for row in found.rows if row.status == "eligible"]
+        out = {"ope/eligible": float(len(eligible)), "ope/naive/value": found.row("naive").value}
+        for row in eligible:
+            out[f"ope/{row.name}/value"] = row.value
+            if row.interval is not None and row.interval.usable:
+                out[f"ope/{row.name}/low"], out[f"ope/{row.name}/high"] = row.interval.low, row.interval.high
+        if found.conservative is not None:
+            out["ope/conservative"] = found.conservative
+        if "far" in found.support:
+            out["ope/unsupported"] = found.support["far"].share
+        return out

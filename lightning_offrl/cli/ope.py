@@ -1,0 +1,293 @@
+"""``offrl ope`` and ``offrl select``: what policies would earn, from a log alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_offrl.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_offrl.data.episodes import Episodes
+    from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
+    from lightning_offrl.ope.direct import DirectEstimate
+    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.policies import TargetPolicy
+
+DIRECT = ("fqe", "lstd", "mb")
+KINDS = ("greedy", "stochastic", "truncated")
+BUDGETS = ("smoke", "pilot", "paper")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that both verbs have."""
+    add = parser.add_argument
+    add("--data", required=True, metavar="SOURCE", help="a Minari id, or the path of a D4RL .hdf5 or .npz file")
+    add("--discount", type=float, default=0.99, help="gamma, per step (or per unit of time with --time)")
+    add("--horizon", type=int, metavar="STEPS", help="count only the first steps; default: whole episodes")
+    add(
+        "--kind",
+        choices=KINDS,
+        default="greedy",
+        help="of a trained policy: its greedy action, the density it was trained with, or that density truncated to "
+        "the box where it would be clipped",
+    )
+    add(
+        "--behaviour",
+        default="auto",
+        metavar="logged|fit|FILE",
+        help="whose probabilities the weights divide by: the log's own, a fit to the log (ris), or a policy file; "
+        "auto: logged where the log has them, else fit, for policies that have weights",
+    )
+    add(
+        "--estimators",
+        default="auto",
+        metavar="LIST",
+        help="comma-separated: auto, is, wis, pdis, cwpdis, dr, wdr, magic",
+    )
+    add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
+    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget) and mb")
+    add(
+        "--refits",
+        type=int,
+        default=10,
+        metavar="N",
+        help="refits to resampled episodes, for the intervals of --direct",
+    )
+    add(
+        "--bandwidth", type=float, help="blur a deterministic continuous policy so that weights exist (kis); 0: by rule"
+    )
+    add("--held-out", type=float, metavar="SHARE", help="use only the episodes that `fit` held out with this share")
+    add("--split-seed", type=int, default=0, help="seed of that split")
+    add("--time", metavar="COLUMN", help="discount by the times in this column of the data")
+    add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
+    add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
+    add("--level", type=float, default=0.95, help="of the intervals")
+    add("--n-boot", type=int, default=1000, help="resamples of episodes")
+    add("--seed", type=int, default=0, help="of fits, draws and resampling")
+    add("--json", metavar="FILE", help="also write everything there")
+
+
+def ope(options: dict[str, Any]) -> int:
+    """Evaluate one policy; prints the page.
+
+    Returns:
+        0, 3 if nothing is eligible, 4 if eligible estimates disagree.
+    """
+    episodes, notes = _episodes(options)
+    result = _evaluation(options["policy"], episodes, options, notes)
+    print(result.table())
+    if options.get("json"):
+        _write(options["json"], result.to_dict())
+    return result.verdict.exit_code
+
+
+def select(options: dict[str, Any]) -> int:
+    """Evaluate several policies and rank them; prints the table.
+
+    Returns:
+        0, or 3 if no policy has an eligible estimate.
+    """
+    from lightning_offrl.ope.selection import compare
+
+    episodes, notes = _episodes(options)
+    evaluations = {}
+    for path in options["policies"]:
+        name = _name(path)
+        if name in evaluations:
+            raise InputError(f"two of the policies are called {name!r}; rename one of the files")
+        evaluations[name] = _evaluation(path, episodes, options, notes)
+    truths = _truths(options.get("truth"), list(evaluations))
+    choice = compare(evaluations, truths, threshold=options.get("safe_above"))
+    print(choice.table())
+    if options.get("json"):
+        found = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
+        by = {"by_point": choice.by_point, "by_lower": choice.by_lower, "top": choice.top}
+        _write(options["json"], {**by, "measures": choice.measures, "policies": found})
+    return 0 if choice.by_point else 3
+
+
+def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[TargetPolicy, list[str]]:
+    """A policy from any file that holds one, and what there is to say about it.
+
+    Args:
+        path: ``policy.pt``, ``.ckpt``, ``.onnx``, ``.ts`` (TorchScript), or the ``.json`` of a Gaussian policy.
+        episodes: the log, whose spaces must be those of the policy.
+        kind: of a trained policy, see ``offrl ope --help``.
+
+    Raises:
+        InputError: no such file, or a policy for other spaces.
+    """
+    from lightning_offrl.export.policy import load_policy
+    from lightning_offrl.ope.policies import ClippedNormal
+    from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.trained import from_algorithm
+
+    file = Path(path)
+    if file.suffix == ".json" or Path(f"{file}.json").is_file():
+        return load_gaussian(file), []
+    if file.suffix in (".onnx", ".ts", ".torchscript"):
+        return load_function(file, episodes.spec), []
+    trained = load_policy(file)
+    for key in ("observation_shape", "action_kind", "action_size"):
+        if trained.spec[key] != episodes.spec[key]:
+            raise InputError(
+                f"{file} was trained on {key} {trained.spec[key]}, but {episodes.name} has {episodes.spec[key]}; give "
+                "data of the same environment"
+            )
+    notes = []
+    if (trained.info.get("data") or {}).get("fingerprint") == episodes.fingerprint:
+        notes.append("the policy was trained on these very episodes, so estimates are optimistic; hold episodes out")
+    policy = from_algorithm(trained, stochastic=kind != "greedy")
+    if kind == "truncated" and isinstance(policy, ClippedNormal):
+        return policy.truncated(), [
+            *notes,
+            "the policy's Gaussian is truncated to the box, not clipped as when it acts",
+        ]
+    return policy, notes
+
+
+def _episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
+    from lightning_offrl.data.sources import load
+    from lightning_offrl.data.split import split_by_episode
+
+    episodes = load(options["data"])
+    share = options.get("held_out")
+    if share is None:
+        return episodes, ["all episodes of the log are used"]
+    kept = episodes.select(split_by_episode(episodes, share, options["split_seed"])[1])
+    return kept, [f"{kept.n_episodes:,} held-out episodes (share {share:g}, split seed {options['split_seed']})"]
+
+
+def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
+    from lightning_offrl.ope.evaluate import evaluate, refused
+    from lightning_offrl.ope.groups import elapsed_of, labels_of
+    from lightning_offrl.ope.importance import kernel_bandwidth
+
+    policy, said = read_policy(path, episodes, options["kind"])
+    bandwidth = options.get("bandwidth")
+    if bandwidth == 0.0:
+        bandwidth = kernel_bandwidth(episodes.data["action"], episodes.n_episodes)
+    weighable = refused(policy) is None or bandwidth is not None
+    behaviour, name = _behaviour(options["behaviour"], episodes, options, weighable)
+    column = options.get("by")
+    result = evaluate(
+        policy,
+        episodes,
+        discount=options["discount"],
+        horizon=options.get("horizon"),
+        estimators=[part for part in options["estimators"].split(",") if part],
+        behaviour=behaviour,
+        behaviour_name=name,
+        direct=_direct(policy, episodes, options),
+        by=None if column is None else {column: labels_of(episodes, column, options.get("labels"))},
+        elapsed=None if options.get("time") is None else elapsed_of(episodes, options["time"]),
+        reward_range=options.get("reward_range"),
+        max_weight=options.get("max_weight"),
+        bandwidth=bandwidth,
+        level=options["level"],
+        n_boot=options["n_boot"],
+        seed=options["seed"],
+        name=_name(path),
+    )
+    fitted = getattr(behaviour, "notes", [])
+    result.notes = (*notes, *said, *fitted, *result.notes)
+    return result
+
+
+def _behaviour(
+    how: str, episodes: Episodes, options: dict[str, Any], weighable: bool
+) -> tuple[TargetPolicy | None, str | None]:
+    logged = "behavior_log_prob" in episodes.data.keys()
+    if how == "auto":
+        how = "logged" if logged or not weighable else "fit"
+    if how == "logged":
+        if not logged and weighable and options["behaviour"] == "logged":
+            raise InputError(f"{episodes.name} has no logged probabilities; use --behaviour fit, or a policy file")
+        return None, None
+    if how == "fit":
+        from lightning_offrl.ope.behaviour import fit_behaviour
+
+        return fit_behaviour(episodes, seed=options["seed"]), "estimated"
+    return read_policy(how, episodes, "stochastic")[0], _name(how)
+
+
+def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -> list[DirectEstimate]:
+    from lightning_offrl.ope.direct import lstd, model_rollouts
+
+    names = [name for name in options["direct"].split(",") if name and name != "none"]
+    if options.get("time") is not None:
+        return []
+    discount, refits, seed = options["discount"], options["refits"], options["seed"]
+    found = []
+    for name in names:
+        if name == "fqe":
+            from lightning_offrl.ope.fqe import BUDGETS as UPDATES
+            from lightning_offrl.ope.fqe import fqe
+
+            updates = UPDATES[options["budget"]] if options.get("updates") is None else options["updates"]
+            found.append(fqe(policy, episodes, discount=discount, updates=updates, replicates=refits, seed=seed))
+        elif name == "lstd":
+            found.append(lstd(policy, episodes, discount=discount, replicates=refits, seed=seed))
+        elif name == "mb":
+            horizon = options.get("horizon")
+            if horizon is not None and horizon >= int(episodes.length.max()):
+                horizon = None
+            model = _dynamics(episodes, options)
+            found.append(
+                model_rollouts(
+                    policy, episodes, discount=discount, model=model, horizon=horizon, replicates=refits, seed=seed
+                )
+            )
+        else:
+            raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
+    return found
+
+
+def _dynamics(episodes: Episodes, options: dict[str, Any]) -> DynamicsEnsemble | None:
+    """One model for all policies of this command; None for tabular data, which need none."""
+    from lightning_offrl.dynamics.ensemble import fit_dynamics
+    from lightning_offrl.ope.features import is_one_hot
+
+    if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
+        return None
+    if "dynamics" not in options:
+        updates = {} if options.get("updates") is None else {"updates": options["updates"]}
+        options["dynamics"] = fit_dynamics(episodes, seed=options["seed"], **updates)
+    fitted: DynamicsEnsemble = options["dynamics"]
+    return fitted
+
+
+def _truths(path: str | None, names: list[str]) -> dict[str, float] | None:
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text())
+        truths = {str(name): float(value) for name, value in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as problem:
+        raise InputError(f'{path} must be JSON of the form {{"policy": value, ...}} ({problem})') from problem
+    missing = [name for name in names if name not in truths]
+    if missing:
+        raise InputError(f"{path} has no value for {', '.join(missing)}; it has {', '.join(truths)}")
+    return truths
+
+
+def _name(path: str) -> str:
+    """``runs/NAME/policy.pt`` as NAME, other files by their own name."""
+    file = Path(path)
+    if file.stem in ("policy", "last", "best"):
+        parent = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+        return parent.name or file.stem
+    return (
+        file.name.removesuffix(file.suffix) if file.suffix in (".pt", ".ckpt", ".json", ".onnx", ".ts") else file.name
+    )
+
+
+def _write(path: str, content: dict[str, Any]) -> None:
+    from lightning_offrl.checkpoint_io import write_atomically
+
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(Path(path), memoryview(text.encode()), what="the evaluation")

@@ -1,0 +1,319 @@
+"""Policy shift: how far the policy's actions are from the log's, at the states of the log.
+
+Of the states only those of the log are known. Where the policy would lead, and how far from the log that is, none of
+these numbers say: that takes density-ratio estimation over states or rollouts of a model.
+
+    bits        `kl_divergence` (both densities), `knn_divergence` (samples), `distinguish` (a classifier's lower bound)
+    surprise    `excess_surprisal`: for deterministic policies, which have no density and infinite divergence
+    distance    `distinguish` (total variation, AUC), `discrepancy` (MMD)
+    weights     `density_ratio`: how large, and how many episodes are left, step by step
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.diagnostics.classifier import tell_apart
+from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
+from lightning_offrl.diagnostics.reading import (
+    ALARM_AUC,
+    ALARM_BITS,
+    CAUTION_AUC,
+    CAUTION_BITS,
+    CLOSER,
+    LEAST_EPISODES,
+    RATIO_LIMIT_BITS,
+    Diagnosis,
+    Level,
+    level_of,
+    limit_bits,
+)
+from lightning_offrl.diagnostics.samples import Features, Pairs, clustered_error, mean_length, sample_pairs, sample_rows
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.eligibility import effective_sample_size
+from lightning_offrl.ope.policies import SquashedNormal, TargetPolicy, without_density
+from lightning_offrl.ope.trajectories import trajectories
+
+SURPRISING = 0.99
+"""Actions more surprising than this quantile of the log's own are counted as beyond it."""
+CAUTION_BEYOND, ALARM_BEYOND = 0.05, 0.25
+"""Shares beyond it; 0.01 would be none. Rules of thumb of this package."""
+
+
+def kl_divergence(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    behaviour: TargetPolicy,
+    *,
+    horizon: int | None = None,
+    states: int = 5000,
+    draws: int = 8,
+    seed: int = 0,
+) -> Diagnosis:
+    """``KL(pi || pi_b)`` in bits per decision and per episode, from both densities.
+
+    Exact given the states for discrete actions and for two tanh-squashed normals (the squashing cancels); else the mean
+    of ``log2 pi(a|s) - log2 pi_b(a|s)`` over actions of the policy.
+
+    Args:
+        episodes: the log; its states weigh equally.
+        policy: with a density.
+        behaviour: who made the log, true or fitted (``ope.behaviour.fit_behaviour``); with a density.
+        horizon: count only the first steps of each episode.
+        states: at most so many logged states.
+        draws: actions of the policy per state, where needed.
+        seed: of the draws.
+
+    Raises:
+        InputError: one of the policies has no density; `excess_surprisal` applies to a deterministic one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = sample_rows(episodes, horizon, states, generator)
+    observation = episodes.data["observation"][rows]
+    nats = _divergence(policy, behaviour, observation, draws, generator)
+    step, error = float(nats.mean()) / math.log(2.0), clustered_error(nats, episodes.episode_index()[rows])
+    total, limit = step * mean_length(episodes, horizon), limit_bits(episodes.n_episodes)
+    level = level_of(total, CAUTION_BITS, ALARM_BITS)
+    if math.isinf(total):
+        reading = "the policy takes actions that the behaviour never takes: no weight can stand for them"
+    else:
+        within = "enough" if total <= limit else "too far"
+        reading = (
+            f"{step:.3g} bits per decision, {total:.3g} per episode; importance sampling with "
+            f"{episodes.n_episodes:,} episodes reaches {limit:.2g} bits: {within}"
+        )
+    knob = f"{CLOSER}; or evaluate with fitted Q (fqe) or a model (mb), or count fewer steps (horizon)"
+    numbers = {
+        "kl_bits_step": step,
+        "kl_bits_limit": limit,
+        "kl_bits_step_error": error / math.log(2.0),
+    }
+    return Diagnosis("kl_bits_traj", total, level, reading, knob, numbers)
+
+
+def _divergence(
+    policy: TargetPolicy, behaviour: TargetPolicy, observation: object, draws: int, generator: torch.Generator
+) -> Tensor:
+    """Nats at each state, ``[N]``."""
+    p, q = policy.probabilities(observation), behaviour.probabilities(observation)
+    if p is not None and q is not None:
+        return torch.where(p > 0.0, p * (p / q).log(), 0.0).sum(-1)  # inf where q is 0 and p is not
+    if isinstance(policy, SquashedNormal) and isinstance(behaviour, SquashedNormal):
+        mean, std, other_mean, other_std = (
+            x.double() for x in (*policy.parameters(observation), *behaviour.parameters(observation))
+        )
+        ratio = (std / other_std).square()
+        return 0.5 * (ratio - 1.0 - ratio.log() + ((mean - other_mean) / other_std).square()).sum(-1)
+    each = []
+    for action in policy.sample(observation, draws, generator):
+        top, bottom = policy.log_prob(observation, action), behaviour.log_prob(observation, action)
+        for one, density in ((policy, top), (behaviour, bottom)):
+            if density is None:
+                raise InputError(f"a divergence needs two densities: {without_density(one)}; see excess_surprisal")
+        assert top is not None and bottom is not None
+        each.append((top - bottom).double())
+    return torch.stack(each).mean(0)
+
+
+def knn_divergence(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    *,
+    horizon: int | None = None,
+    states: int = 10_000,
+    features: Features | None = None,
+    seed: int = 0,
+    pairs: Pairs | None = None,
+) -> Diagnosis:
+    """``KL(pi || pi_b)`` in bits per decision from samples alone, by nearest neighbours; continuous actions.
+
+    It falls short in many dimensions, see `distances.knn_kl`.
+
+    Args:
+        episodes: the log.
+        policy: stochastic; of a deterministic one the divergence is infinite.
+        horizon: count only the first steps.
+        states: at most so many.
+        features: see `samples.sample_pairs`.
+        seed: of the draws.
+        pairs: the samples, where they are there already.
+
+    Raises:
+        InputError: discrete actions, or a deterministic policy.
+    """
+    if policy.discrete or policy.is_deterministic:
+        raise InputError(
+            "a divergence by neighbours is for stochastic policies of continuous actions; use kl_divergence for "
+            "discrete actions and excess_surprisal for a deterministic policy"
+        )
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
+    data = pairs.data
+    bits = math.nan
+    if len(pairs) > 20:
+        bits = knn_kl(whitened(pairs.policy, data), whitened(data, data), paired=True)
+    total = bits * mean_length(episodes, horizon)
+    reading = f"about {bits:.3g} bits per decision, {total:.3g} per episode, from {pairs.policy.shape[-1]} dimensions"
+    if pairs.policy.shape[-1] > 3:
+        reading += " (falls short in so many)"
+    if math.isnan(bits):
+        reading = "neighbours coincide or are too few: the divergence cannot be found from distances"
+    return Diagnosis("kl_bits_knn", bits, level_of(total, CAUTION_BITS, ALARM_BITS), reading, CLOSER)
+
+
+def distinguish(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    *,
+    horizon: int | None = None,
+    states: int = 5000,
+    features: Features | None = None,
+    updates: int = 400,
+    seed: int = 0,
+    pairs: Pairs | None = None,
+) -> Diagnosis:
+    """How well a small classifier tells the policy's actions from logged ones: AUC, total variation, bits at least.
+
+    The effective sample size of its density ratio is given up to 2 bits only; beyond that it is wrong by orders.
+
+    Args:
+        episodes: the log; the classifier is judged on other episodes than it learnt from.
+        policy: any.
+        horizon: count only the first steps.
+        states: at most so many.
+        features: see `samples.sample_pairs`.
+        updates: of the classifier, twice; 400 take about a second.
+        seed: of everything.
+        pairs: the samples, where they are there already.
+    """
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
+    told = tell_apart(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
+    numbers = {"tv": told.tv, "kl_bits_classifier": told.kl_bits}
+    if told.kl_bits <= RATIO_LIMIT_BITS:
+        numbers["learnt_ess_share_step"] = effective_sample_size(told.logits_q) / len(pairs)
+        numbers["learnt_ratio_q999"] = float(told.logits_q.quantile(0.999).exp())
+    level = level_of(told.auc, CAUTION_AUC, ALARM_AUC)
+    reading = f"a classifier tells policy from log with AUC {told.auc:.2f} (total variation at least {told.tv:.2f})"
+    if policy.is_deterministic and not policy.discrete:
+        level = "unknown"
+        reading += "; a deterministic policy can always be told from a noisy log: see surprisal and support"
+    return Diagnosis("auc", told.auc, level, reading, CLOSER, numbers)
+
+
+def discrepancy(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    *,
+    horizon: int | None = None,
+    states: int = 1000,
+    features: Features | None = None,
+    seed: int = 0,
+    pairs: Pairs | None = None,
+) -> Diagnosis:
+    """Squared maximum mean discrepancy (MMD) between states with the policy's and with the log's actions.
+
+    It answers whether there is a difference at all; its size depends on the kernel and is not comparable across data.
+
+    Args:
+        episodes: the log.
+        policy: any.
+        horizon: count only the first steps.
+        states: at most so many; the cost grows with the square.
+        features: see `samples.sample_pairs`.
+        seed: of the draws.
+        pairs: the samples, where they are there already; the first ``states`` of them are used.
+    """
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
+    found, p = paired_mmd(pairs.policy[:states], pairs.data[:states], seed=seed)
+    differs = p < 0.01
+    reading = f"MMD^2 {found:.3g}, p {p:.3f}: the policy {'acts otherwise than' if differs else 'may act like'} the log"
+    return Diagnosis("mmd2", found, "caution" if differs else "ok", reading, CLOSER, {"mmd_p": p})
+
+
+def excess_surprisal(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    behaviour: TargetPolicy,
+    *,
+    horizon: int | None = None,
+    states: int = 5000,
+    seed: int = 0,
+) -> Diagnosis:
+    """How much more surprising the policy's actions are to the behaviour than its own, in bits per decision.
+
+    ``E[-log2 pi_b(pi(s)|s)] - E_log[-log2 pi_b(a|s)]``, and the share of the policy's actions that surprise more than
+    99 % of logged ones. Finite for deterministic policies; negative for one that takes the most likely actions.
+
+    Args:
+        episodes: the log.
+        policy: any.
+        behaviour: who made the log, true or fitted; with a density. A fitted one says of actions far from the log what
+            its family says.
+        horizon: count only the first steps.
+        states: at most so many.
+        seed: of the draws.
+
+    Raises:
+        InputError: the behaviour has no density.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = sample_rows(episodes, horizon, states, generator)
+    data = episodes.data[rows]
+    action = policy.sample(data["observation"], 1, generator)[0]
+    chosen, logged = (behaviour.log_prob(data["observation"], a) for a in (action, data["action"]))
+    if chosen is None or logged is None:
+        raise InputError(f"surprisal needs the behaviour's density: {without_density(behaviour)}")
+    bits, own = -chosen.double() / math.log(2.0), -logged.double() / math.log(2.0)
+    excess = float(bits.mean() - own.mean())
+    beyond = float((bits > own.quantile(SURPRISING)).double().mean())
+    reading = (
+        f"the policy's actions surprise the behaviour by {excess:+.3g} bits more than its own; {beyond:.1%} are beyond "
+        f"the log's {SURPRISING:.0%} quantile"
+    )
+    numbers = {"surprisal_beyond": beyond, "surprisal_log_bits": float(own.mean())}
+    level = level_of(beyond, CAUTION_BEYOND, ALARM_BEYOND)
+    return Diagnosis("surprisal_bits", excess, level, reading, CLOSER, numbers)
+
+
+def density_ratio(
+    episodes: Episodes, policy: TargetPolicy, behaviour: TargetPolicy | None = None, *, horizon: int | None = None
+) -> Diagnosis:
+    """Range of ``pi(a|s) / pi_b(a|s)`` at the logged actions, and the effective share of episodes, step by step.
+
+    Args:
+        episodes: the log.
+        policy: with a density.
+        behaviour: whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
+            learnt: beyond 2 bits its effective sample size means nothing.
+        horizon: count only the first steps.
+
+    Raises:
+        InputError: no weights; the sentence says why.
+    """
+    data = trajectories(episodes, policy, behaviour, discount=1.0, horizon=horizon)
+    weights = data.log_weights  # raises where there are none
+    assert data.log_ratio is not None
+    ratios = data.log_ratio[data.mask].exp()
+    cumulative = [effective_sample_size(column) / data.n for column in weights.unbind(-1)]
+    single = [
+        effective_sample_size(data.log_ratio[here, t]) / max(int(here.sum()), 1)
+        for t, here in enumerate(data.mask.unbind(-1))
+    ]
+    left, share = cumulative[-1] * data.n, cumulative[-1]
+    level: Level = "alarm" if left < LEAST_EPISODES or share < 0.01 else "caution" if share < 0.10 else "ok"
+    reading = (
+        f"ratios up to {float(ratios.max()):.3g} (99.9 %: {float(ratios.quantile(0.999)):.3g}); of {data.n:,} episodes "
+        f"{left:.1f} are left in effect"
+    )
+    numbers = {
+        "ratio_max": float(ratios.max()),
+        "ratio_q999": float(ratios.quantile(0.999)),
+        "ess_share_step": effective_sample_size(data.log_ratio[data.mask]) / len(ratios),
+        "ess": left,
+    }
+    knob = f"count fewer steps (horizon), estimate with fitted Q (fqe) or a model (mb), or {CLOSER}"
+    curves = {"ess_share": tuple(cumulative), "ess_share_step": tuple(single)}
+    return Diagnosis("ess_share", share, level, reading, knob, numbers, curves)

@@ -1,0 +1,1 @@
+"""Learned models of the environment: what follows an action, with its reward and whether the episode ends."""

@@ -1,0 +1,401 @@
+"""Evaluate a policy from logged episodes: every estimate with its interval, whether it may be used, and a verdict.
+
+    result = evaluate(policy, episodes, discount=0.99, horizon=20)
+    print(result.table())
+
+Direct estimates (fqe, lstd, model rollouts) are fitted first and passed in; a value function among them makes the
+doubly robust estimators possible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
+from lightning_offrl.ope.direct import DirectEstimate
+from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights
+from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, Family, chosen
+from lightning_offrl.ope.importance import Terms
+from lightning_offrl.ope.intervals import (
+    Interval,
+    Resamples,
+    from_refits,
+    resampled_interval,
+    resamples_for,
+)
+from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.support import Support, far_share, unseen_share
+from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
+from lightning_offrl.ope.verdict import Comparison, Verdict, judge
+
+Status = Literal["baseline", "eligible", "abstains"]
+FEW_REFITS = 10
+
+
+@dataclass
+class Row:
+    """One estimate.
+
+    Attributes:
+        name: of the estimator.
+        family: what it rests on.
+        value: the estimate; of one that abstains only for completeness.
+        status: baseline (the log itself), eligible or abstains.
+        interval: None where there is none.
+        ess: effective sample size, where weights are used.
+        reasons: why it abstains.
+        notes: what to mind.
+        guaranteed: interval that holds at every sample size, where a range was given.
+        resampled: ``[R]`` values in the resamples ``counts``, for paired differences.
+        counts: ``[R, E]`` how often each episode is in these resamples; None: those of the whole evaluation.
+        terms: per episode, where there are.
+    """
+
+    name: str
+    family: Family
+    value: float
+    status: Status
+    interval: Interval | None = None
+    ess: float | None = None
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    guaranteed: Interval | None = None
+    resampled: Tensor | None = field(default=None, repr=False)
+    counts: Tensor | None = field(default=None, repr=False)
+    terms: Terms | None = field(default=None, repr=False)
+
+
+@dataclass
+class Evaluation:
+    """Everything that was estimated about one policy.
+
+    Attributes:
+        policy: its name.
+        data: name of the log.
+        n: episodes.
+        discount: gamma.
+        horizon: steps that count; None: whole episodes.
+        behaviour: where the weights' denominators come from.
+        rows: the estimates, the log itself first.
+        verdict: agreement, the conservative value, and words.
+        returns: p5, mean, p95 and largest return of the log.
+        weights: what the weights say, or None.
+        support: what the two detectors found, by name.
+        notes: what was assumed.
+        groups: column to label to the evaluation of that group.
+        level: of the intervals.
+        bounds: where the value lies whatever the log lacks; with a range of rewards and true probabilities only.
+    """
+
+    policy: str
+    data: str
+    n: int
+    discount: float
+    horizon: int | None
+    behaviour: str
+    rows: list[Row]
+    verdict: Verdict
+    returns: tuple[float, float, float, float]
+    weights: WeightCheck | None = None
+    support: dict[str, Support] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    groups: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
+    level: float = 0.95
+    bounds: Interval | None = None
+
+    @property
+    def conservative(self) -> float | None:
+        """Smallest lower bound among eligible estimates; None if there is none."""
+        return self.verdict.conservative
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Pairs of families, compared."""
+        return self.verdict.comparisons
+
+    def row(self, name: str) -> Row:
+        """The row of an estimator.
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def table(self) -> str:
+        """One page of text."""
+        from lightning_offrl.ope.table import page
+
+        return page(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; NaN and infinity as None."""
+        from lightning_offrl.ope.table import as_dict
+
+        return as_dict(self)
+
+
+def evaluate(
+    policy: TargetPolicy,
+    episodes: Episodes,
+    *,
+    discount: float,
+    horizon: int | None = None,
+    estimators: Sequence[str] = ("auto",),
+    behaviour: TargetPolicy | None = None,
+    behaviour_name: str | None = None,
+    direct: Sequence[DirectEstimate] = (),
+    by: Mapping[str, Sequence[Any]] | None = None,
+    elapsed: Tensor | None = None,
+    reward_range: tuple[float, float] | None = None,
+    max_weight: float | None = None,
+    bandwidth: float | None = None,
+    level: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+    limits: Limits | None = None,
+    name: str = "policy",
+) -> Evaluation:
+    """Estimate ``E[sum_t gamma^t r_t]`` of a policy over the first ``horizon`` steps from the log's first states.
+
+    Args:
+        policy: to evaluate.
+        episodes: the log, with raw rewards.
+        discount: gamma, per step, or per unit of ``elapsed``.
+        horizon: steps that count; None: whole episodes.
+        estimators: names, or "auto".
+        behaviour: the behaviour policy, true or fitted; None: the log's own log-probabilities, where it has them.
+        behaviour_name: "logged", "estimated" or another word for the table.
+        direct: fitted estimates, all with this discount and without a limit of steps. The first with a value function
+            also serves the doubly robust estimators.
+        by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
+            all groups of a column are covered together (Bonferroni).
+        elapsed: ``[T]`` time since the episode began, for discounting by time.
+        reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the
+            value that hold whatever the log lacks.
+        max_weight: largest weight that an episode can have, for guaranteed intervals of `is` and `pdis`.
+        bandwidth: evaluate a deterministic continuous policy blurred by a Gaussian of this width (kis).
+        level: of the intervals.
+        n_boot: resamples.
+        seed: of resampling and draws.
+        limits: when to abstain.
+        name: what to call the policy.
+
+    Raises:
+        InputError: what cannot be: unknown estimators, impossible log-probabilities, groups of another size.
+    """
+    limits = limits or Limits()
+    notes: list[str] = []
+    if bandwidth is not None:
+        policy = smoothed(policy, bandwidth)
+        notes.append(f"{KIS}, bandwidth {bandwidth:g}")
+    whole = trajectories(
+        episodes,
+        policy,
+        behaviour,
+        discount=discount,
+        horizon=horizon,
+        behaviour_name=behaviour_name,
+        elapsed=elapsed,
+        groups=by,
+    )
+    if whole.behaviour == ESTIMATED and whole.log_ratio is not None:
+        notes.append(RIS)
+    notes += whole.notes
+    support = _support(policy, behaviour, episodes, whole, horizon, seed)
+    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed)
+    if (
+        direct
+        and not _reasons(whole, support, limits)[1]
+        and chosen(how.estimators, True) != chosen(how.estimators, False)
+    ):
+        table = first_steps(episodes, whole.horizon)
+        v = direct[0].v(table.data["observation"])
+        whole = replace(whole, q=pad(whole, direct[0].q(table)), v=pad(whole, v))
+    limited = horizon is not None and horizon < int(episodes.length.max())
+    if elapsed is not None and direct:
+        raise InputError("fqe, lstd and model rollouts discount by step; leave them out where time is discounted")
+    result = _evaluate(whole, how, direct, support, level, limited, None)
+    result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
+    result.notes = (*notes, *result.notes)
+    for column, labels in (by or {}).items():
+        result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
+    return result
+
+
+@dataclass(frozen=True)
+class _How:
+    estimators: tuple[str, ...]
+    limits: Limits
+    reward_range: tuple[float, float] | None
+    max_weight: float | None
+    n_boot: int
+    seed: int
+
+
+def _by_group(
+    whole: Trajectories,
+    labels: Sequence[Any],
+    column: str,
+    how: _How,
+    direct: Sequence[DirectEstimate],
+    support: dict[str, Support],
+    level: float,
+    limited: bool,
+) -> dict[str, Evaluation]:
+    names = sorted({str(label) for label in labels})
+    if len(names) > 50:
+        raise InputError(f"the column {column} has {len(names)} different labels; at most 50 groups can be told apart")
+    together = 1.0 - (1.0 - level) / len(names)
+    out = {}
+    for label in names:
+        member = torch.tensor([str(x) == label for x in labels])
+        out[label] = _evaluate(whole.select(member), how, direct, support, together, limited, member)
+        out[label].notes = (f"intervals hold for all {len(names)} groups of {column} together: {together:.4g} each",)
+    return out
+
+
+def _evaluate(
+    data: Trajectories,
+    how: _How,
+    direct: Sequence[DirectEstimate],
+    support: dict[str, Support],
+    level: float,
+    limited: bool,
+    member: Tensor | None,
+) -> Evaluation:
+    """All rows of one set of episodes; ``member`` says which of the log's they are, None: all."""
+    check, reasons = _reasons(data, support, how.limits)
+    shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed)
+    rows = []
+    for e in chosen(how.estimators, bool(direct)):
+        row = Row(e.name, e.family, math.nan, "abstains")
+        rows.append(row)
+        if e.family != "baseline":
+            row.ess = None if check is None else check.ess
+            row.reasons = reasons
+            if e.family == "hybrid" and data.q is None and not reasons:
+                row.reasons = ("needs fitted values: add fqe or lstd",)
+            if check is None or (e.family == "hybrid" and data.q is None):
+                continue
+        assert e.terms is not None
+        terms = e.terms(data)
+        row.value = terms.value
+        if e.family != "baseline" and not math.isfinite(terms.value):
+            row.reasons = (*row.reasons, "no logged episode has any weight at some step")
+        if row.reasons:
+            continue
+        row.status = "baseline" if e.family == "baseline" else "eligible"
+        row.terms = terms
+        row.interval, row.resampled = resampled_interval(terms, shared, level)
+        row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
+        if check is not None and e.family != "baseline":
+            row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
+    rows += [_direct_row(d, data, how, level, limited, member) for d in direct]
+    returns = data.returns
+    q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+    verdict = judge(rows, shared, q95 - q5, level)
+    spread = (q5, float(returns.mean()), q95, float(returns.max()))
+    out = Evaluation(
+        "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
+    )
+    out.bounds = _bounds(data, how, check, shared, level)
+    return out
+
+
+def _bounds(
+    data: Trajectories, how: _How, check: WeightCheck | None, shared: Resamples, level: float
+) -> Interval | None:
+    """From the lower end of the lower bound to the upper end of the upper, each one-sided at half the error."""
+    if how.reward_range is None or check is None or check.wrong or data.behaviour == ESTIMATED:
+        return None
+    lower, upper = value_bounds(data, how.reward_range)
+    ends = [resampled_interval(side, shared, level)[0] for side in (lower, upper)]
+    return Interval(ends[0].low, ends[1].high, level, "bounds")
+
+
+def _reasons(
+    data: Trajectories, support: dict[str, Support], limits: Limits
+) -> tuple[WeightCheck | None, tuple[str, ...]]:
+    """What the weights say, and why nothing that rests on them may be shown."""
+    if data.log_ratio is None:
+        return None, (data.no_weights,)
+    check = check_weights(data, limits)
+    found = [support[name].reason(_support_limit(name, limits)) for name in support]
+    return check, (*check.reasons, *(reason for reason in found if reason is not None))
+
+
+def _direct_row(
+    estimate: DirectEstimate, data: Trajectories, how: _How, level: float, limited: bool, member: Tensor | None
+) -> Row:
+    known = ESTIMATORS.get(estimate.method)
+    row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
+    row.reasons = tuple(estimate.flags)
+    if estimate.horizon != (data.horizon if limited else None):
+        row.reasons += (f"estimates {_steps(estimate.horizon)}, not {_steps(data.horizon if limited else None)}",)
+    per_state = estimate.per_initial_state.double()
+    if member is not None:
+        if len(per_state) != len(member):
+            row.reasons += ("its first states are not those of the groups",)
+        else:
+            row.value = float(per_state[member].mean())
+            row.notes = ("no interval by group: the refits are of the whole log",)
+    elif estimate.replicates is not None and len(estimate.replicates) > 1:
+        row.interval = from_refits(estimate.value, estimate.replicates, level=level)
+        row.resampled, row.counts = estimate.replicates.double(), estimate.counts
+        if len(estimate.replicates) < FEW_REFITS:
+            row.notes = (f"interval from only {len(estimate.replicates)} refits",)
+    else:
+        row.notes = ("no interval: it needs refits to resampled episodes",)
+    if not math.isfinite(row.value):
+        row.reasons += ("its value is not a finite number",)
+    row.status = "abstains" if row.reasons else "eligible"
+    return row
+
+
+def _steps(horizon: int | None) -> str:
+    return "whole episodes" if horizon is None else f"the first {horizon} steps"
+
+
+def _support(
+    policy: TargetPolicy,
+    behaviour: TargetPolicy | None,
+    episodes: Episodes,
+    data: Trajectories,
+    horizon: int | None,
+    seed: int,
+) -> dict[str, Support]:
+    """What can be asked: the density where both have one, distances wherever there are two episodes."""
+    found = {}
+    if data.log_ratio is not None and behaviour is not None:
+        found["unseen"] = unseen_share(episodes, policy, behaviour, horizon=horizon, seed=seed)
+    if episodes.n_episodes > 1:
+        found["far"] = far_share(episodes, policy, horizon=horizon, seed=seed)
+    return found
+
+
+def _support_limit(name: str, limits: Limits) -> float:
+    return limits.unseen_share if name == "unseen" else limits.far_share
+
+
+def _unnormalised_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
+    off = abs(check.mean_weight - 1.0)
+    if name in ("is", "pdis", "dr") and check.mean_weight_error > 0.0 and off > 2.0 * check.mean_weight_error:
+        return (f"mean weight {check.mean_weight:.2f}: off by about as much; the normalised form is not",)
+    return ()
+
+
+def refused(policy: TargetPolicy) -> str | None:
+    """Why there are no weights for a policy, before anything is computed; None if it has a density or probabilities."""
+    has = policy.discrete or not (policy.is_deterministic or getattr(policy, "no_density", None))
+    return None if has else without_density(policy)

@@ -1,0 +1,147 @@
+"""Policies from files of others: Gaussian networks as ``name.json`` + ``name.pt``, TorchScript and ONNX.
+
+The Gaussian format is a description (JSON) beside a ``state_dict``:
+
+    dist          "tanh_normal": a = tanh(u), u normal;  "truncnorm": a normal truncated to [-1, 1];  "uniform"
+    std           a constant, else exp(log_std) * std_scale, log_std from a second head or a parameter, in [-20, 2]
+    squash_mean   truncnorm: the mean is tanh of the head
+    eps_uniform   with this probability per step, a uniform action instead
+    net           sizes, activation, ``norm`` (inputs standardised, clipped at norm_clip), ``time_feature`` (a 1 added)
+
+Actions are in [-1, 1]. Nothing is executed from the files: weights are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_offrl.batch import Spec, scale_action
+from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.policies import Deterministic, SquashedNormal, TargetPolicy, TruncatedNormal, UniformMixture
+
+
+class GaussianNetwork:
+    """Mean and standard deviation of a policy from such a file; float32 inside, as the policies were run.
+
+    Args:
+        about: the JSON.
+        weights: the state dict.
+    """
+
+    def __init__(self, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        self.about, self.net, self.weights = about, about["net"], weights
+
+    def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, D]`` to mean and standard deviation, ``[B, A]`` float64 each."""
+        net, weights, about = self.net, self.weights, self.about
+        x = observation.double()
+        if x.shape[-1] != net["obs_dim"]:
+            raise InputError(
+                f"the policy {about['name']} reads observations of {net['obs_dim']} numbers, these have {x.shape[-1]}"
+            )
+        if net.get("time_feature"):
+            x = torch.cat([x, torch.ones_like(x[:, :1])], -1)
+        if net["norm"]:
+            spread = torch.sqrt(weights["obs_var"] + net["norm_eps"])
+            x = ((x - weights["obs_mean"]) / spread).clamp(-net["norm_clip"], net["norm_clip"])
+        hidden = x.float()
+        activation = torch.relu if net["activation"] == "relu" else torch.tanh
+        for i in range(len(net["hidden"])):
+            hidden = activation(self._linear(f"layers.{i}", hidden))
+        mean = self._linear("mean", hidden).double()
+        if about["dist"] == "truncnorm" and about["squash_mean"]:
+            mean = torch.tanh(mean)
+        if about["std"] is not None:
+            return mean, torch.full_like(mean, about["std"])
+        if net["head"] == "mean_logstd":
+            log_std = self._linear("log_std", hidden).clamp(-20.0, 2.0).double()
+        else:
+            log_std = weights["log_std_param"].double().expand_as(mean)
+        return mean, log_std.exp() * about["std_scale"]
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+
+def load_gaussian(path: str | Path) -> TargetPolicy:
+    """A policy of ``path.json`` and ``path.pt``.
+
+    Args:
+        path: with or without one of the endings.
+
+    Raises:
+        InputError: a file is missing, or describes a distribution that is not known.
+    """
+    stem = Path(path)
+    stem = stem.with_suffix("") if stem.suffix in (".json", ".pt") else stem
+    description, weights = Path(f"{stem}.json"), Path(f"{stem}.pt")
+    if not (description.is_file() and weights.is_file()):
+        raise InputError(f"a Gaussian policy is {description.name} and {weights.name}; {stem.parent} lacks one of them")
+    about = json.loads(description.read_text())
+    network = GaussianNetwork(about, read_checkpoint(weights))
+    size = int(about["net"]["act_dim"])
+    base: TargetPolicy
+    if about["dist"] == "tanh_normal":
+        base = SquashedNormal(network)
+    elif about["dist"] == "truncnorm":
+        base = TruncatedNormal(network)
+    elif about["dist"] == "uniform":
+        return UniformMixture(TruncatedNormal(network), 1.0, size)
+    else:
+        raise InputError(
+            f"{description} has the distribution {about['dist']!r}; known: tanh_normal, truncnorm, uniform"
+        )
+    return UniformMixture(base, about["eps_uniform"], size) if about["eps_uniform"] else base
+
+
+def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> TargetPolicy:
+    """A deterministic policy from a TorchScript (``.pt``, ``.ts``) or ONNX (``.onnx``) file: observations to actions.
+
+    Args:
+        path: the file; ONNX needs the package ``onnxruntime``.
+        spec: the spaces of the data.
+        scaled: its actions are in [-1, 1] already; False: in the environment's units.
+
+    Raises:
+        InputError: no such file, a damaged one, or ``onnxruntime`` is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no policy file {path}")
+    discrete = spec["action_kind"] == "discrete"
+    if path.suffix == ".onnx":
+        try:
+            onnxruntime = importlib.import_module("onnxruntime")
+        except ImportError as problem:
+            raise InputError(f"{path.name} needs the package onnxruntime; pip install onnxruntime") from problem
+        engine = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = engine.get_inputs()[0].name
+
+        def raw(observation: Tensor) -> Tensor:
+            return torch.from_numpy(engine.run(None, {name: observation.float().numpy()})[0])
+    else:
+        try:
+            with warnings.catch_warnings():  # deprecated for writing, which says nothing about reading old files
+                warnings.simplefilter("ignore", DeprecationWarning)
+                module = torch.jit.load(str(path), map_location="cpu").eval()
+        except RuntimeError as problem:
+            raise InputError(f"{path} cannot be read as TorchScript ({str(problem).splitlines()[0]})") from problem
+
+        def raw(observation: Tensor) -> Tensor:
+            return module(observation)
+
+    def act(observation: Tensor) -> Tensor:
+        action = raw(observation)
+        if discrete:
+            return action.reshape(len(observation)).long()
+        return action if scaled else scale_action(action, spec)
+
+    return Deterministic(act, spec["action_size"] if discrete else None)

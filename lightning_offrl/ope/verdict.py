@@ -1,0 +1,183 @@
+"""What all estimates together say: do independent ones agree, what is safe to believe, is it better than the data.
+
+Estimates of one family share their mistakes, so agreement is judged between families, by the interval of the *paired*
+difference: both estimates in the same resamples of episodes. They agree if that interval holds 0, or if the difference
+is below 5 % of the middle nine tenths of the log's returns.
+
+The conservative value is the smallest *lower bound* among eligible estimates. Each bound fails with at most its own
+probability, and the smallest of several fails no more often than any single one, so nothing is corrected. The smallest
+*point* estimate would be no bound of anything: unnormalised weighting falls towards 0 where few weights count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
+
+if TYPE_CHECKING:
+    from lightning_offrl.ope.evaluate import Row
+
+Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
+# Which estimate speaks for its family, if it is there.
+SPEAKERS = {
+    "weights": ("cwpdis", "wis", "pdis", "is"),
+    "hybrid": ("wdr", "magic", "dr"),
+    "values": ("fqe", "lstd"),
+    "model": ("mb",),
+    "ratios": ("dice",),
+}
+SMALL = 0.05
+"""A difference below this share of the spread of returns counts as agreement."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two estimates set against each other.
+
+    Attributes:
+        first: name.
+        second: name.
+        difference: ``first - second``.
+        interval: of the difference; None where one of them has no resamples.
+        paired: whether both were seen in the same resamples.
+        agree: whether they do; None where nothing can be said.
+    """
+
+    first: str
+    second: str
+    difference: float
+    interval: Interval | None
+    paired: bool
+    agree: bool | None
+
+
+@dataclass
+class Verdict:
+    """The last lines of the table.
+
+    Attributes:
+        word: ABSTAIN, SINGLE, AGREE or DISAGREE.
+        sentence: what it means here.
+        conservative: smallest lower bound among eligible estimates, or None.
+        conservative_of: whose bound that is.
+        against_data: whether the policy is shown better or worse than the log's behaviour.
+        comparisons: between families.
+    """
+
+    word: Word
+    sentence: str
+    conservative: float | None = None
+    conservative_of: str | None = None
+    against_data: str = ""
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, 3 if nothing is eligible, 4 if eligible estimates disagree."""
+        return {"ABSTAIN": 3, "DISAGREE": 4}.get(self.word, 0)
+
+
+def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -> Verdict:
+    """Compare the families and choose the words.
+
+    Args:
+        rows: all estimates.
+        shared: the resamples that estimates from weights were seen in.
+        spread: of the log's returns, its 95 % minus its 5 % quantile.
+        level: of the intervals of differences.
+    """
+    eligible = [row for row in rows if row.status == "eligible"]
+    if not eligible:
+        why = next((row.reasons[0] for row in rows if row.reasons), "no estimator was asked for")
+        return Verdict("ABSTAIN", f"no estimate can be relied on: {why}")
+    bounded = [row for row in eligible if row.interval is not None and row.interval.usable]
+    lowest = min(bounded, key=lambda row: row.interval.low if row.interval else math.inf, default=None)
+    speakers = []
+    for family, names in SPEAKERS.items():
+        of_family = {row.name: row for row in eligible if row.family == family}
+        if of_family:
+            named = [of_family[name] for name in names if name in of_family]
+            speakers.append(named[0] if named else next(iter(of_family.values())))
+    comparisons = [compare(a, b, shared, spread, level) for i, a in enumerate(speakers) for b in speakers[i + 1 :]]
+    out = Verdict("SINGLE", "", comparisons=comparisons)
+    if lowest is not None and lowest.interval is not None:
+        out.conservative, out.conservative_of = lowest.interval.low, lowest.name
+    out.against_data = _against_data(eligible, rows, shared, level)
+    spoken = ", ".join(row.name for row in speakers)
+    apart = [c for c in comparisons if c.agree is False]
+    if len(speakers) == 1:
+        out.sentence = f"only {spoken} speaks for it; nothing independent confirms the number"
+    elif apart:
+        worst = max(apart, key=lambda c: abs(c.difference))
+        out.word = "DISAGREE"
+        out.sentence = (
+            f"{worst.first} and {worst.second} differ by {worst.difference:+.4g}"
+            + (f" [{worst.interval.low:.4g}, {worst.interval.high:.4g}]" if worst.interval else "")
+            + "; at least one of them is wrong, so rely on the conservative value at most"
+        )
+    elif any(c.agree is None for c in comparisons):
+        out.sentence = f"{spoken} cannot be compared: give refits to those without an interval"
+    else:
+        out.word, out.sentence = "AGREE", f"{spoken} agree"
+    return out
+
+
+def compare(a: Row, b: Row, shared: Resamples, spread: float, level: float) -> Comparison:
+    """The difference of two estimates, paired where their resamples are known."""
+    gap = a.value - b.value
+    small = abs(gap) < SMALL * spread
+    found, paired = _difference_interval(a, b, shared, level)
+    agree = None if found is None else found.contains(0.0) or small
+    return Comparison(a.name, b.name, gap, found, paired, True if small else agree)
+
+
+def _difference_interval(a: Row, b: Row, shared: Resamples, level: float) -> tuple[Interval | None, bool]:
+    gap = a.value - b.value
+    if a.terms is not None and b.terms is not None:
+        return resampled_interval(difference(a.terms, b.terms), shared, level)[0], True
+    if a.resampled is None or b.resampled is None:
+        return None, False
+    if a.terms is None and b.terms is None:
+        same = a.counts is not None and b.counts is not None and a.counts.equal(b.counts)
+        if same:
+            return from_refits(gap, a.resampled - b.resampled, level=level), True
+        return _unpaired(gap, a.resampled, b.resampled, level), False
+    fitted, weighted, sign = (a, b, 1.0) if a.terms is None else (b, a, -1.0)
+    assert weighted.terms is not None and fitted.resampled is not None and weighted.resampled is not None
+    if fitted.counts is not None and fitted.counts.shape[-1] == weighted.terms.n:
+        other = weighted.terms.resampled(fitted.counts.double())
+        return from_refits(gap, sign * (fitted.resampled - other), level=level), True
+    return _unpaired(gap, fitted.resampled, weighted.resampled, level), False
+
+
+def _unpaired(gap: float, first: Tensor, second: Tensor, level: float) -> Interval:
+    """As if independent: too wide where they move together, so it finds fewer disagreements."""
+    fewer = first if len(first) <= len(second) else second
+    scale = math.sqrt(float(first.var() + second.var()))
+    spread = float(fewer.std())
+    standard = (fewer - fewer.mean()) / spread * scale if spread > 0.0 else fewer * 0.0
+    return from_refits(gap, gap + standard, level=level)
+
+
+def _against_data(eligible: Sequence[Row], rows: Sequence[Row], shared: Resamples, level: float) -> str:
+    """A claim only where the paired differences of *all* eligible estimates to the log support it."""
+    log = next((row for row in rows if row.status == "baseline"), None)
+    if log is None:
+        return ""
+    gaps = {row.name: _difference_interval(row, log, shared, level)[0] for row in eligible}
+    known = {name: gap for name, gap in gaps.items() if gap is not None and gap.usable}
+    if not known:
+        return "no interval of the difference to the data, so no claim"
+    low, high = min(known.items(), key=lambda kv: kv[1].low), max(known.items(), key=lambda kv: kv[1].high)
+    if low[1].low > 0.0:
+        return f"shown better than the data: by {low[1].low:.4g} at least ({low[0]})"
+    if high[1].high < 0.0:
+        return f"shown worse than the data: by {-high[1].high:.4g} at least ({high[0]})"
+    ends = f"{low[1].low:.4g} ({low[0]}) or {high[1].high:.4g} ({high[0]})"
+    return f"not shown better than the data: the difference may be {ends}"

@@ -1,0 +1,157 @@
+"""``offrl ope`` and ``offrl select`` as a person would use them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_offrl.algorithms.bc import BC
+from lightning_offrl.cli import main
+from lightning_offrl.data.sources import load
+from lightning_offrl.export.policy import export_policy
+
+NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
+
+
+def gaussian(name: str, shift: float, scale: float = 1.0) -> dict:
+    about = {"name": name, "dist": "tanh_normal", "std": 0.5 * scale, "std_scale": 1.0, "squash_mean": True}
+    Path(f"{name}.json").write_text(json.dumps({**about, "eps_uniform": 0.0, "net": NET}))
+    weights = {"mean.weight": torch.full((2, 3), 0.1), "mean.bias": torch.full((2,), shift)}
+    torch.save(weights, f"{name}.pt")
+    return weights
+
+
+@pytest.fixture
+def log(workplace: Path) -> Path:
+    """``log.npz``: 300 episodes of 4 steps of the policy ``behaviour``; the reward is the first action."""
+    from lightning_offrl.ope.policy_files import load_gaussian
+
+    gaussian("behaviour", 0.0)
+    gaussian("better", 0.15)
+    gaussian("worse", -0.15)
+    gaussian("far", 3.0, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(1200, 3, generator=generator)
+    policy = load_gaussian("behaviour")
+    action = policy.sample(observation, 1, generator)[0].float()
+    end = np.arange(1200) % 4 == 3
+    np.savez(
+        "log.npz",
+        observations=observation.numpy(),
+        next_observations=np.roll(observation.numpy(), -1, 0),
+        actions=action.numpy(),
+        rewards=action[:, 0].numpy(),
+        terminals=end,
+        timeouts=np.zeros(1200, dtype=bool),
+        behavior_log_prob=policy.log_prob(observation, action).numpy(),
+    )
+    return workplace
+
+
+COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
+
+
+def test_a_page_for_one_policy(log: Path, capsys):
+    status = main(f"ope --policy better.json {COMMON} --json out.json --by observation.0 --reward-range -1 1".split())
+    said = capsys.readouterr().out
+    assert status == 0
+    for word in (
+        "better",
+        "Estimand",
+        "discount 0.9",
+        "eligible",
+        "Conservative value",
+        "Shown better",
+        "By observation.0",
+    ):
+        assert word in said, said
+    found = json.loads(Path("out.json").read_text())
+    assert found["verdict"] == "SINGLE" and found["conservative"] > 0.0
+    assert found["estimates"][0]["guaranteed"]["low"] < 0.0 < found["estimates"][0]["guaranteed"]["high"]
+
+
+def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
+    assert main(f"ope --policy far.json {COMMON}".split()) == 3
+    said = capsys.readouterr().out
+    assert "ABSTAIN" in said and "Abstained because" in said and "Conservative value" not in said
+
+
+def test_trained_policies_are_read_and_their_own_data_noticed(log: Path, capsys):
+    episodes = load("log.npz")
+    algorithm = BC(episodes.spec, hidden=(4,), policy="gaussian").eval()
+    export_policy(algorithm, "policy.pt")
+    assert (
+        main(f"ope --policy policy.pt {COMMON}".split()) == 3
+    )  # greedy: no weights, and no fitted estimate was asked for
+    assert "the policy is deterministic" in capsys.readouterr().out
+    assert main(f"ope --policy policy.pt {COMMON} --kind stochastic".split()) in (0, 3)
+    assert "logged behaviour" in capsys.readouterr().out
+    assert main(f"ope --policy policy.pt {COMMON} --bandwidth 0".split()) in (0, 3)
+    assert "kernel: the deterministic policy" in capsys.readouterr().out
+
+
+def test_fitted_values_beside_weights(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9"
+    assert main(f"{line} --direct lstd --refits 20".split()) in (0, 4)
+    said = capsys.readouterr().out
+    assert "Agreement" in said and "cwpdis - lstd" in said and "wdr" in said
+
+
+@pytest.mark.slow
+def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct fqe --updates 50 --refits 2"
+    assert main(line.split()) in (0, 4)
+    said = capsys.readouterr().out
+    assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
+
+
+def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
+    assert main(line.split()) in (0, 3, 4)
+    said = capsys.readouterr().out
+    assert "mb: " in said and "estimates whole episodes" not in said
+
+
+def test_behaviour_from_a_file_and_held_out_episodes(log: Path, capsys):
+    options = "--behaviour behaviour.json --held-out 0.5 --split-seed 3"
+    assert main(f"ope --policy better.json {COMMON} {options}".split()) == 0
+    said = capsys.readouterr().out
+    assert "150 held-out episodes" in said and "behaviour behaviour" in said and "unseen:" in said
+
+
+def test_choosing_among_policies(log: Path, capsys):
+    Path("truth.json").write_text(json.dumps({"better": 0.6, "worse": -0.6, "behaviour": 0.0, "far": 3.0}))
+    line = (
+        f"select --policies better.json worse.json behaviour.json far.json {COMMON} --truth truth.json --json out.json"
+    )
+    assert main(line.split()) == 0
+    said = capsys.readouterr().out
+    assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
+    found = json.loads(Path("out.json").read_text())
+    assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behaviour", "far"}
+    assert main(f"select --policies far.json {COMMON}".split()) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("ope --policy nothere.pt --data log.npz --direct none", "no policy at nothere.pt"),
+        ("ope --policy better.json --data log.npz --direct magic", "--direct has no 'magic'"),
+        ("ope --policy better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
+        ("ope --policy better.json --data log.npz --direct none --by site", "no column 'site'"),
+        ("ope --policy better.json --data log.npz --horizons 3", "did you mean --horizon"),
+        ("ope --policy better.json --data tiny.hdf5 --direct none --behaviour logged", "no logged probabilities"),
+        (
+            "select --policies better.json ./better.json --data log.npz --direct none",
+            "two of the policies are called 'better'",
+        ),
+        ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):
+    status, said = offrl(line)
+    assert status == 2 and sentence in said and said.count("\n") == 1

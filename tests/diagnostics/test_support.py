@@ -1,0 +1,128 @@
+"""Support coverage against policies of which it is known how much lies where the log has actions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.sources import load
+from lightning_offrl.diagnostics.support import VAESupport, coverage_level, neighbour_support, support
+from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.policies import Deterministic, Tabular
+
+
+class Uniform:
+    """Every number of the action uniform from ``low`` to ``high``."""
+
+    is_deterministic = False
+    discrete = False
+
+    def __init__(self, low: float, high: float, size: int = 1) -> None:
+        self.low, self.high, self.size = low, high, size
+
+    def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        drawn = torch.rand(n, len(observation), self.size, generator=generator, dtype=torch.float64)
+        return self.low + (self.high - self.low) * drawn
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> None: ...
+
+    def probabilities(self, observation: Tensor) -> None: ...
+
+
+def log_of(behaviour: object, states: int = 2, actions: int = 1, steps: int = 4_000, length: int = 4) -> Episodes:
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(steps, states, generator=generator)
+    action = behaviour.sample(observation, 1, generator)[0]
+    return Episodes.from_arrays(
+        observation.numpy(),
+        action.float().numpy(),
+        np.zeros(steps, dtype=np.float32),
+        (torch.arange(1, steps + 1) % length == 0).numpy(),
+        next_observations=observation.numpy(),
+        observation_space=spaces.Box(-math.inf, math.inf, (states,)),
+        action_space=spaces.Box(-1.0, 1.0, (actions,)),
+    )
+
+
+HALF = log_of(Uniform(-1.0, 0.0))
+
+
+@pytest.mark.parametrize(("low", "high", "inside"), [(-1.0, 0.0, 1.0), (-1.0, 1.0, 0.5), (-0.25, 0.75, 0.25)])
+def test_share_of_a_uniform_policy_inside_the_log(low: float, high: float, inside: float) -> None:
+    """99 % of what lies inside, nothing of what lies outside (but for its edge)."""
+    by_distance = neighbour_support(HALF, Uniform(low, high))
+    error = 3.0 * by_distance.numbers["support_knn_error"]
+    assert by_distance.value == pytest.approx(0.99 * inside, abs=error + 0.03)
+    found = VAE.diagnose(Uniform(low, high))
+    assert found.value == pytest.approx(0.99 * inside, abs=0.1)
+    assert by_distance.level == {1.0: "ok", 0.5: "alarm", 0.25: "alarm"}[inside]
+
+
+VAE = VAESupport(HALF, updates=400)
+
+
+def test_a_vae_sees_the_hole_in_a_ring() -> None:
+    """Actions on a circle: its centre and its outside are both far, although the centre is the mean action."""
+
+    class Ring(Uniform):
+        def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
+            angle = 2.0 * math.pi * torch.rand(n, len(observation), generator=generator, dtype=torch.float64)
+            return 0.6 * torch.stack([angle.cos(), angle.sin()], -1)
+
+    episodes = log_of(Ring(0.0, 0.0, 2), actions=2)
+    vae = VAESupport(episodes)
+    assert vae.diagnose(Ring(0.0, 0.0, 2)).value > 0.95
+    for point in ((0.0, 0.0), (0.3, 0.0), (0.9, 0.0)):
+        assert vae.diagnose(Deterministic(lambda o, p=point: torch.tensor(p).expand(len(o), 2))).value < 0.05
+        assert (
+            neighbour_support(episodes, Deterministic(lambda o, p=point: torch.tensor(p).expand(len(o), 2))).value
+            < 0.05
+        )
+
+
+def test_support_depends_on_the_state() -> None:
+    """The behaviour goes where the first number of the state points; the opposite is not supported there."""
+
+    class Signed(Uniform):
+        def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
+            size = super().sample(observation, n, generator)
+            return size * observation[:, :1].sign()
+
+    episodes = log_of(Signed(0.4, 0.6))
+    vae = VAESupport(episodes, updates=400)
+    for detector in (lambda p: neighbour_support(episodes, p), vae.diagnose):
+        assert detector(Signed(0.4, 0.6)).value > 0.95
+        assert detector(Signed(-0.6, -0.4)).value < 0.15
+
+
+def test_discrete_actions_are_supported_where_they_were_taken() -> None:
+    """One-hot states: the policy's share of state-action pairs that the log holds in other episodes."""
+    world = GridWorld("open")
+    behaviour = world.mdp.uniform()
+    behaviour[:, 0], behaviour[:, 3] = 0.0, 0.5  # never up
+    arrays = world.dataset(behaviour, 200, horizon=40)
+    episodes = load(arrays)
+    assert neighbour_support(episodes, Tabular(behaviour)).value > 0.97
+    up = np.zeros_like(behaviour)
+    up[:, 0] = 1.0
+    assert neighbour_support(episodes, Tabular(up)).value == 0.0
+    half = neighbour_support(episodes, Tabular(0.5 * up + 0.5 * behaviour)).value
+    assert half == pytest.approx(0.5, abs=0.05)
+    assert [d.name for d in support(episodes, Tabular(behaviour))] == ["support_knn"]
+    with pytest.raises(InputError, match="continuous actions"):
+        VAESupport(episodes)
+
+
+def test_both_detectors_and_repetition() -> None:
+    assert [d.name for d in support(HALF, Uniform(-1.0, 0.0), vae=False)] == ["support_knn"]
+    state = torch.random.get_rng_state()
+    again = VAESupport(HALF, updates=400)
+    assert again.threshold == VAE.threshold and bool((torch.random.get_rng_state() == state).all())
+    assert coverage_level(math.nan) == "unknown" and coverage_level(0.9) == "caution"

@@ -1,0 +1,96 @@
+"""Small policies for the tests of direct methods, and episodes of finite processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.envs.tabular import TabularMDP
+
+
+class Table:
+    """A tabular policy ``[S, A]`` over one-hot observations."""
+
+    is_deterministic = False
+    discrete = True
+
+    def __init__(self, table: Any) -> None:
+        self.table = torch.as_tensor(table, dtype=torch.float64)
+
+    def probabilities(self, observation: Tensor) -> Tensor:
+        return self.table[observation.argmax(-1)]
+
+    def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        return torch.multinomial(self.probabilities(observation), n, True, generator=generator).T
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        return self.probabilities(observation).gather(-1, action.unsqueeze(-1)).squeeze(-1).log()
+
+
+class Linear:
+    """``a = clip(K s + std * noise)`` in scaled actions."""
+
+    discrete = False
+
+    def __init__(self, gain: Any, std: float = 0.0) -> None:
+        self.gain, self.std = torch.as_tensor(gain, dtype=torch.float64), std
+        self.is_deterministic = std == 0.0
+
+    def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        mean = observation.double() @ self.gain.T
+        noise = torch.randn(n, *mean.shape, generator=generator, dtype=torch.float64)
+        return (mean + self.std * noise).clamp(-1.0, 1.0)
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> None:
+        return None
+
+    def probabilities(self, observation: Tensor) -> None:
+        return None
+
+
+def random_mdp(states: int = 4, actions: int = 3, ends: bool = True, seed: int = 0) -> TabularMDP:
+    """A process with dense random transitions; with ``ends``, one more state that is terminal."""
+    rng = np.random.default_rng(seed)
+    n = states + ends
+    transition = rng.dirichlet(np.full(n, 0.7), size=(n, actions))
+    if ends:  # short episodes would hide what a discount does
+        transition[..., -1] *= 0.2
+        transition /= transition.sum(-1, keepdims=True)
+    terminal = np.arange(n) >= states
+    return TabularMDP(transition, rng.normal(size=(n, actions, n)), terminal, np.eye(n)[0] * 0.5 + np.eye(n)[1] * 0.5)
+
+
+def episodes_of(steps: dict[str, np.ndarray], states: int, actions: int) -> Episodes:
+    """What ``sample_transitions`` returned, as episodes with one-hot observations."""
+    eye = np.eye(states, dtype=np.float32)
+    return Episodes.from_arrays(
+        eye[steps["state"]],
+        steps["action"].astype(np.int64),
+        steps["reward"],
+        steps["terminated"],
+        steps["truncated"],
+        next_observations=eye[steps["next_state"]],
+        observation_space=spaces.Box(0.0, 1.0, (states,), np.float32),
+        action_space=spaces.Discrete(actions),
+    )
+
+
+def scripted(paths: list[list[tuple[int, int, float]]], states: int, actions: int, terminal: bool = True) -> Episodes:
+    """Episodes written out: lists of (state, action, reward); the state after the last step is the last number."""
+    columns: dict[str, list[Any]] = {k: [] for k in ("state", "action", "reward", "next_state", "terminated", "cut")}
+    for path in paths:
+        for t, (state, action, reward) in enumerate(path):
+            last = t == len(path) - 1
+            columns["state"].append(state)
+            columns["action"].append(action)
+            columns["reward"].append(reward)
+            columns["next_state"].append(state if last else path[t + 1][0])
+            columns["terminated"].append(last and terminal)
+            columns["cut"].append(last and not terminal)
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    return episodes_of({**arrays, "truncated": arrays["cut"]}, states, actions)

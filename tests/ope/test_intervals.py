@@ -1,0 +1,169 @@
+"""Intervals against numbers by hand and tables, and whether they cover what they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.eligibility import effective_sample_size
+from lightning_offrl.ope.importance import Terms, importance_sampling, per_decision, plain
+from lightning_offrl.ope.intervals import bernstein, difference, from_refits, hoeffding, interval, student_t
+
+from .enumeration import enumerate_episodes, random_process
+
+SAMPLE = torch.tensor([0.2, 0.9, 0.4, 0.7, 0.1, 0.6], dtype=torch.float64)
+MEAN = 2.9 / 6
+
+
+@pytest.mark.parametrize(
+    ("probability", "degrees", "table"),
+    [(0.975, 1, 12.7062), (0.975, 9, 2.2622), (0.995, 29, 2.7564), (0.95, 4, 2.1318), (0.025, 9, -2.2622)],
+)
+def test_quantiles_of_student_by_table(probability, degrees, table):
+    assert student_t(probability, degrees) == pytest.approx(table, abs=5e-5)
+
+
+def test_hoeffding_by_hand():
+    found = hoeffding(plain(SAMPLE), 0.0, 1.0)
+    half = math.sqrt(math.log(2 / 0.05) / (2 * 6))
+    assert (found.low, found.high) == pytest.approx((MEAN - half, MEAN + half), abs=1e-12)
+
+
+def test_empirical_bernstein_by_hand():
+    found = bernstein(plain(SAMPLE), 0.0, 1.0, level=0.9)
+    log = math.log(4 / 0.1)
+    half = math.sqrt(2 * float(SAMPLE.var()) * log / 6) + 7 * log / (3 * 5)
+    assert (found.low, found.high) == pytest.approx((MEAN - half, MEAN + half), abs=1e-12)
+
+
+def test_guaranteed_intervals_need_a_range_and_independent_terms():
+    with pytest.raises(InputError, match="1 of 6 lie outside"):
+        hoeffding(plain(SAMPLE), 0.0, 0.8)
+    with pytest.raises(InputError, match="divides by its own weights"):
+        bernstein(Terms(SAMPLE[:, None], SAMPLE.flip(0)[:, None]), 0.0, 1.0)
+
+
+def test_delta_interval_is_two_sided():
+    """A one-sided quantile in a two-sided interval would be a 90 % interval that is called 95 %."""
+    found = interval(plain(SAMPLE), method="delta")
+    assert found.high - MEAN == pytest.approx(1.959964 * float(SAMPLE.std()) / math.sqrt(6), rel=1e-6)
+
+
+def test_intervals_from_refits():
+    replicates = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    found = from_refits(5.0, replicates)
+    assert found.high == pytest.approx(5.0 + 2.262157 * float(replicates.std()), rel=1e-6)
+    many = from_refits(5.0, torch.arange(1001.0))
+    assert (many.low, many.high) == pytest.approx((25.0, 975.0))
+    with pytest.raises(InputError, match="at least 2"):
+        from_refits(1.0, torch.ones(1))
+
+
+def test_difference_is_paired():
+    """Two estimates that move together differ by much less than their errors say."""
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    first, second = plain(10 * noise + 1.0), plain(10 * noise)
+    found = interval(difference(first, second))
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0), abs=1e-9)
+    assert interval(first).width > 1.0
+
+
+def test_interval_of_one_episode_or_of_no_weight_is_unbounded():
+    assert not interval(plain(SAMPLE[:1])).usable
+    assert not interval(Terms(torch.zeros(5, 1).double(), torch.zeros(5, 1).double())).usable
+
+
+def test_same_seed_same_interval():
+    terms = plain(torch.randn(150).double())
+    assert interval(terms, seed=1) == interval(terms, seed=1) != interval(terms, seed=2)
+
+
+def draws(n: int, replications: int, seed: int = 0, target_share: float = 1.0):
+    """Replicated logs of n episodes from an enumerated process, and the truth."""
+    process = random_process(0, ends=(2,), horizon=3)
+    process.target = target_share * process.target + (1 - target_share) * process.behaviour
+    every = enumerate_episodes(process)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.multinomial(every.probability, n * replications, replacement=True, generator=generator)
+    return every, rows.view(replications, n), process.value(process.target)
+
+
+def coverage(terms: Terms, rows, truth: float, **how) -> tuple[float, float]:
+    """Share of replications whose interval covers, and the mean width."""
+    found = [interval(terms.select(r), seed=i, **how) for i, r in enumerate(rows)]
+    return sum(i.contains(truth) for i in found) / len(found), sum(i.width for i in found) / len(found)
+
+
+@pytest.mark.parametrize("estimate", [importance_sampling, per_decision])
+def test_error_shrinks_with_the_root_of_the_number_of_episodes(estimate):
+    errors = []
+    for n in (500, 5_000, 50_000):
+        every, rows, truth = draws(n, 40)
+        terms = estimate(every.data, normalised=True)
+        errors.append(math.sqrt(sum((terms.select(r).value - truth) ** 2 for r in rows) / len(rows)))
+    slope = math.log(errors[2] / errors[0]) / math.log(100)
+    assert -0.65 < slope < -0.35
+
+
+@pytest.mark.parametrize("estimate", [importance_sampling, per_decision])
+def test_unnormalised_estimates_are_unbiased_over_draws(estimate):
+    every, rows, truth = draws(20, 2000)
+    values = estimate(every.data).per_episode[rows].mean(-1)
+    assert abs(float(values.mean()) - truth) <= 4 * float(values.std()) / math.sqrt(2000)
+
+
+@pytest.mark.parametrize("normalised", [False, True], ids=["pdis", "cwpdis"])
+@pytest.mark.parametrize("method", ["percentile", "percentile-t", "delta"])
+def test_intervals_cover_what_they_say(method, normalised):
+    """1,000 logs of 200 episodes with an effective sample size above 100, nominal 95 %."""
+    every, rows, truth = draws(200, 1000)
+    sizes = [effective_sample_size(every.data.log_weights[r, -1]) for r in rows[:50]]
+    assert min(sizes) >= 100
+    share, width = coverage(per_decision(every.data, normalised=normalised), rows, truth, method=method, n_boot=400)
+    assert 0.92 <= share <= 0.975
+
+
+@pytest.mark.slow
+def test_intervals_cover_with_an_effective_share_of_a_fifth():
+    """1,000 logs of 1,000 episodes, of which about 200 count."""
+    process = random_process(0, ends=(2,))
+    process.behaviour = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.5, 0.5]], dtype=torch.float64)
+    process.target = torch.tensor([[0.36, 0.64], [0.36, 0.64], [0.5, 0.5]], dtype=torch.float64)
+    every = enumerate_episodes(process)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.multinomial(every.probability, 1_000_000, replacement=True, generator=generator).view(1000, 1000)
+    size = effective_sample_size(every.data.log_weights[rows[:50].flatten(), -1]) / 50
+    assert 100 <= size <= 300
+    truth = process.value(process.target)
+    share, _ = coverage(importance_sampling(every.data, normalised=True), rows, truth, n_boot=400)
+    assert 0.92 <= share <= 0.975
+
+
+def test_guaranteed_intervals_cover_always():
+    every, rows, truth = draws(200, 1000)
+    terms = per_decision(every.data)
+    low, high = float(terms.per_episode.min()), float(terms.per_episode.max())  # over *all* possible episodes
+    for bound in (hoeffding, bernstein):
+        found = [bound(terms.select(r), low, high) for r in rows]
+        assert sum(i.contains(truth) for i in found) / len(found) >= 0.95
+    wide, narrow = (bernstein(terms.select(r), low, high).width for r in (rows[0], rows[:50].flatten()))
+    assert narrow < wide
+
+
+@pytest.mark.parametrize("method", ["percentile", "percentile-t", "delta", "hoeffding"])
+def test_ten_times_the_episodes_give_intervals_narrower_by_the_root_of_ten(method):
+    every, _, truth = draws(10, 1)
+    terms = per_decision(every.data)
+    low, high = float(terms.per_episode.min()), float(terms.per_episode.max())
+    widths = []
+    for n in (100, 1000):
+        _, rows, _ = draws(n, 20)
+        found = [
+            hoeffding(terms.select(r), low, high) if method == "hoeffding" else interval(terms.select(r), method=method)
+            for r in rows
+        ]
+        widths.append(sum(i.width for i in found) / len(found))
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(10), rel=0.15)
