@@ -1,4 +1,4 @@
-"""``offrl ope`` and ``offrl select``: what policies would earn, from a log alone."""
+"""``offrl ope``: what a policy would earn, from a log alone; and what it shares with ``offrl select``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct import DirectEstimate
-    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
 DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
+INTERVALS = ("auto", "percentile", "percentile-t", "bca", "delta")
 BUDGETS = ("smoke", "pilot", "paper")
 
 
@@ -62,10 +65,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--held-out", type=float, metavar="SHARE", help="use only the episodes that `fit` held out with this share")
     add("--split-seed", type=int, default=0, help="seed of that split")
-    add("--time", metavar="COLUMN", help="discount by the times in this column of the data")
+    add("--time", metavar="COLUMN", help="discount by the times in this column of the data; without --direct")
+    add("--time-unit", choices=("s", "min", "h", "d"), help="what --discount counts in, where the log has real times")
     add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
     add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
     add("--level", type=float, default=0.95, help="of the intervals")
+    add("--interval", choices=INTERVALS, default="auto", help="of estimates from weights; auto: percentile-t for few")
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
@@ -77,44 +82,20 @@ def ope(options: dict[str, Any]) -> int:
     Returns:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
-    episodes, notes = _episodes(options)
-    result = _evaluation(options["policy"], episodes, options, notes)
+    episodes, notes = read_episodes(options)
+    result = evaluate_file(options["policy"], episodes, options, notes)
     print(result.table())
     if options.get("json"):
-        _write(options["json"], result.to_dict())
+        write_json(options["json"], result.to_dict())
     return result.verdict.exit_code
-
-
-def select(options: dict[str, Any]) -> int:
-    """Evaluate several policies and rank them; prints the table.
-
-    Returns:
-        0, or 3 if no policy has an eligible estimate.
-    """
-    from lightning_offrl.ope.selection import compare
-
-    episodes, notes = _episodes(options)
-    evaluations = {}
-    for path in options["policies"]:
-        name = _name(path)
-        if name in evaluations:
-            raise InputError(f"two of the policies are called {name!r}; rename one of the files")
-        evaluations[name] = _evaluation(path, episodes, options, notes)
-    truths = _truths(options.get("truth"), list(evaluations))
-    choice = compare(evaluations, truths, threshold=options.get("safe_above"))
-    print(choice.table())
-    if options.get("json"):
-        found = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-        by = {"by_point": choice.by_point, "by_lower": choice.by_lower, "top": choice.top}
-        _write(options["json"], {**by, "measures": choice.measures, "policies": found})
-    return 0 if choice.by_point else 3
 
 
 def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[TargetPolicy, list[str]]:
     """A policy from any file that holds one, and what there is to say about it.
 
     Args:
-        path: ``policy.pt``, ``.ckpt``, ``.onnx``, ``.ts`` (TorchScript), or the ``.json`` of a Gaussian policy.
+        path: ``policy.pt``, ``.ckpt``, ``.onnx``, ``.ts`` (TorchScript), the ``.json`` of a Gaussian policy, or Python
+            code as ``file.py:function``.
         episodes: the log, whose spaces must be those of the policy.
         kind: of a trained policy, see ``offrl ope --help``.
 
@@ -123,10 +104,12 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     """
     from lightning_offrl.export.policy import load_policy
     from lightning_offrl.ope.policies import ClippedNormal
-    from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.policy_files import load_callable, load_function, load_gaussian
     from lightning_offrl.ope.trained import from_algorithm
 
     file = Path(path)
+    if ":" in file.name and not file.is_file():
+        return load_callable(path, episodes.spec), []
     if file.suffix == ".json" or Path(f"{file}.json").is_file():
         return load_gaussian(file), []
     if file.suffix in (".onnx", ".ts", ".torchscript"):
@@ -150,7 +133,8 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     return policy, notes
 
 
-def _episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
+def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
+    """The episodes of ``--data`` and ``--held-out``, and which they are."""
     from lightning_offrl.data.sources import load
     from lightning_offrl.data.split import split_by_episode
 
@@ -162,9 +146,10 @@ def _episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
     return kept, [f"{kept.n_episodes:,} held-out episodes (share {share:g}, split seed {options['split_seed']})"]
 
 
-def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
+def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
+    """Everything that the options ask of one policy; ``notes`` are put before its own."""
     from lightning_offrl.ope.evaluate import evaluate, refused
-    from lightning_offrl.ope.groups import elapsed_of, labels_of
+    from lightning_offrl.ope.groups import labels_of
     from lightning_offrl.ope.importance import kernel_bandwidth
 
     policy, said = read_policy(path, episodes, options["kind"])
@@ -184,18 +169,35 @@ def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: l
         behaviour_name=name,
         direct=_direct(policy, episodes, options),
         by=None if column is None else {column: labels_of(episodes, column, options.get("labels"))},
-        elapsed=None if options.get("time") is None else elapsed_of(episodes, options["time"]),
+        elapsed=_elapsed(episodes, options),
         reward_range=options.get("reward_range"),
         max_weight=options.get("max_weight"),
         bandwidth=bandwidth,
         level=options["level"],
+        interval=options["interval"],
         n_boot=options["n_boot"],
         seed=options["seed"],
-        name=_name(path),
+        name=policy_name(path),
     )
-    fitted = getattr(behaviour, "notes", [])
+    fitted = list(getattr(behaviour, "notes", []))
+    if options.get("time") is not None:
+        unit = options.get("time_unit")
+        fitted.append(
+            f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
+        )
     result.notes = (*notes, *said, *fitted, *result.notes)
     return result
+
+
+def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
+    from lightning_offrl.ope.groups import elapsed_of
+
+    column, unit = options.get("time"), options.get("time_unit")
+    if column is None:
+        if unit is not None:
+            raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
+        return None
+    return elapsed_of(episodes, column, unit)
 
 
 def _behaviour(
@@ -212,7 +214,7 @@ def _behaviour(
         from lightning_offrl.ope.behaviour import fit_behaviour
 
         return fit_behaviour(episodes, seed=options["seed"]), "estimated"
-    return read_policy(how, episodes, "stochastic")[0], _name(how)
+    return read_policy(how, episodes, "stochastic")[0], policy_name(how)
 
 
 def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -> list[DirectEstimate]:
@@ -271,21 +273,7 @@ def _dynamics(episodes: Episodes, options: dict[str, Any]) -> DynamicsEnsemble |
     return fitted
 
 
-def _truths(path: str | None, names: list[str]) -> dict[str, float] | None:
-    if path is None:
-        return None
-    try:
-        found = json.loads(Path(path).read_text())
-        truths = {str(name): float(value) for name, value in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as problem:
-        raise InputError(f'{path} must be JSON of the form {{"policy": value, ...}} ({problem})') from problem
-    missing = [name for name in names if name not in truths]
-    if missing:
-        raise InputError(f"{path} has no value for {', '.join(missing)}; it has {', '.join(truths)}")
-    return truths
-
-
-def _name(path: str) -> str:
+def policy_name(path: str) -> str:
     """``runs/NAME/policy.pt`` as NAME, other files by their own name."""
     file = Path(path)
     if file.stem in ("policy", "last", "best"):
@@ -296,7 +284,8 @@ def _name(path: str) -> str:
     )
 
 
-def _write(path: str, content: dict[str, Any]) -> None:
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Write plain values, whole or not at all."""
     from lightning_offrl.checkpoint_io import write_atomically
 
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"

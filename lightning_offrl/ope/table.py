@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_offrl.ope.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.intervals import Interval
 
 WIDTH = 118

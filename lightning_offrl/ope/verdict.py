@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluate import Row
+    from lightning_offrl.ope.evaluation import Row
 
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
 # Which estimate speaks for its family, if it is there.

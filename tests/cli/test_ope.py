@@ -11,8 +11,10 @@ import torch
 
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main
+from lightning_offrl.cli.ope import INTERVALS
 from lightning_offrl.data.sources import load
 from lightning_offrl.export.policy import export_policy
+from lightning_offrl.ope.intervals import METHODS
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -72,6 +74,13 @@ def test_a_page_for_one_policy(log: Path, capsys):
     found = json.loads(Path("out.json").read_text())
     assert found["verdict"] == "SINGLE" and found["conservative"] > 0.0
     assert found["estimates"][0]["guaranteed"]["low"] < 0.0 < found["estimates"][0]["guaranteed"]["high"]
+
+
+def test_the_interval_that_was_asked_for(log: Path):
+    main(f"ope --policy better.json {COMMON} --interval bca --json out.json".split())
+    found = json.loads(Path("out.json").read_text())["estimates"]
+    assert {row["interval"]["method"] for row in found if row["interval"]} == {"bca"}
+    assert INTERVALS == METHODS
 
 
 def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
@@ -146,6 +155,24 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(f"select --policies far.json {COMMON}".split()) == 3
 
 
+def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
+    Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
+    line = f"select --policies better.json worse.json far.json {COMMON} --second-split 0.4 --plan 5 --json out.json"
+    assert main([*line.split(), "--played", "played.json"]) == 0
+    said = capsys.readouterr().out
+    assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
+    assert "left out: far" in said
+    found = json.loads(Path("out.json").read_text())
+    assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
+    assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
+
+
+def test_a_policy_from_python_code(log: Path, capsys):
+    Path("own.py").write_text("import torch\ndef act(observation):\n    return torch.zeros(len(observation), 2)\n")
+    assert main(f"ope --policy own.py:act {COMMON}".split()) == 3
+    assert "the policy is deterministic" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -160,6 +187,8 @@ def test_choosing_among_policies(log: Path, capsys):
             "two of the policies are called 'better'",
         ),
         ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
+        ("select --policies better.json --data log.npz --direct none --played x.json", "give --plan N as well"),
+        ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):
