@@ -11,6 +11,7 @@ from lightning_offrl.ope.eligibility import WeightCheck
 from lightning_offrl.ope.estimators import Family
 from lightning_offrl.ope.importance import Terms
 from lightning_offrl.ope.intervals import Interval
+from lightning_offrl.ope.return_distribution import Tail
 from lightning_offrl.ope.support import Support
 from lightning_offrl.ope.verdict import Comparison, Verdict
 
@@ -70,6 +71,7 @@ class Evaluation:
         groups: column to label to the evaluation of that group.
         level: of the intervals.
         bounds: where the value lies whatever the log lacks; with a range of rewards and true probabilities only.
+        tails: the worst episodes of the log and, by its weights, of the policy; where asked for.
     """
 
     policy: str
@@ -87,6 +89,7 @@ class Evaluation:
     groups: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
     level: float = 0.95
     bounds: Interval | None = None
+    tails: tuple[Tail, ...] = ()
 
     @property
     def conservative(self) -> float | None:
