@@ -57,7 +57,7 @@ def test_lines_are_those_of_gaussian_shifts() -> None:
 def test_divergence_by_neighbours_in_three_dimensions(bits: float, steps: int) -> None:
     found = knn_divergence(log_of(2, 1, steps), policy(z_of(bits), 1))
     assert found.value == pytest.approx(bits, rel=0.15) and found.name == "kl_bits_knn"
-    assert found.level == ("alarm" if bits == 1.0 else "caution") or 5 * bits < 1.3  # five decisions per episode
+    assert bits < 0.5 or found.level == "caution"  # five decisions per episode: 2.5 and 5 bits
 
 
 def test_neighbours_of_unpaired_samples() -> None:
