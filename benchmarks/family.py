@@ -87,7 +87,7 @@ def table(ours: list[Run], peer: list[Run], behaviour: dict[str, float]) -> list
         apart, units = "", ""
         if theirs:
             d, se = difference(numbers(mine, "five"), numbers(theirs, "five"))
-            apart, units = f"{d:+.1f} ± {se:.1f}", f"{d / se:+.1f}"
+            apart, units = (f"{d:+.1f} ± {se:.1f}", f"{d / se:+.1f}") if math.isfinite(se) else (f"{d:+.1f}", "")
         head = f"| {dataset} ({behaviour[dataset]:.1f}) | {NAMES[algorithm]} | {mine[0]['updates'][-1]:,} "
         lines.append(f"{head}| {' | '.join(cells)} | {apart} | {units} |")
     return lines

@@ -230,7 +230,8 @@ class Stage:
             found.draws.append(request)
             return tape(request)
 
-        kept = {name: vars(algorithm)[name] for name in ("_descent", "updates", "_current_fx_name")}
+        kept = [(module, dict(vars(module))) for module in algorithm.modules()]
+        before = baked_values(algorithm, self.hooks)
         traced = TracedDescent(algorithm._descent, stand_in, plan, factors)
         try:
             for table, name, place in self.slots:
@@ -246,11 +247,13 @@ class Stage:
                 for table, name, place in self.slots:
                     if table[name] is not values[place]:  # a buffer that was assigned, not changed in place
                         values[place].copy_(table[name])
+            refuse_changes(before, baked_values(algorithm, self.hooks))
         finally:
+            for module, attributes in kept:
+                vars(module).clear()
+                vars(module).update(attributes)
             for table, name, place in self.slots:
                 table[name] = self.tensors[place]
-            for name, value in kept.items():
-                setattr(algorithm, name, value)
             algorithm.draws.tape = None
         found.steps = traced.steps
         return found
@@ -264,21 +267,11 @@ def rehearse(stage: Stage, states: Sequence[Tensor], leaves: Sequence[Tensor]) -
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    before = baked_values(stage.algorithm, stage.hooks)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, explained():
         fake = [[mode.from_tensor(t) for t in group] for group in (stage.tensors, states, leaves)]
         by_id = {id(real): f for real, f in zip(states, fake[1], strict=True)}
-        found = stage.run(fake[0], by_id, fake[2], Request.empty)
-    after = baked_values(stage.algorithm, stage.hooks)
-    missing = object()
-    changed = [name for name in {**before, **after} if before.get(name, missing) != after.get(name, missing)]
-    if changed:
-        raise Untraceable(
-            f"changes {changed[0]} while it updates, which a graph would not repeat (what changes belongs into a "
-            "buffer, see register_buffer)"
-        )
-    return found
+        return stage.run(fake[0], by_id, fake[2], Request.empty)
 
 
 def trace(
@@ -360,6 +353,21 @@ def baked_values(algorithm: Any, hooks: Sequence[Callable[[Any], None]] = ()) ->
     for owner in (getattr(hook, "__self__", None) for hook in hooks):
         found.update({f"{type(owner).__name__}.{key}": _plain(value) for key, value in vars(owner).items()})
     return found
+
+
+def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """An update that changes a plain attribute would do so once, while it is traced.
+
+    Raises:
+        Untraceable: naming the first one.
+    """
+    missing = object()
+    changed = [name for name in {**before, **after} if before.get(name, missing) != after.get(name, missing)]
+    if changed:
+        raise Untraceable(
+            f"changes {changed[0]} while it updates, which a graph would not repeat (what changes belongs into a "
+            "buffer, see register_buffer)"
+        )
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

@@ -21,7 +21,7 @@ VERBS = {
     "ope": "estimate what a policy would earn, from a log alone",
     "select": "choose among policies, from a log alone",
     "collect": "make a dataset from an environment with built-in or trained policies",
-    "data": "look at a dataset, or convert it",
+    "data": "look at a dataset, report on it, convert it, or import logs",
     "quickstart": "collect, train three algorithms, evaluate, and write a page about it",
     "version": "print the versions of this package and what it stands on",
 }
@@ -31,6 +31,8 @@ _EXAMPLES = """examples:
   offrl evaluate runs/NAME/checkpoints/last.ckpt --episodes 20
   offrl collect Pendulum-v1 pendulum/mixed-v0 --episodes 200
   offrl data show hopper/medium-v0
+  offrl data report hopper/medium-v0
+  offrl data import logs.parquet --map map.yaml
 """
 
 
@@ -206,12 +208,23 @@ def _select(words: list[str]) -> int:
 
 
 def _data(words: list[str]) -> None:
-    parser = _parser("data", "Look at a dataset, or convert it.")
-    verbs = parser.add_subparsers(dest="verb", metavar="{show,convert}")
+    parser = _parser("data", "Look at a dataset, report on it, or convert it.")
+    verbs = parser.add_subparsers(dest="verb", metavar="{show,report,convert}")
+    source = "a Minari id, or the path of a D4RL .hdf5 file"
     show = verbs.add_parser("show", help="episodes, lengths, returns, endings, actions", allow_abbrev=False)
-    show.add_argument("source", help="a Minari id, or the path of a D4RL .hdf5 file")
+    show.add_argument("source", help=source)
+    report = verbs.add_parser(
+        "report",
+        help="an HTML page: what is in it, what is wrong with it, and what to do with it",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    report.add_argument("source", help=source)
+    report.add_argument("--output", metavar="PATH", help="an .html path or a directory; default: NAME-report.html here")
+    report.add_argument("--discount", type=float, default=0.99, help="gamma per step, of the values to be learned")
+    report.add_argument("--seed", type=int, default=0, help="of what is sampled")
     convert = verbs.add_parser("convert", help="write a D4RL file as a Minari dataset", allow_abbrev=False)
-    convert.add_argument("source", help="a Minari id, or the path of a D4RL .hdf5 file")
+    convert.add_argument("source", help=source)
     convert.add_argument("dataset_id", help="namespace/name-v0 of the new Minari dataset")
     convert.add_argument("--environment", metavar="ID", help="Gymnasium id that the data came from")
     convert.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
@@ -226,10 +239,20 @@ def _data(words: list[str]) -> None:
         from lightning_offrl.data.show import describe
 
         print(describe(options["source"]))
+    elif verb == "report":
+        _report_data(**options)
     else:
         from lightning_offrl.data.convert import convert as run
 
         print(run(**options))
+
+
+def _report_data(source: str, output: str | None, discount: float, seed: int) -> None:
+    from lightning_offrl.report.dataset import examine, text, write
+
+    seen = examine(source, discount=discount, seed=seed)
+    page, numbers = write(seen, output)
+    print(f"{text(seen)}\nwritten to {page} and {numbers}")
 
 
 def _quickstart(words: list[str]) -> int | None:

@@ -48,7 +48,7 @@ _MARKERS = ("o", "s", "D", "^", "v")
 DIVERGING = LinearSegmentedColormap.from_list("offrl", ["#0a6fb8", "#7fb2d9", "#f3f1ec", "#e3a86a", "#b25a00"])
 """Blue to orange by way of a light middle, for signed values."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, can be selected and read aloud
     "svg.hashsalt": "lightning_offrl",  # the same figure is the same bytes
     "font.size": 10.5,
@@ -139,7 +139,7 @@ def learning_curves(
     Returns:
         The figure.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(width, height, axes)
         axes.grid(axis="y")
         for name, value in (references or {}).items():
@@ -164,9 +164,9 @@ def learning_curves(
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.yaxis.set_major_formatter(_signed)
+        axes.yaxis.set_major_formatter(plain)
         axes.locator_params(axis="x", nbins=6)
-        _legend_above(axes)
+        legend_above(axes)
         return figure
 
 
@@ -193,7 +193,7 @@ def episode_strip(
         The figure.
     """
     rng = np.random.default_rng(seed)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(width, height or 1.0 + 0.62 * len(groups), axes)
         axes.grid(axis="x")
         for row, group in enumerate(groups):
@@ -217,7 +217,7 @@ def episode_strip(
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_formatter(_signed)
+        axes.xaxis.set_major_formatter(plain)
         axes.locator_params(axis="x", nbins=7)
         return figure
 
@@ -250,7 +250,7 @@ def histogram(
     """
     array = np.asarray(values, dtype=np.float64)
     edges = np.histogram_bin_edges(array, bins=bins).tolist()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(width, height)
         axes.grid(axis="y")
         if parts:
@@ -258,7 +258,7 @@ def histogram(
             colours, names = [COLOURS[part.colour] for part in parts], [part.name for part in parts]
             axes.hist(stacks, bins=edges, stacked=True, color=colours, label=names, rwidth=0.9)
             if legend:
-                _legend_above(axes)
+                legend_above(axes)
         else:
             axes.hist(array, bins=edges, color=COLOURS["data"], rwidth=0.9)
         axes.axvline(float(array.mean()), color=COLOURS["ink"], linewidth=1.6)
@@ -266,7 +266,7 @@ def histogram(
         axes.set_ylim(top=top * 1.12)
         on_right = array.mean() < (edges[0] + edges[-1]) / 2
         axes.annotate(
-            f"mean {_signed(float(array.mean()))}",
+            f"mean {plain(float(array.mean()))}",
             (float(array.mean()), top * 1.1),
             xytext=(5 if on_right else -5, 0),
             textcoords="offset points",
@@ -275,7 +275,7 @@ def histogram(
         )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_formatter(_signed)
+        axes.xaxis.set_major_formatter(plain)
         axes.locator_params(axis="x", nbins=7)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
@@ -307,21 +307,21 @@ def field(
     Returns:
         The figure.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(width, height)
         image = axes.imshow(
             values, origin="lower", extent=extent, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit
         )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_formatter(_signed)
-        axes.yaxis.set_major_formatter(_signed)
+        axes.xaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(plain)
         axes.set_xticks(np.linspace(extent[0], extent[1], 5))
         axes.set_yticks(np.linspace(extent[2], extent[3], 5))
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=28, pad=0.04)
         bar.set_label(colour_label)
         bar.set_ticks([-limit, 0.0, limit])
-        bar.ax.xaxis.set_major_formatter(_signed)
+        bar.ax.xaxis.set_major_formatter(plain)
         bar.outline.set_visible(False)
         return figure
 
@@ -337,7 +337,7 @@ def svg(figure: Figure, description: str) -> str:
         Markup without XML declaration, metadata or outside references.
     """
     buffer = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     markup = buffer.getvalue()
     markup = markup[markup.index("<svg") :]
@@ -365,14 +365,14 @@ def save(figure: Figure, path: str | Path) -> Path:
     Returns:
         The path.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(path, dpi=160, facecolor="white")
     return Path(path)
 
 
 def row(n: int, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
     """A figure with ``n`` axes side by side, for functions that take ``axes``."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(n * width, height), layout="constrained")
         return figure, list(figure.subplots(1, n, squeeze=False)[0])
 
@@ -388,12 +388,14 @@ def _cycle(items: Sequence[str], n: int) -> list[str]:
     return [items[i % len(items)] for i in range(n)]
 
 
-def _signed(value: float, _: object = None) -> str:
-    """Thousands separated, with a true minus sign."""
-    return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
+def plain(value: float, _: object = None) -> str:
+    """Thousands separated, decimals only where they say something, with a true minus sign."""
+    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
+    """The legend in a row over the axes."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),

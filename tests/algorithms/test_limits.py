@@ -210,6 +210,16 @@ def test_threshold_one_acts_as_trained_behaviour_cloning(kind):
     assert torch.equal(page.act(x), bc.act(x)) and len(page.act(x).unique()) > 1
 
 
+def test_the_discrete_hybrid_has_discrete_iqls_values():
+    """V, Q and its target after ten updates, bit for bit: the two pages repeat these lines, and must not part."""
+    data = discrete(10)
+    pages = [kind(DISCRETE, hidden=(8, 8)).double() for kind in (DiscreteIQL, DiscreteBCQIQL)]
+    for page in pages:
+        run(page, data)
+    for name in ("v", "q", "q_target"):
+        equal(pages[0].get_submodule(name).state_dict(), pages[1].get_submodule(name).state_dict())
+
+
 def test_threshold_one_bootstraps_from_the_imitated_action():
     """The target is Q' of the most likely next action: sarsa with the cloned policy."""
     (batch,) = discrete(1)

@@ -1,48 +1,50 @@
-"""Every ``update`` can be traced as one graph, gradients and optimizer steps included."""
+"""Every ``update`` can be traced as one graph, and the graph does what the plain update does.
+
+The graphs here run operation by operation, without a compiler.
+"""
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import pytest
-import torch
 
-from .pages import batch_for, distance, episodes_for, every_algorithm, small
-from .test_loop import constant
+from lightning_offrl.compiled import uncompiled
+from lightning_offrl.update_path import UpdatePath
+
+from .pages import distance, every_algorithm, fit
 
 
-def plain_descent(page):
-    """`minimize` as a traceable function: ``autograd.grad`` and a step on the tensors themselves."""
+class Graphs(pl.Callback):
+    """Notes how many graphs a run made; 0 where it fell back to the plain path."""
 
-    def minimize(**losses):
-        for name, loss in losses.items():
-            parameters = page._parameters_of(name)
-            gradients = torch.autograd.grad(loss, parameters)
-            with torch.no_grad():
-                for p, g in zip(parameters, gradients, strict=True):
-                    p.sub_(1e-2 * g)
+    def on_train_end(self, trainer, pl_module):
+        self.made = pl_module.update_path.graphs_made
 
-    return minimize
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    monkeypatch.setattr(UpdatePath, "compiler", staticmethod(uncompiled))
 
 
 @every_algorithm
-def test_update_is_one_graph(algorithm):
-    """No .item(), no branch on a tensor: the whole update compiles with fullgraph=True and does what it did before."""
-    try:
-        tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
-    except Exception:
-        pytest.skip("this torch cannot trace autograd.grad")
-    pages = [algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm)) for _ in range(2)]
-    for page in pages:
-        page.configure_optimizers()
-        page.minimize = plain_descent(page)
-        page.draws.normal = lambda shape, like, batch_dim=-2: torch.zeros(tuple(shape), dtype=like.dtype)
-        page.draws.uniform = lambda shape, like, batch_dim=-2: torch.full(tuple(shape), 0.25, dtype=like.dtype)
-        page.updates = 1  # the update in which delayed policies are due
-    batch = batch_for(pages[0])
-    with tracing:
-        got = torch.compile(pages[0].losses_of, fullgraph=True, backend="eager")(batch)
-    want = pages[1].losses_of(batch)
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(got[name], want[name])
-    assert distance(pages[0].state_dict(), pages[1].state_dict()) < 1e-6
-    torch._dynamo.reset()
+@pytest.mark.parametrize("model", [{}, {"clip_grad_norm": 0.05, "seeds": 2}], ids=["one", "clipped, two seeds"])
+def test_the_graph_of_an_update_is_the_update(algorithm, model, without_compiler):
+    """Same initial values, batches and draws: same parameters, metrics, schedules and targets, delayed policies too."""
+    graphs = Graphs()
+    runs = [
+        fit(algorithm, steps=11, precision="64-true", model={**model, "compile": compile}, callbacks=[callback])
+        for compile, callback in ((False, Graphs()), (True, graphs))
+    ]
+    (plain, one), (traced, other) = runs
+    assert graphs.made >= 1, "the update was not traced"
+    assert distance(plain.state_dict(), traced.state_dict()) < 1e-12
+    assert one.callback_metrics.keys() == other.callback_metrics.keys()
+    for name, value in one.callback_metrics.items():
+        assert value.item() == pytest.approx(other.callback_metrics[name].item(), rel=1e-6, abs=1e-9), name
+    for name, optimizer in plain._optimizers.items():
+        theirs = traced._optimizers[name].state_dict()
+        mine = optimizer.state_dict()
+        assert mine["param_groups"] == theirs["param_groups"], "the learning rates of a schedule"
+        assert mine["state"].keys() == theirs["state"].keys()
+        for key, state in mine["state"].items():
+            assert distance(state, theirs["state"][key]) < 1e-12

@@ -1,5 +1,7 @@
 """Densities against quadrature and torch.distributions."""
 
+import math
+
 import torch
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 from torch.testing import assert_close
@@ -51,4 +53,10 @@ def test_squashed_density_is_finite_at_the_edge_in_float32():
     """Logged actions of exactly 1 are common; the naive log(1 - a^2) is -inf there."""
     density = SquashedGaussian(torch.zeros(2, 1), torch.zeros(2, 1))
     assert torch.isfinite(density.log_prob(torch.tensor([[1.0], [-1.0]]))).all()
-    assert torch.isfinite(density.log_prob_of_u(torch.tensor([[40.0], [-40.0]]))).all()
+    far = torch.tensor([[40.0], [-40.0]])
+    exact = -0.5 * 40.0**2 - 0.5 * math.log(2 * math.pi) + 2 * 40.0 - 2 * math.log(2)  # log(1 - tanh(u)^2) at u = 40
+    assert_close(density.log_prob_of_u(far), torch.full((2,), exact))
+    assert_close(
+        SquashedGaussian(far, torch.full((2, 1), -3.0)).sample_with_log_prob(torch.zeros(2, 1))[1],
+        torch.full((2,), 3.0 - 0.5 * math.log(2 * math.pi) + 80.0 - 2 * math.log(2)),
+    )
