@@ -1,4 +1,14 @@
-"""Distribution shift and sanity of values while training."""
+"""Distribution shift and sanity of values while training.
+
+    offrl fit --config iql --data.source hopper.hdf5 --trainer.callbacks+=ShiftCallback --trainer.callbacks.every=20000
+
+and from Python ``L.Trainer(callbacks=[ShiftCallback(every=20_000)])``. In a configuration file::
+
+    trainer:
+      callbacks:
+        - class_path: ShiftCallback
+          init_args: {every: 20000, stop_on_divergence: true}
+"""
 
 from __future__ import annotations
 
@@ -57,6 +67,8 @@ KNOBS = {
 """What pulls each algorithm's policy to the data."""
 DIVERGED = "q_outside"
 """The alarm that stops a run, if asked to."""
+FINISHED = ("q_slope", "q_drift", "v0")
+"""What only a finished critic can answer: cautions at most while training goes on."""
 BEHAVIOUR_UPDATES = 1_000
 _FIRST_STATES = 2_000
 _SEEN = 0.01  # share of an endless return that may be missing behind the cut of an episode
@@ -76,10 +88,11 @@ class ShiftCallback(Callback):
     * ``alarms``: how many of them are; ``seconds`` that all this took.
 
     A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is told once, in the
-    log and by W&B where it is a logger, and again if it comes back; the knob to try is told with it. The policy is
-    diagnosed as it acts; divergence and weights are of the density it was trained with. Of several stacked seeds the
-    first is diagnosed. Legal-action masks are not applied. Training is not disturbed: no random state that it uses is
-    moved. With several processes, rank 0 computes.
+    log and by W&B where it is a logger, and again if it comes back; the knob to try is told with it. Calibration and
+    drift of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed
+    as it acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
+    diagnosed. Legal-action masks are not applied. Training is not disturbed: no random state that it uses is moved.
+    With several processes, rank 0 computes.
 
     Args:
         every: period in gradient updates; 0: after the last update only.
@@ -146,12 +159,12 @@ class ShiftCallback(Callback):
         """Diagnose when the period is full, and after the last update."""
         updates = cast(OfflineAlgorithm, pl_module).updates
         if (self.every > 0 and updates % self.every == 0) or updates == trainer.max_steps:
-            self._look(trainer, cast(OfflineAlgorithm, pl_module))
+            self._look(trainer, cast(OfflineAlgorithm, pl_module), final=updates == trainer.max_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Diagnose what a run that ended otherwise has reached."""
         if cast(OfflineAlgorithm, pl_module).updates > 0:
-            self._look(trainer, cast(OfflineAlgorithm, pl_module))
+            self._look(trainer, cast(OfflineAlgorithm, pl_module), final=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments, forget the data."""
@@ -170,7 +183,7 @@ class ShiftCallback(Callback):
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def _look(self, trainer: Trainer, module: OfflineAlgorithm) -> None:
+    def _look(self, trainer: Trainer, module: OfflineAlgorithm, final: bool) -> None:
         if self._at == module.updates:
             return
         self._at = module.updates
@@ -178,6 +191,8 @@ class ShiftCallback(Callback):
         if trainer.is_global_zero:
             began = time.perf_counter()
             self.last = self._diagnose(trainer, module)
+            early = [not final and one.name in FINISHED and one.level == "alarm" for one in self.last]
+            self.last = [replace(d, level="caution") if soft else d for d, soft in zip(self.last, early, strict=True)]
             metrics = {key: value for one in self.last for key, value in one.metrics().items()}
             alarms = [one.name for one in self.last if one.level == "alarm"]
             metrics["shift/alarms"], metrics["shift/seconds"] = float(len(alarms)), time.perf_counter() - began

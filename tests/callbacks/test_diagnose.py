@@ -26,6 +26,7 @@ from lightning_offrl.algorithms.discrete_cql import DiscreteCQL
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.callbacks.diagnose import KNOBS, ShiftCallback
+from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.diagnostics.reading import Diagnosis
@@ -216,6 +217,8 @@ def test_a_resumed_run_goes_on(arrays, tmp_path: Path) -> None:
     whole = ShiftCallback(every=2, **PLAIN)
     _, once = fit(arrays, whole, steps=6)
     assert [at for at, _ in second._looks] == [2, 4, 6] and second._looks == whole._looks
+    for a, b in zip(trainer.lightning_module.parameters(), once.lightning_module.parameters(), strict=True):
+        assert torch.equal(a, b)
     assert shift(trainer)["q_drift"] == shift(once)["q_drift"]
 
 
@@ -259,6 +262,25 @@ def test_real_divergence_is_an_alarm(arrays) -> None:
     callback = ShiftCallback(every=5, stop_on_divergence=True, **PLAIN)
     algorithm, trainer = fit(arrays, callback, steps=400, learning_rate=100.0)
     assert algorithm.updates < 400 and "q_outside" in callback.alarms and shift(trainer)["q_outside"] > 0.01
+
+
+@pytest.mark.parametrize(("learning_rate", "alarms"), [(3e-3, set()), (30.0, {"q_outside"})])
+def test_silent_where_all_is_well(learning_rate: float, alarms: set[str], recwarn: pytest.WarningsRecorder) -> None:
+    """One corridor, one log that mostly goes the only way there is: the same run, healthy and made to diverge."""
+    world = GridWorld("corridor")
+    behaviour = world.mdp.behaviour_policy(0.95)
+    source = world.dataset(behaviour, 150, horizon=25)
+    callback = ShiftCallback(every=200, states=800, behaviour=Tabular(behaviour), vae=False)
+    module = OfflineDataModule(source, batch_size=64, updates_per_step=50, discount=0.9)
+    algorithm = DiscreteCQL(module.spec, hidden=(32,), weight=0.2, learning_rate=learning_rate, critics=2)
+    trainer = L.Trainer(
+        max_steps=600, logger=(recorder := Recorder()), callbacks=[callback, SoftTargetUpdate(tau=0.1)],
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(algorithm, module)
+    told = {alert["title"].removeprefix("shift/") for alert in recorder.alerts}
+    assert alarms <= told if alarms else told == set(), callback.summary()
+    assert told == {str(w.message).partition(",")[0][6:] for w in recwarn if str(w.message).startswith("shift/")}
 
 
 def test_knobs_name_arguments_that_exist() -> None:
