@@ -23,7 +23,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
-from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
 from lightning_offrl.callbacks.pace import Pace
 from lightning_offrl.callbacks.progress import ProgressBar

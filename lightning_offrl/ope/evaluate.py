@@ -32,9 +32,10 @@ from lightning_offrl.ope.intervals import (
     resamples_for,
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import judge
+from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
 
@@ -127,6 +128,9 @@ def evaluate(
     result = _evaluate(whole, how, direct, support, level, limited, None)
     result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
     result.notes = (*notes, *result.notes)
+    cause = unrecorded_cause(episodes) if result.verdict.assumption else None
+    if cause is not None:
+        result.verdict.assumption += f"; {cause}"
     for column, labels in (by or {}).items():
         result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
     return result
@@ -205,6 +209,7 @@ def _evaluate(
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
+    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level

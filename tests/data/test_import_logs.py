@@ -452,7 +452,9 @@ def test_groups_and_times_are_kept_aside(tmp_path: Path) -> None:
     assert elapsed_of(episodes, "t", "h").tolist() == [0.0, 2.0, 3.0, 0.0, 0.5]
     with pytest.raises(InputError, match="the times in t are in s, and a discount per s differs from one per hour"):
         elapsed_of(episodes, "t")
-    with pytest.raises(InputError, match=r"no column 'sites'; did you mean 'site'\? it has t, site, age, o, and action"):
+    with pytest.raises(
+        InputError, match=r"no column 'sites'; did you mean 'site'\? it has t, site, age, o, and action"
+    ):
         labels_of(episodes, "sites")
     other = Episodes.join([episodes, episodes.select([1])])
     assert labels_of(other, "site") == ["north", "missing", "missing"]
