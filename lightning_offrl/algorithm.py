@@ -272,7 +272,7 @@ class OfflineAlgorithm(pl.LightningModule):
         Args:
             batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
         """
-        self.draws.begin(self.updates)
+        self.draws.begin(self.updates, device=self.device)
         metrics = self.update_path.losses_and_steps(self, batch)
         if self._descent.scaler is not None:
             self._descent.scaler.update()
@@ -324,7 +324,7 @@ class OfflineAlgorithm(pl.LightningModule):
         self._evaluating = True
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
-                self.draws.begin(self.updates, stream=1 + batch_idx + i)
+                self.draws.begin(self.updates, stream=1 + batch_idx + i, device=self.device)
                 self._held_out.add(self.losses_of(batch))
         finally:
             self._evaluating = False

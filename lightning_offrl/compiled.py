@@ -31,7 +31,10 @@ _MOST_GRAPHS = 8
 def inductor(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Run:
     """Compile with TorchInductor: C++ on a CPU, Triton on a GPU; what an earlier process compiled is found again."""
     import torch._inductor as backend
+    from torch.utils._triton import has_triton
 
+    if examples[0].device.type == "cuda" and not has_triton():
+        return graph  # a CUDA graph alone spares the launches, which are most of the time
     options = {
         "fallback_random": True,  # torch.randn in a user's own module draws what it draws on the plain path
         "size_asserts": False,  # some 70 comparisons per update of what cannot change
@@ -101,16 +104,19 @@ class CompiledUpdate:
         self._steps: dict[int, int] = {}
         self._together: list[set[int]] = []
         self._baked: dict[str, Any] = {}
+        self._lie_at: list[tuple[int, int]] = []
 
     def check(self) -> None:
         """Forget graphs that hold values which have changed since; called once per block."""
         if not self.graphs:
             return
         now = baked_values(self.algorithm, self.hooks)
-        if now != self._baked:
-            names = [name for name in {**now, **self._baked} if now.get(name) != self._baked.get(name)]
-            rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {names[0]} has changed")
-            self.graphs, self._together = [], []
+        changed = [name for name in {**now, **self._baked} if now.get(name) != self._baked.get(name)]
+        if not changed and self._places() != self._lie_at:
+            changed = ["where parameters, buffers or optimizer states lie"]
+        if changed:
+            rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {changed[0]} has changed")
+            self.graphs, self._together, self._steps = [], [], {}
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Losses, gradients, steps and traced hooks of one update.
@@ -190,13 +196,18 @@ class CompiledUpdate:
                 graph.run = self.capture(graph.run, len(graph.fixed))
         self.made += 1
         self.graphs.append(graph)
-        self._baked = baked_values(algorithm, self.hooks)
+        self._baked, self._lie_at = baked_values(algorithm, self.hooks), self._places()
         return graph
 
     def _states(self) -> list[Tensor]:
         """Everything that the optimizers keep."""
         states = (state for opt in self.algorithm._optimizers.values() for state in opt.state.values())
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+    def _places(self) -> list[tuple[int, int]]:
+        """Of every parameter, buffer and optimizer state: which tensor it is, and where its memory lies."""
+        tensors = [*self.algorithm.parameters(), *self.algorithm.buffers(), *self._states()]
+        return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
 
     def _rows(self, steps: Sequence[Step]) -> list[Row]:
         """One row of factors for the parameters of a group that have been stepped as often; noted in the steps.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct import DirectEstimate
@@ -64,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--held-out", type=float, metavar="SHARE", help="use only the episodes that `fit` held out with this share")
     add("--split-seed", type=int, default=0, help="seed of that split")
-    add("--time", metavar="COLUMN", help="discount by the times in this column of the data")
+    add("--time", metavar="COLUMN", help="discount by the times in this column of the data; without --direct")
+    add("--time-unit", choices=("s", "min", "h", "d"), help="what --discount counts in, where the log has real times")
     add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
     add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
     add("--level", type=float, default=0.95, help="of the intervals")
@@ -152,7 +155,7 @@ def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
 def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
     """Everything that the options ask of one policy; ``notes`` are put before its own."""
     from lightning_offrl.ope.evaluate import evaluate, refused
-    from lightning_offrl.ope.groups import elapsed_of, labels_of
+    from lightning_offrl.ope.groups import labels_of
     from lightning_offrl.ope.importance import kernel_bandwidth
 
     policy, said = read_policy(path, episodes, options["kind"])
@@ -172,7 +175,7 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
         behaviour_name=name,
         direct=_direct(policy, episodes, options),
         by=None if column is None else {column: labels_of(episodes, column, options.get("labels"))},
-        elapsed=None if options.get("time") is None else elapsed_of(episodes, options["time"]),
+        elapsed=_elapsed(episodes, options),
         reward_range=options.get("reward_range"),
         max_weight=options.get("max_weight"),
         bandwidth=bandwidth,
@@ -182,7 +185,12 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
         seed=options["seed"],
         name=policy_name(path),
     )
-    fitted = getattr(behaviour, "notes", [])
+    fitted = list(getattr(behaviour, "notes", []))
+    if options.get("time") is not None:
+        unit = options.get("time_unit")
+        fitted.append(
+            f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
+        )
     result.notes = (*notes, *said, *fitted, *result.notes)
     result.provenance = provenance(path, episodes, options)
     return result
@@ -215,6 +223,17 @@ def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[s
         except metadata.PackageNotFoundError:
             out[name] = "not installed as a package"
     return out
+
+
+def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
+    from lightning_offrl.ope.groups import elapsed_of
+
+    column, unit = options.get("time"), options.get("time_unit")
+    if column is None:
+        if unit is not None:
+            raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
+        return None
+    return elapsed_of(episodes, column, unit)
 
 
 def _behaviour(

@@ -164,6 +164,7 @@ def _write(entry: Path, episodes: Episodes) -> None:
             "environment": episodes.environment,
             "references": episodes.references,
             "notes": episodes.notes,
+            "names": episodes.columns,
             "fingerprint": episodes.fingerprint,
         }
         (temporary / _ENTRY).write_text(json.dumps(record))
@@ -217,5 +218,6 @@ def _open(entry: Path) -> Episodes | None:
         environment=record["environment"],
         references=tuple(record["references"]) if record["references"] else None,
         notes=list(record["notes"]),
+        columns=record.get("names", {}),
         _fingerprint=record["fingerprint"],
     )

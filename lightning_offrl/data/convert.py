@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,30 @@ def _write(
     target: Path,
     metadata: dict[str, Any],
 ) -> None:
+    space = _observation_space(episodes.spec["observation_shape"], episodes.data["observation"])
+    store(_buffers(episodes, actions), space, action_space, env_spec, dataset_id, target, lambda: metadata)
+
+
+def store(
+    buffers: Iterator[Any],
+    observation_space: Any,
+    action_space: Any,
+    env_spec: Any,
+    dataset_id: str,
+    target: Path,
+    metadata: Callable[[], dict[str, Any]],
+) -> None:
+    """Write episodes as a Minari dataset, whole or not at all; one that is there is replaced.
+
+    Args:
+        buffers: Minari's ``EpisodeBuffer``, one for each episode; taken one at a time.
+        observation_space: Gymnasium space.
+        action_space: Gymnasium space.
+        env_spec: of the environment, or None.
+        dataset_id: ``namespace/name-v0``.
+        target: its directory.
+        metadata: gives what is to be stored with it; asked when all episodes are written.
+    """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.dataset.minari_storage import MinariStorage
@@ -244,14 +268,14 @@ def _write(
         try:
             storage = MinariStorage.new(
                 temporary / "data",
-                observation_space=_observation_space(episodes.spec["observation_shape"], episodes.data["observation"]),
+                observation_space=observation_space,
                 action_space=action_space,
                 env_spec=env_spec,
                 data_format="hdf5",
                 jpeg_encoding=False,
             )
-            storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata})
-            storage.update_episodes(_buffers(episodes, actions))
+            storage.update_episodes(buffers)
+            storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata()})
             temporary.chmod(0o755)
             if target.exists():
                 aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))

@@ -183,6 +183,24 @@ def gather(columns: TensorDictBase, indices: Tensor) -> TensorDict:
     return take(columns)
 
 
+def resident(columns: TensorDictBase, device: torch.device, free: int | None = None) -> TensorDictBase:
+    """The columns on a GPU if they fill at most half of its free memory, else where they are.
+
+    Batches are then made on the GPU; only row numbers cross the bus.
+
+    Args:
+        columns: flat ``TensorDict`` ``[T]``.
+        device: of training.
+        free: bytes; None asks the driver.
+    """
+    if device.type == "cpu":
+        return columns
+    if free is None:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    size = sum(value.numel() * value.element_size() for value in columns.values(True, True))
+    return columns.to(device) if size <= free // 2 else columns
+
+
 class BlockLoader:
     """Yields blocks ``[K, B]`` (``[K, S, B]``) for consecutive gradient updates, and knows where it is.
 
@@ -215,7 +233,11 @@ class BlockLoader:
             end = min(end, self.stop) if self.position < self.stop else self.position
         while self.position < end:
             count = min(self.block - self.position % self.block, end - self.position)
-            block = gather(self.columns, self.sampler.indices(self.position, count))
+            rows = self.sampler.indices(self.position, count)
+            device = self.columns.device
+            if device is not None and device.type != "cpu":
+                rows = (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
+            block = gather(self.columns, rows)
             self.position += count
             yield block
 

@@ -105,6 +105,8 @@ def evaluate(
         elapsed=elapsed,
         groups=by,
     )
+    if elapsed is not None:
+        notes.append("discounted by time")
     if whole.behaviour == ESTIMATED and whole.log_ratio is not None:
         notes.append(RIS)
     notes += whole.notes

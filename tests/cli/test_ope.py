@@ -59,10 +59,8 @@ COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
-    status = main(
     more = "--json out.json --by observation.0 --reward-range -1 1 --report page.html"
     status = main(f"ope --policy better.json {COMMON} {more}".split())
-    )
     said = capsys.readouterr().out
     assert status == 0
     for word in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict
 
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, gather
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, gather, resident
 
 
 def columns(size: int = 100) -> TensorDict:
@@ -47,6 +47,18 @@ def test_gather_keeps_structure():
     assert got.batch_size == (2, 2) and got["next"].batch_size == (2, 2)
     assert got["next", "reward"].tolist() == [[3.0, 1.0], [0.0, 99.0]]
     assert got["observation"].shape == (2, 2, 3)
+
+
+def test_columns_move_to_a_device_that_holds_them_twice():
+    """100 rows of 4 float32 are 1,600 bytes; the device "meta" stands for a GPU, and blocks are made there."""
+    device = torch.device("meta")
+    assert resident(columns(), torch.device("cpu")).device is None
+    assert resident(columns(), device, free=3199).device is None
+    moved = resident(columns(), device, free=3200)
+    assert moved.device == device
+    block = next(iter(BlockLoader(moved, UniformSampler(100, 4, 0), block=3, epoch=3)))
+    assert block.device == device and block["observation"].shape == (3, 4, 3)
+    assert all(value.device == device for value in block.values(True, True))
 
 
 def sizes(loader: BlockLoader) -> list[int]:
