@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
+    add("--report", metavar="FILE", help="also write a page about it, one .html file")
 
 
 def ope(options: dict[str, Any]) -> int:
@@ -88,6 +90,10 @@ def ope(options: dict[str, Any]) -> int:
     print(result.table())
     if options.get("json"):
         write_json(options["json"], result.to_dict())
+    if options.get("report"):
+        from lightning_offrl.report.ope_page import write
+
+        print(f"page: {write(result, options['report'])}")
     return result.verdict.exit_code
 
 
@@ -218,7 +224,37 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
             f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
         )
     result.notes = (*notes, *said, *fitted, *result.notes)
+    result.provenance = provenance(path, episodes, options)
     return result
+
+
+def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[str, str]:
+    """What was evaluated on what, by which versions; hashes are SHA-256, the first 16 digits."""
+    from importlib import metadata
+
+    out = {"policy file": path}
+    file = Path(path.rpartition(":")[0]) if ":" in Path(path).name else Path(path)
+    # a Gaussian policy is two files
+    parts = [file, *(file.with_suffix(end) for end in (".json", ".pt") if file.suffix != end)]
+    for part in parts if file.suffix in (".json", "") else parts[:1]:
+        if part.is_file():
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()[:16]
+            out["policy hash"] = f"{out['policy hash']}, {digest}" if "policy hash" in out else digest
+    if file.suffix in (".ckpt", ".pt") and not file.with_suffix(".json").is_file():
+        out["policy evaluated as"] = options["kind"]
+    out |= {
+        "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
+        "data fingerprint": episodes.fingerprint,
+        "behaviour": options["behaviour"],
+        "fitted estimates": f"{options['direct']}, {options['refits']} refits",
+        "seed": str(options["seed"]),
+    }
+    for name in ("lightning-offrl", "torch", "lightning"):
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = "not installed as a package"
+    return out
 
 
 def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:

@@ -21,7 +21,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.direct import DirectEstimate
-from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights
+from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, weights_by_step
 from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import (
@@ -215,6 +215,8 @@ def _evaluate(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
     )
     out.bounds = _bounds(data, how, check, shared, level)
+    if check is not None:
+        out.steps, out.log_weights = weights_by_step(data), data.log_weights[:, -1]
     return out
 
 

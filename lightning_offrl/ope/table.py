@@ -174,6 +174,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
             for row in result.rows
         ],
         "weights": None if result.weights is None else asdict(result.weights),
+        "weights_by_step": None if result.steps is None else asdict(result.steps),
         "support": {name: asdict(found) for name, found in result.support.items()},
         "comparisons": [asdict(c) for c in verdict.comparisons],
         "verdict": verdict.word,
@@ -184,6 +185,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "assumption": verdict.assumption,
         "bounds": None if result.bounds is None else asdict(result.bounds),
         "notes": list(result.notes),
+        "provenance": result.provenance,
         "groups": {
             column: {label: as_dict(group) for label, group in groups.items()}
             for column, groups in result.groups.items()
