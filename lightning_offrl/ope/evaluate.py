@@ -118,7 +118,8 @@ def evaluate(
         and chosen(how.estimators, True) != chosen(how.estimators, False)
     ):
         table = first_steps(episodes, whole.horizon)
-        v = direct[0].v(table.data["observation"])
+        masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
+        v = direct[0].v(table.data["observation"], *masks)
         whole = replace(whole, q=pad(whole, direct[0].q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:

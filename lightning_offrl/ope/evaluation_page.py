@@ -66,13 +66,15 @@ class PolicyEvaluation(OfflineAlgorithm):
         """The block with the policy's actions at its next observations."""
         block = block.clone(recurse=False)
         observation = block["next", "observation"]
+        mask = block.get(("next", "action_mask"), None)
         actions, weights = [], []
         lead = self.lead or (1,)
         for k in range(block.batch_size[0]):
             for head in range(lead[0]):
                 seen = observation[k, head] if self.lead else observation[k]
                 words = (self.draws.seed + head, self.updates + k, _STREAM, self.draws.rank)
-                action, weight = self.actions_at(seen, torch.Generator().manual_seed(mix(*words)))
+                legal = None if mask is None else mask[k, head] if self.lead else mask[k]
+                action, weight = self.actions_at(seen, torch.Generator().manual_seed(mix(*words)), legal)
                 actions.append(action)
                 weights.append(weight)
         shape = (block.batch_size[0], *self.lead)
@@ -88,7 +90,11 @@ class PolicyEvaluation(OfflineAlgorithm):
         block.set("next", following.update(nested))
         return block
 
-    def actions_at(self, observation: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def actions_at(
+        self, observation: Any, generator: torch.Generator, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The policy's actions and weights at raw observations ``[B, ...]``, in float32, see `weighted_actions`."""
-        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), self.hparams["samples"], generator)
+        samples = self.hparams["samples"]
+        mask = None if mask is None else mask.cpu()
+        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), samples, generator, mask)
         return action if self.action_kind == "discrete" else action.float(), weight.float()
