@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
-DIRECT = ("fqe", "lstd", "mb")
+DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
 INTERVALS = ("auto", "percentile", "percentile-t", "bca", "delta")
 BUDGETS = ("smoke", "pilot", "paper")
@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
     add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
-    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget) and mb")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget), mb, dice and drl")
     add(
         "--refits",
         type=int,
@@ -84,6 +84,7 @@ def ope(options: dict[str, Any]) -> int:
     Returns:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
+    check_options(options)
     episodes, notes = read_episodes(options)
     result = evaluate_file(options["policy"], episodes, options, notes)
     print(result.table())
@@ -137,6 +138,37 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
             "the policy's Gaussian is truncated to the box, not clipped as when it acts",
         ]
     return policy, notes
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Numbers and combinations that mean nothing, before any work is done."""
+    for name, low, high in (
+        ("discount", 0.0, 1.0),
+        ("n_boot", 1, None),
+        ("updates", 1, None),
+        ("refits", 0, None),
+        ("bandwidth", 0.0, None),
+        ("max_weight", 0.0, None),
+    ):
+        value = options.get(name)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            wanted = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise InputError(f"--{name.replace('_', '-')} must be {wanted}, got {value:g}")
+    if options.get("reward_range") is not None and not options["reward_range"][0] < options["reward_range"][1]:
+        low, high = options["reward_range"]
+        raise InputError(f"--reward-range must be the lowest and the highest reward, got {low:g} and {high:g}")
+    if options.get("labels") is not None and options.get("by") is None:
+        raise InputError("--labels is a table of labels; say which of its columns with --by COLUMN")
+    if options.get("time_unit") is not None and options.get("time") is None:
+        raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
+    if options.get("json") is not None:
+        target = Path(options["json"])
+        parent = next(one for one in target.absolute().parents if one.exists())
+        if target.is_dir() or not parent.is_dir():
+            raise InputError(
+                f"--json {target} cannot be written: {target if target.is_dir() else parent} is no "
+                f"{'file' if target.is_dir() else 'folder'}"
+            )
 
 
 def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
@@ -228,12 +260,8 @@ def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[s
 def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
     from lightning_offrl.ope.groups import elapsed_of
 
-    column, unit = options.get("time"), options.get("time_unit")
-    if column is None:
-        if unit is not None:
-            raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
-        return None
-    return elapsed_of(episodes, column, unit)
+    column = options.get("time")
+    return None if column is None else elapsed_of(episodes, column, options.get("time_unit"))
 
 
 def _behaviour(
@@ -280,6 +308,16 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
                     policy, episodes, discount=discount, model=model, horizon=horizon, replicates=refits, seed=seed
                 )
             )
+        elif name == "dice":
+            from lightning_offrl.ope.dice import dice
+
+            length = {} if options.get("updates") is None else {"updates": options["updates"]}
+            found.append(dice(policy, episodes, discount=discount, replicates=refits, seed=seed, **length))
+        elif name == "drl":
+            from lightning_offrl.ope.double_reinforcement import drl
+
+            length = {} if options.get("updates") is None else {"updates": options["updates"]}
+            found.append(drl(policy, episodes, discount=discount, seed=seed, **length))
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.cli.ope import evaluate_file, policy_name, read_episodes, write_json
+from lightning_offrl.cli.ope import check_options, evaluate_file, policy_name, read_episodes, write_json
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def select(options: dict[str, Any]) -> int:
     from lightning_offrl.ope.plan import TRUST, plan
     from lightning_offrl.ope.selection import compare
 
+    check_options(options)
     files: dict[str, str] = {}
     for path in options["policies"]:
         name = policy_name(path)

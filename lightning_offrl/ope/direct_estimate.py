@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class DirectEstimate:
         horizon: steps that count; None: whole episodes.
     """
 
+    has_values: ClassVar[bool] = True
+    """Whether ``q`` and ``v`` can be asked."""
     method: str
     value: float
     per_initial_state: Tensor

@@ -60,6 +60,7 @@ ESTIMATORS = {
         Estimator("lstd", "values", "linear fitted Q, solved exactly"),
         Estimator("mb", "model", "rollouts of the policy in a fitted model of the environment"),
         Estimator("dice", "ratios", "rewards weighted by a fitted ratio of state-action distributions (experimental)"),
+        Estimator("drl", "hybrid", "fqe corrected by dice, each fitted to the other half of the log (experimental)"),
     )
 }
 RIS = (

@@ -32,9 +32,10 @@ from lightning_offrl.ope.intervals import (
     resamples_for,
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import judge
+from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
 
@@ -112,21 +113,25 @@ def evaluate(
     notes += whole.notes
     support = _support(policy, behaviour, episodes, whole, horizon, seed)
     how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval)
+    valued = next((estimate for estimate in direct if estimate.has_values), None)
     if (
-        direct
+        valued is not None
         and not _reasons(whole, support, limits)[1]
         and chosen(how.estimators, True) != chosen(how.estimators, False)
     ):
         table = first_steps(episodes, whole.horizon)
         masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
-        v = direct[0].v(table.data["observation"], *masks)
-        whole = replace(whole, q=pad(whole, direct[0].q(table)), v=pad(whole, v))
+        v = valued.v(table.data["observation"], *masks)
+        whole = replace(whole, q=pad(whole, valued.q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:
         raise InputError("fqe, lstd and model rollouts discount by step; leave them out where time is discounted")
     result = _evaluate(whole, how, direct, support, level, limited, None)
     result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
     result.notes = (*notes, *result.notes)
+    cause = unrecorded_cause(episodes) if result.verdict.assumption else None
+    if cause is not None:
+        result.verdict.assumption += f"; {cause}"
     for column, labels in (by or {}).items():
         result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
     return result
@@ -178,7 +183,7 @@ def _evaluate(
     check, reasons = _reasons(data, support, how.limits)
     shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed)
     rows = []
-    for e in chosen(how.estimators, bool(direct)):
+    for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
         row = Row(e.name, e.family, math.nan, "abstains")
         rows.append(row)
         if e.family != "baseline":
@@ -205,6 +210,7 @@ def _evaluate(
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
+    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level

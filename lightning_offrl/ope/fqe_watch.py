@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 16
 """Actions per observation of a stochastic continuous policy when a fitted Q is read."""
+LOOK_SAMPLES = 4
+"""The same while it is only followed."""
 
 
 @dataclass
@@ -51,12 +53,16 @@ class Watch:
         generator = torch.Generator().manual_seed(mix(self.seed, 0xFE))
         policy = self.module.policy_evaluated
         self.first = first_observations(self.episodes)
-        self.first_actions = weighted_actions(policy, self.first, SAMPLES, generator, first_masks(self.episodes))
-        rows = self.probe[torch.randperm(len(self.probe), generator=generator)[:2048]]
+        masks = first_masks(self.episodes)
+        self.first_actions = weighted_actions(policy, self.first, SAMPLES, generator, masks)
+        picked = torch.randperm(self.episodes.n_episodes, generator=generator)[:256]
+        some, allowed = self.first[picked], None if masks is None else masks[picked]
+        self.followed = some, *weighted_actions(policy, some, LOOK_SAMPLES, generator, allowed)
+        rows = self.probe[torch.randperm(len(self.probe), generator=generator)[:1024]]
         table = self.columns[rows]
         if table.get(("next", "policy_action"), None) is None:
             mask = table.get(("next", "action_mask"), None)
-            action, weight = weighted_actions(policy, table["next", "observation"], SAMPLES, generator, mask)
+            action, weight = weighted_actions(policy, table["next", "observation"], LOOK_SAMPLES, generator, mask)
             table["next", "policy_action"] = action if policy.discrete else action.float()
             table["next", "policy_weight"] = weight.float()
         self.table = table
@@ -87,7 +93,7 @@ class Watch:
 
     def look(self) -> None:
         """Note where the fit stands."""
-        self.trace.append(self.first_values().mean(-1))
+        self.trace.append(self.read(*self.followed).mean(-1))
         lead = self.module.lead
         table = self.table.expand(*lead, len(self.table))
         block = self.module.prepare(table.unsqueeze(0)).squeeze(0)
@@ -109,6 +115,7 @@ class Watch:
         value, before = float(values[-1]), float(values[-1 - max(1, len(values) // 5)])
         drift = abs(value - before) / max(abs(value), float(returns.std(correction=0)), 1e-12)
         heads = per_head[: self.seeds].mean(-1)
+        value = float(heads.mean())
         apart = float(heads.max() - heads.min())
         fifth = max(1, len(self.errors) // 5)
         middle = self.errors[2 * fifth : 3 * fifth] or self.errors

@@ -67,6 +67,8 @@ def page(result: Evaluation) -> str:
         )
     if verdict.against_data:
         lines += _wrapped(f"          {verdict.against_data[0].upper()}{verdict.against_data[1:]}.")
+    if verdict.assumption:
+        lines += _wrapped(f"          Assumption: {verdict.assumption}.")
     for column, groups in result.groups.items():
         lines += ["", *_group_lines(column, groups)]
     lines += ["", "Definitions"]
@@ -180,6 +182,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "conservative": verdict.conservative,
         "conservative_of": verdict.conservative_of,
         "against_data": verdict.against_data,
+        "assumption": verdict.assumption,
         "bounds": None if result.bounds is None else asdict(result.bounds),
         "notes": list(result.notes),
         "provenance": result.provenance,

@@ -124,6 +124,16 @@ def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
     assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
 
 
+def test_density_ratios_stand_beside_values(log: Path, capsys):
+    """Ratios have no values of states, so the fit that has serves the hybrids, wherever it stands in the list."""
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --updates 5 --refits 2"
+    assert main(f"{line} --direct dice,drl,lstd --json out.json".split()) in (0, 4)
+    rows = {row["name"]: row for row in json.loads(Path("out.json").read_text())["estimates"]}
+    assert rows["dice"]["status"] == "abstains" and "add up to" in " ".join(rows["dice"]["reasons"])
+    assert rows["drl"]["family"] == "hybrid" and rows["drl"]["status"] == "abstains"
+    assert rows["lstd"]["status"] == rows["wdr"]["status"] == "eligible"
+
+
 def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
     line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
     assert main(line.split()) in (0, 3, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from lightning_offrl.envs.collect import collect_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope import legal
 from lightning_offrl.ope.behaviour import fit_behaviour
+from lightning_offrl.ope.dice import DICE
 from lightning_offrl.ope.direct import lstd, model_rollouts
+from lightning_offrl.ope.double_reinforcement import drl
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.fqe import FQE
 from lightning_offrl.ope.importance import importance_sampling, per_decision
@@ -107,6 +110,25 @@ def test_targets_of_fitted_q_evaluation_weigh_legal_actions():
     onward = ~episodes.data["next", "terminated"]
     weight = block["next", "policy_weight"][onward].numpy()
     assert weight == pytest.approx(PI[following[onward]], abs=1e-6)
+
+
+def test_density_ratios_begin_with_legal_actions():
+    episodes, _ = deterministic_log()
+    module = DICE(episodes.spec, discount=GAMMA, hidden=(4,)).of(POLICY)
+    module.starting_at(episodes.data["observation"], None, episodes.data["action_mask"])
+    columns = OfflineDataModule(episodes, discount=GAMMA).columns(TRANSITION)
+    block = module.prepare(columns.unsqueeze(0)).squeeze(0)
+    assert block["first_weight"].numpy() == pytest.approx(PI[block["first"].argmax(-1)], abs=1e-6)
+    # values at first and next states: `told` raises without masks
+    found = drl(
+        POLICY,
+        episodes,
+        discount=GAMMA,
+        values=lambda train: lstd(POLICY, train, discount=GAMMA),
+        ratios=lambda train: SimpleNamespace(method="ones", flags=[], ratio=lambda of: torch.ones(len(of))),
+        n_boot=10,
+    )
+    assert np.isfinite(found.value)
 
 
 def test_weights_are_exact_in_expectation():
