@@ -123,7 +123,8 @@ def evaluate(
         and chosen(how.estimators, True) != chosen(how.estimators, False)
     ):
         table = first_steps(episodes, whole.horizon)
-        v = valued.v(table.data["observation"])
+        masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
+        v = valued.v(table.data["observation"], *masks)
         whole = replace(whole, q=pad(whole, valued.q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:
