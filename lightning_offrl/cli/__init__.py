@@ -240,8 +240,11 @@ def _data(words: list[str]) -> None:
     if words and not words[0].startswith("-") and words[0] not in verbs.choices:
         hint = nearest(words[0], list(verbs.choices), all_if_few=9)
         raise InputError(f"offrl data has no verb {words[0]!r}{hint}")
-    options = vars(parser.parse_args(words))
+    found, unknown = parser.parse_known_args(words)
+    options = vars(found)
     verb = options.pop("verb")
+    if unknown:
+        (verbs.choices[verb] if verb else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if verb is None:
         parser.print_help()
     elif verb == "show":

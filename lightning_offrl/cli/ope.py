@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
+    add("--report", metavar="FILE", help="also write a page about it, one .html file")
 
 
 def ope(options: dict[str, Any]) -> int:
@@ -83,11 +85,16 @@ def ope(options: dict[str, Any]) -> int:
     Returns:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
+    check_options(options)
     episodes, notes = read_episodes(options)
     result = evaluate_file(options["policy"], episodes, options, notes)
     print(result.table())
     if options.get("json"):
         write_json(options["json"], result.to_dict())
+    if options.get("report"):
+        from lightning_offrl.report.ope_page import write
+
+        print(f"page: {write(result, options['report'])}")
     return result.verdict.exit_code
 
 
@@ -132,6 +139,37 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
             "the policy's Gaussian is truncated to the box, not clipped as when it acts",
         ]
     return policy, notes
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Numbers and combinations that mean nothing, before any work is done."""
+    for name, low, high in (
+        ("discount", 0.0, 1.0),
+        ("n_boot", 1, None),
+        ("updates", 1, None),
+        ("refits", 0, None),
+        ("bandwidth", 0.0, None),
+        ("max_weight", 0.0, None),
+    ):
+        value = options.get(name)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            wanted = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise InputError(f"--{name.replace('_', '-')} must be {wanted}, got {value:g}")
+    if options.get("reward_range") is not None and not options["reward_range"][0] < options["reward_range"][1]:
+        low, high = options["reward_range"]
+        raise InputError(f"--reward-range must be the lowest and the highest reward, got {low:g} and {high:g}")
+    if options.get("labels") is not None and options.get("by") is None:
+        raise InputError("--labels is a table of labels; say which of its columns with --by COLUMN")
+    if options.get("time_unit") is not None and options.get("time") is None:
+        raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
+    if options.get("json") is not None:
+        target = Path(options["json"])
+        parent = next(one for one in target.absolute().parents if one.exists())
+        if target.is_dir() or not parent.is_dir():
+            raise InputError(
+                f"--json {target} cannot be written: {target if target.is_dir() else parent} is no "
+                f"{'file' if target.is_dir() else 'folder'}"
+            )
 
 
 def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
@@ -188,18 +226,44 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
             f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
         )
     result.notes = (*notes, *said, *fitted, *result.notes)
+    result.provenance = provenance(path, episodes, options)
     return result
+
+
+def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[str, str]:
+    """What was evaluated on what, by which versions; hashes are SHA-256, the first 16 digits."""
+    from importlib import metadata
+
+    out = {"policy file": path}
+    file = Path(path.rpartition(":")[0]) if ":" in Path(path).name else Path(path)
+    # a Gaussian policy is two files
+    parts = [file, *(file.with_suffix(end) for end in (".json", ".pt") if file.suffix != end)]
+    for part in parts if file.suffix in (".json", "") else parts[:1]:
+        if part.is_file():
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()[:16]
+            out["policy hash"] = f"{out['policy hash']}, {digest}" if "policy hash" in out else digest
+    if file.suffix in (".ckpt", ".pt") and not file.with_suffix(".json").is_file():
+        out["policy evaluated as"] = options["kind"]
+    out |= {
+        "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
+        "data fingerprint": episodes.fingerprint,
+        "behaviour": options["behaviour"],
+        "fitted estimates": f"{options['direct']}, {options['refits']} refits",
+        "seed": str(options["seed"]),
+    }
+    for name in ("lightning-offrl", "torch", "lightning"):
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = "not installed as a package"
+    return out
 
 
 def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
     from lightning_offrl.ope.groups import elapsed_of
 
-    column, unit = options.get("time"), options.get("time_unit")
-    if column is None:
-        if unit is not None:
-            raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
-        return None
-    return elapsed_of(episodes, column, unit)
+    column = options.get("time")
+    return None if column is None else elapsed_of(episodes, column, options.get("time_unit"))
 
 
 def _behaviour(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.cli.ope import evaluate_file, policy_name, read_episodes, write_json
+from lightning_offrl.cli.ope import check_options, evaluate_file, policy_name, read_episodes, write_json
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def select(options: dict[str, Any]) -> int:
     from lightning_offrl.ope.plan import TRUST, plan
     from lightning_offrl.ope.selection import compare
 
+    check_options(options)
     files: dict[str, str] = {}
     for path in options["policies"]:
         name = policy_name(path)
@@ -77,6 +78,7 @@ def select(options: dict[str, Any]) -> int:
         "policies": {name: evaluation.to_dict() for name, evaluation in evaluations.items()},
         "again": None if choice.again is None else choice.again.to_dict(),
     }
+    ahead = None
     if options.get("plan") is not None:
         trust = TRUST if options.get("trust") is None else options["trust"]
         ahead = plan(evaluations, options["plan"], played=played, noise=options.get("episode_sd"), trust=trust)
@@ -84,6 +86,10 @@ def select(options: dict[str, Any]) -> int:
         content["plan"] = ahead.to_dict()
     if options.get("json"):
         write_json(options["json"], content)
+    if options.get("report"):
+        from lightning_offrl.report.select_page import write
+
+        print(f"page: {write(choice, options['report'], ahead)}")
     return 0 if choice.by_point else 3
 
 

@@ -43,9 +43,16 @@ ESTIMATORS = {
     for e in (
         Estimator("naive", "baseline", "mean return of the log: the behaviour's value, not the policy's", naive),
         Estimator("is", "weights", "mean of (weight of the episode) x return", importance_sampling, automatic=False),
-        Estimator("wis", "weights", "is divided by the mean weight", partial(importance_sampling, normalised=True)),
+        Estimator(
+            "wis",
+            "weights",
+            "mean return, weighted by the weights of whole episodes",
+            partial(importance_sampling, normalised=True),
+        ),
         Estimator("pdis", "weights", "each reward times the weight up to its own step", per_decision),
-        Estimator("cwpdis", "weights", "pdis, each step by its mean weight", partial(per_decision, normalised=True)),
+        Estimator(
+            "cwpdis", "weights", "pdis, each step divided by its mean weight", partial(per_decision, normalised=True)
+        ),
         Estimator("dr", "hybrid", "pdis with fitted values as control variate (Jiang and Li)", doubly_robust),
         Estimator("wdr", "hybrid", "dr with normalised weights", partial(doubly_robust, normalised=True)),
         Estimator("magic", "hybrid", "blend of wdr and fitted values by estimated error", _magic, automatic=False),

@@ -21,7 +21,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.direct import DirectEstimate
-from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights
+from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, weights_by_step
 from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import (
@@ -33,9 +33,10 @@ from lightning_offrl.ope.intervals import (
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
 from lightning_offrl.ope.return_distribution import tail as worst
+from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import judge
+from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
 
@@ -122,7 +123,8 @@ def evaluate(
         and chosen(how.estimators, True) != chosen(how.estimators, False)
     ):
         table = first_steps(episodes, whole.horizon)
-        v = valued.v(table.data["observation"])
+        masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
+        v = valued.v(table.data["observation"], *masks)
         whole = replace(whole, q=pad(whole, valued.q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:
@@ -130,6 +132,9 @@ def evaluate(
     result = _evaluate(whole, how, direct, support, level, limited, None)
     result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
     result.notes = (*notes, *result.notes)
+    cause = unrecorded_cause(episodes) if result.verdict.assumption else None
+    if cause is not None:
+        result.verdict.assumption += f"; {cause}"
     if tail is not None:
         reasons = _reasons(whole, support, limits)[1]
         common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}
@@ -213,11 +218,14 @@ def _evaluate(
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
+    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
     )
     out.bounds = _bounds(data, how, check, shared, level)
+    if check is not None:
+        out.steps, out.log_weights = weights_by_step(data), data.log_weights[:, -1]
     return out
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lightning_offrl.ope.eligibility import WeightCheck
+from lightning_offrl.ope.eligibility import WeightCheck, WeightSteps
 from lightning_offrl.ope.estimators import Family
 from lightning_offrl.ope.importance import Terms
 from lightning_offrl.ope.intervals import Interval
@@ -71,6 +71,9 @@ class Evaluation:
         groups: column to label to the evaluation of that group.
         level: of the intervals.
         bounds: where the value lies whatever the log lacks; with a range of rewards and true probabilities only.
+        steps: what the weights say up to each step, or None.
+        log_weights: ``[E]``, of whole episodes, or None.
+        provenance: what was evaluated on what, by which versions: words by name, in the order to show.
         tails: the worst episodes of the log and, by its weights, of the policy; where asked for.
     """
 
@@ -89,6 +92,9 @@ class Evaluation:
     groups: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
     level: float = 0.95
     bounds: Interval | None = None
+    steps: WeightSteps | None = None
+    log_weights: Tensor | None = field(default=None, repr=False)
+    provenance: dict[str, str] = field(default_factory=dict)
     tails: tuple[Tail, ...] = ()
 
     @property

@@ -65,7 +65,10 @@ def elapsed_of(episodes: Episodes, column: str, unit: str | None = None) -> Tens
     Raises:
         InputError: no such column, times that run backwards, or a unit that is missing or has no meaning.
     """
-    time = _column(episodes, column)[0].double()
+    values, names = _column(episodes, column)
+    if names is not None:
+        raise InputError(f"the column {column} holds labels ({', '.join(names[:3])}, ...), not times; name another")
+    time = values.double()
     logged = next((one.get("unit") for one in episodes.columns.get("log", []) if one["name"] == column), None)
     if logged is not None and unit is None:
         raise InputError(

@@ -37,6 +37,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.selection import speaker
 from lightning_offrl.ope.table import aligned, number
+from lightning_offrl.ope.verdict import SPEAKERS
 
 TRUST = 3.0
 """Most episodes that an estimate may count for."""
@@ -219,10 +220,14 @@ def estimated(evaluation: Evaluation) -> tuple[float, float]:
     """Mean and deviation of a policy's value by its estimates.
 
     The mean is the estimate that speaks for it; the deviation is that of a normal distribution whose interval reaches
-    as far as any eligible one's, so that estimates which differ make a wide belief. NaN where there is none.
+    as far as that of any family's speaker, so that estimates which differ make a wide belief. NaN where there is none.
     """
-    row = speaker(evaluation)
-    found = [r.interval for r in evaluation.rows if r.status == "eligible" and r.interval and r.interval.usable]
+    row, eligible = speaker(evaluation), [r for r in evaluation.rows if r.status == "eligible"]
+    found = []
+    for names in SPEAKERS.values():
+        spoken = next((r for name in names for r in eligible if r.name == name), None)
+        if spoken is not None and spoken.interval is not None and spoken.interval.usable:
+            found.append(spoken.interval)
     if row is None or not found:
         return math.nan, math.nan
     reach = max(max(i.high for i in found) - row.value, row.value - min(i.low for i in found))

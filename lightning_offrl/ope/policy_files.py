@@ -96,7 +96,10 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
     description, weights = Path(f"{stem}.json"), Path(f"{stem}.pt")
     if not (description.is_file() and weights.is_file()):
         raise InputError(f"a Gaussian policy is {description.name} and {weights.name}; {stem.parent} lacks one of them")
-    about = json.loads(description.read_text())
+    try:
+        about = json.loads(description.read_text())
+    except ValueError as problem:
+        raise InputError(f"{description} is not JSON ({problem}); export the policy again") from problem
     network = GaussianNetwork(about, read_checkpoint(weights))
     size = int(about["net"]["act_dim"])
     base: TargetPolicy

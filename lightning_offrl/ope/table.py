@@ -68,6 +68,8 @@ def page(result: Evaluation) -> str:
         )
     if verdict.against_data:
         lines += _wrapped(f"          {verdict.against_data[0].upper()}{verdict.against_data[1:]}.")
+    if verdict.assumption:
+        lines += _wrapped(f"          Assumption: {verdict.assumption}.")
     for column, groups in result.groups.items():
         lines += ["", *_group_lines(column, groups)]
     lines += ["", "Definitions"]
@@ -186,6 +188,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
             for row in result.rows
         ],
         "weights": None if result.weights is None else asdict(result.weights),
+        "weights_by_step": None if result.steps is None else asdict(result.steps),
         "support": {name: asdict(found) for name, found in result.support.items()},
         "comparisons": [asdict(c) for c in verdict.comparisons],
         "verdict": verdict.word,
@@ -193,9 +196,11 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "conservative": verdict.conservative,
         "conservative_of": verdict.conservative_of,
         "against_data": verdict.against_data,
+        "assumption": verdict.assumption,
         "bounds": None if result.bounds is None else asdict(result.bounds),
         "tails": [asdict(found) for found in result.tails],
         "notes": list(result.notes),
+        "provenance": result.provenance,
         "groups": {
             column: {label: as_dict(group) for label, group in groups.items()}
             for column, groups in result.groups.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -58,7 +59,8 @@ COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
-    status = main(f"ope --policy better.json {COMMON} --json out.json --by observation.0 --reward-range -1 1".split())
+    more = "--json out.json --by observation.0 --reward-range -1 1 --report page.html"
+    status = main(f"ope --policy better.json {COMMON} {more}".split())
     said = capsys.readouterr().out
     assert status == 0
     for word in (
@@ -73,6 +75,10 @@ def test_a_page_for_one_policy(log: Path, capsys):
         assert word in said, said
     found = json.loads(Path("out.json").read_text())
     assert found["verdict"] == "SINGLE" and found["conservative"] > 0.0
+    hashes = [hashlib.sha256(Path(f"better.{end}").read_bytes()).hexdigest()[:16] for end in ("json", "pt")]
+    assert found["provenance"]["policy hash"] == ", ".join(hashes)
+    page = Path("page.html").read_text()
+    assert load("log.npz").fingerprint in page and ", ".join(hashes) in page and "By observation.0" in page
     assert found["estimates"][0]["guaranteed"]["low"] < 0.0 < found["estimates"][0]["guaranteed"]["high"]
 
 
@@ -168,11 +174,13 @@ def test_choosing_among_policies(log: Path, capsys):
 
 def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
     Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
-    line = f"select --policies better.json worse.json far.json {COMMON} --second-split 0.4 --plan 5 --json out.json"
-    assert main([*line.split(), "--played", "played.json"]) == 0
+    line = (
+        f"select --policies better.json worse.json far.json {COMMON} --second-split 0.4 --plan 5 --played played.json"
+    )
+    assert main(f"{line} --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
-    assert "left out: far" in said
+    assert "left out: far" in said and "Whom to play first" in Path("page.html").read_text()
     found = json.loads(Path("out.json").read_text())
     assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
     assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
