@@ -117,7 +117,7 @@ def evaluate(
     if (
         valued is not None
         and not _reasons(whole, support, limits)[1]
-        and chosen(how.estimators, True) != chosen(how.estimators, False)
+        and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
         v = valued.v(table.data["observation"])
@@ -130,7 +130,7 @@ def evaluate(
     result.notes = (*notes, *result.notes)
     cause = unrecorded_cause(episodes) if result.verdict.assumption else None
     if cause is not None:
-        result.verdict.assumption += f"; {cause}"
+        result.verdict.assumption += f". The log contradicts it: {cause}"
     for column, labels in (by or {}).items():
         result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
     return result
