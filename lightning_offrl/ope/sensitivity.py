@@ -143,7 +143,7 @@ def _log_weights(data: Trajectories, gamma: float, decisions: int | None) -> tup
     for factor in (1.0 / gamma, gamma):
         logs = torch.where(data.mask, (b + (1.0 - b) * factor).log(), 0.0)
         if decisions is not None and decisions < data.horizon:
-            logs = logs.topk(decisions, largest=factor > 1.0).values
+            logs = logs.topk(decisions, largest=bool(factor > 1.0)).values
         ends.append(weight + logs.sum(-1))
     return ends[0], ends[1]
 

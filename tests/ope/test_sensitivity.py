@@ -57,7 +57,7 @@ def by_enumeration(data: Trajectories, gamma: float, decisions: int | None) -> t
 @pytest.mark.parametrize("decisions", [None, 1, 2, 7])
 def test_bounds_against_every_corner(decisions: int | None) -> None:
     data = random_log(7, 3)
-    for gamma in (1.3, 4.0):
+    for gamma in (1.3, np.float64(4.0)):
         found = sensitivity(data, gamma, decisions=decisions, n_boot=1)
         assert (found.low, found.high) == pytest.approx(by_enumeration(data, gamma, decisions), abs=1e-12)
 
