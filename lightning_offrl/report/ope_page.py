@@ -138,6 +138,8 @@ def _top(result: Evaluation) -> Markup:
                 f"Whatever the log lacks, the value lies from {between(result.bounds)} ({result.level:.0%})."
             )
         )
+    if verdict.assumption:
+        said.append(html.paragraph(f"Assumption: {verdict.assumption}."))
     row = speaker(result)
     facts = []
     if row is not None:
