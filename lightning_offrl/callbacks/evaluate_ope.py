@@ -27,7 +27,7 @@ class EvaluateOPE(Callback):
     are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
 
     These names are stable: ``Checkpoint(monitor="ope/conservative")`` keeps the checkpoint that is best offline, and
-    passes over evaluations in which nothing was eligible. The curve is in the checkpoint, so it survives a resumption.
+    passes over evaluations in which nothing was eligible (give both the same period). The curve is in the checkpoint, so it survives a resumption.
 
     Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
@@ -110,6 +110,8 @@ class EvaluateOPE(Callback):
         metrics = self._metrics(trainer, module) if trainer.is_global_zero else None
         found = cast(dict[str, float], trainer.strategy.broadcast(metrics, src=0))
         self.curve.append((module.updates, found))
+        for name in [name for name in trainer.callback_metrics if name.startswith("ope/")]:
+            del trainer.callback_metrics[name]  # what abstains now must not be monitored by its last value
         module.log_now(found)
 
     def _metrics(self, trainer: Trainer, module: OfflineAlgorithm) -> dict[str, float]:

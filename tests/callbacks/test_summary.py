@@ -90,6 +90,12 @@ def test_the_choice_survives_a_resumption(tmp_path: Path, make_arrays) -> None:
     assert "not played in the environment" in sentences(found)[1]
 
 
+def test_a_checkpoint_is_not_kept_for_an_older_estimate(tmp_path: Path, make_arrays) -> None:
+    """At update 20 nothing is eligible; the value of update 10 must not stand in for it."""
+    run(tmp_path, make_arrays, Estimated(every=10), Checkpoint(every=10, keep=2, monitor="ope/conservative"), steps=20)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step=10.ckpt", "last.ckpt"}
+
+
 def test_a_run_that_was_not_evaluated_claims_nothing(tmp_path: Path, make_arrays) -> None:
     run(tmp_path, make_arrays, RunSummary(), steps=10)
     assert not (tmp_path / "summary.json").exists()
