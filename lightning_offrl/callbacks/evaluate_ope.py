@@ -27,7 +27,8 @@ class EvaluateOPE(Callback):
     are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
 
     These names are stable: ``Checkpoint(monitor="ope/conservative")`` keeps the checkpoint that is best offline, and
-    passes over evaluations in which nothing was eligible (give both the same period). The curve is in the checkpoint, so it survives a resumption.
+    passes over evaluations in which nothing was eligible (give both the same period). The curve is in the checkpoint,
+    so it survives a resumption.
 
     Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
