@@ -308,8 +308,8 @@ def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
         rows.append([label, f"{group.n:,}", *cells, _KIND[group.verdict.word][1].lower()])
     drawn = []
     for label, group in groups.items():
-        row = speaker(group)
-        drawn.append(bar(row, label if row is None else f"{label}: {row.name}"))
+        spoken_for = speaker(group)
+        drawn.append(bar(spoken_for, label if spoken_for is None else f"{label}: {spoken_for.name}"))
     whole = sum(g.returns[1] * g.n for g in groups.values()) / sum(g.n for g in groups.values())
     lines = {"mean return of the whole log": (whole, "data")}
     spoken = "; ".join(f"{label}: {group.verdict.word.lower()}" for label, group in groups.items())
