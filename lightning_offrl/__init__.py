@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lightning_offrl.algorithms.return_weighted_cql import ReturnWeightedCQL
     from lightning_offrl.algorithms.sac_n import SACN
     from lightning_offrl.algorithms.td3_bc import TD3BC
+    from lightning_offrl.callbacks.diagnose import ShiftCallback
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.callbacks.target_update import SoftTargetUpdate
     from lightning_offrl.data.datamodule import OfflineDataModule
@@ -67,6 +68,7 @@ _PUBLIC = {
     "SACN": ("algorithms.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
+    "ShiftCallback": ("callbacks.diagnose", "ShiftCallback"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
     "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
@@ -98,6 +100,7 @@ __all__ = [
     "SACN",
     "TD3BC",
     "EvaluateEnv",
+    "ShiftCallback",
     "Episodes",
     "InputError",
     "OfflineAlgorithm",

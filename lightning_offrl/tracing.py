@@ -328,6 +328,8 @@ def explained() -> Iterator[None]:
             text = "Python asks for a tensor's value (an `if`, .item() or float())"
         elif "InvalidCxxCompiler" in type(error).__name__ + text:
             text = "there is no C++ compiler (install g++)"
+        elif "error:" in text:  # a compiler's page: its first complaint
+            text = next(line.strip() for line in str(error).splitlines() if "error:" in line)
         ours = [f for f in traceback.extract_tb(error.__traceback__) if not {"torch", "tensordict"} & set(_parts(f))]
         at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename != __file__ else ""
         raise Untraceable(f"cannot be one graph: {text[:300]}{at}") from error

@@ -38,6 +38,7 @@ LAYERS = {
     # These take trained policies (or stand on what does), so they are above `export`; nothing but the command line
     # and the quickstart imports them.
     "data.convert": 3,
+    "data.import_logs": 3,
     "envs.collect": 3,
     "envs.evaluate_checkpoint": 3,
     "algorithms": 2,

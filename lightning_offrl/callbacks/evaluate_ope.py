@@ -12,7 +12,8 @@ from lightning_offrl.callbacks.evaluate_env import random_state_kept
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct import DirectEstimate, lstd
-from lightning_offrl.ope.evaluate import Evaluation, evaluate
+from lightning_offrl.ope.evaluate import evaluate
+from lightning_offrl.ope.evaluation import Evaluation
 from lightning_offrl.ope.policies import TargetPolicy
 from lightning_offrl.ope.trained import from_algorithm
 

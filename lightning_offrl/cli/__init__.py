@@ -186,7 +186,7 @@ def _ope(words: list[str]) -> int:
     parser = _parser(
         "ope", "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
     )
-    files = "policy.pt, .ckpt, .onnx, .ts, or the .json of a Gaussian policy"
+    files = "policy.pt, .ckpt, .onnx, .ts, the .json of a Gaussian policy, or file.py:function of observations"
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
@@ -195,21 +195,18 @@ def _ope(words: list[str]) -> int:
 
 
 def _select(words: list[str]) -> int:
-    from lightning_offrl.cli import ope
+    from lightning_offrl.cli import ope, select
 
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope.add_options(parser)
-    parser.add_argument("--truth", metavar="JSON", help='true values, {"name": value}, to judge the ranking by')
-    parser.add_argument(
-        "--safe-above", type=float, metavar="VALUE", help="what counts as safe; default: the log's mean"
-    )
-    return ope.select(vars(parser.parse_args(words)))
+    select.add_options(parser)
+    return select.select(vars(parser.parse_args(words)))
 
 
 def _data(words: list[str]) -> None:
-    parser = _parser("data", "Look at a dataset, report on it, or convert it.")
-    verbs = parser.add_subparsers(dest="verb", metavar="{show,report,convert}")
+    parser = _parser("data", "Look at a dataset, report on it, convert it, or import logs.")
+    verbs = parser.add_subparsers(dest="verb", metavar="{show,report,convert,import}")
     source = "a Minari id, or the path of a D4RL .hdf5 file"
     show = verbs.add_parser("show", help="episodes, lengths, returns, endings, actions", allow_abbrev=False)
     show.add_argument("source", help=source)
@@ -228,11 +225,26 @@ def _data(words: list[str]) -> None:
     convert.add_argument("dataset_id", help="namespace/name-v0 of the new Minari dataset")
     convert.add_argument("--environment", metavar="ID", help="Gymnasium id that the data came from")
     convert.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
+    logs = verbs.add_parser(
+        "import",
+        help="write logs (Parquet or CSV) as a Minari dataset",
+        description="Write logs as a Minari dataset; the map says which column is what (see "
+        "lightning_offrl.data.sources.logs, or --example).",
+        allow_abbrev=False,
+    )
+    logs.add_argument("files", nargs="*", help=".parquet or .csv files, or directories of them, in order")
+    logs.add_argument("--map", metavar="FILE", help="YAML: columns to observation, action, reward, ...")
+    logs.add_argument("--dataset_id", metavar="ID", help="namespace/name-v0; default: the map's, or logs/FILE-v0")
+    logs.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
+    logs.add_argument("--example", action="store_true", help="print a map that shows everything, and stop")
     if words and not words[0].startswith("-") and words[0] not in verbs.choices:
         hint = nearest(words[0], list(verbs.choices), all_if_few=9)
         raise InputError(f"offrl data has no verb {words[0]!r}{hint}")
-    options = vars(parser.parse_args(words))
+    found, unknown = parser.parse_known_args(words)
+    options = vars(found)
     verb = options.pop("verb")
+    if unknown:
+        (verbs.choices[verb] if verb else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if verb is None:
         parser.print_help()
     elif verb == "show":
@@ -241,6 +253,8 @@ def _data(words: list[str]) -> None:
         print(describe(options["source"]))
     elif verb == "report":
         _report_data(**options)
+    elif verb == "import":
+        _import(**options)
     else:
         from lightning_offrl.data.convert import convert as run
 
@@ -253,6 +267,25 @@ def _report_data(source: str, output: str | None, discount: float, seed: int) ->
     seen = examine(source, discount=discount, seed=seed)
     page, numbers = write(seen, output)
     print(f"{text(seen)}\nwritten to {page} and {numbers}")
+
+
+def _import(files: list[str], map: str | None, dataset_id: str | None, overwrite: bool, example: bool) -> None:
+    if example:
+        from lightning_offrl.data.sources.logs import EXAMPLE
+
+        print(EXAMPLE, end="")
+        return
+    if not files:
+        raise InputError("offrl data import needs at least one .parquet or .csv file")
+    if map is None:
+        raise InputError(
+            "offrl data import needs --map FILE, the YAML that says which column is what; "
+            "offrl data import --example prints one to begin with"
+        )
+    from lightning_offrl.data.import_logs import import_logs
+
+    done = import_logs(files, map, dataset_id, overwrite=overwrite)
+    print(f"{done}\nnext: offrl data report {done.dataset_id}")
 
 
 def _quickstart(words: list[str]) -> int | None:

@@ -23,7 +23,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
-from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
 from lightning_offrl.callbacks.pace import Pace
 from lightning_offrl.callbacks.progress import ProgressBar
@@ -246,7 +247,11 @@ class FitCLI(LightningCLI):
                 raise KeyboardInterrupt from end
             raise
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            _say(f"done: {self.run_dir}/policy.pt; next: offrl evaluate {self.run_dir}/checkpoints/last.ckpt")
+            policy = f"{self.run_dir}/policy.pt"
+            following = f"offrl evaluate {self.run_dir}/checkpoints/last.ckpt"
+            if data.environment is None and isinstance(data.source, str):  # a log: there is nothing to play
+                following = f"offrl ope --policy {policy} --data {data.source}"
+            _say(f"done: {policy}; next: {following}")
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,37 +228,70 @@ def _write(
     target: Path,
     metadata: dict[str, Any],
 ) -> None:
+    space = _observation_space(episodes.spec["observation_shape"], episodes.data["observation"])
+    store(_buffers(episodes, actions), space, action_space, env_spec, dataset_id, target, lambda: metadata)
+
+
+def store(
+    buffers: Iterator[Any],
+    observation_space: Any,
+    action_space: Any,
+    env_spec: Any,
+    dataset_id: str,
+    target: Path,
+    metadata: Callable[[], dict[str, Any]],
+) -> None:
+    """Write episodes as a Minari dataset, whole or not at all; one that is there is replaced.
+
+    Args:
+        buffers: Minari's ``EpisodeBuffer``, one for each episode; taken one at a time.
+        observation_space: Gymnasium space.
+        action_space: Gymnasium space.
+        env_spec: of the environment, or None.
+        dataset_id: ``namespace/name-v0``.
+        target: its directory.
+        metadata: gives what is to be stored with it; asked when all episodes are written.
+
+    Raises:
+        InputError: if the place cannot be written to.
+    """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import create_namespace, list_local_namespaces
 
     namespace = parse_dataset_id(dataset_id)[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if namespace is not None and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Minari passes over names that begin with a dot.
-        temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-        try:
-            storage = MinariStorage.new(
-                temporary / "data",
-                observation_space=_observation_space(episodes.spec["observation_shape"], episodes.data["observation"]),
-                action_space=action_space,
-                env_spec=env_spec,
-                data_format="hdf5",
-                jpeg_encoding=False,
-            )
-            storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata})
-            storage.update_episodes(_buffers(episodes, actions))
-            temporary.chmod(0o755)
-            if target.exists():
-                aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
-                target.rename(aside / target.name)
-                temporary.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if namespace is not None and namespace not in list_local_namespaces():
+                create_namespace(namespace)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Minari passes over names that begin with a dot.
+            temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+            try:
+                storage = MinariStorage.new(
+                    temporary / "data",
+                    observation_space=observation_space,
+                    action_space=action_space,
+                    env_spec=env_spec,
+                    data_format="hdf5",
+                    jpeg_encoding=False,
+                )
+                storage.update_episodes(buffers)
+                storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata()})
+                temporary.chmod(0o755)
+                if target.exists():
+                    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
+                    target.rename(aside / target.name)
+                    temporary.rename(target)
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as problem:
+        raise InputError(
+            f"{dataset_id} cannot be written below {target.parent} ({problem.strerror or problem}); set "
+            "MINARI_DATASETS_PATH to a folder with room"
+        ) from problem

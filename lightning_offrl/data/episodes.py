@@ -88,7 +88,8 @@ class Episodes:
         data: batch size ``[T]``; ``observation``, ``action`` (scaled to [-1, 1]), ``("next", "observation")``,
             ``("next", "reward")`` (raw), ``("next", "terminated")``, ``("next", "truncated")``, and where the source
             has them ``behavior_log_prob``, ``action_mask`` and ``("next", "action_mask")``; see `lightning_offrl.batch`
-            for shapes and types. A flag is set in the last step of every episode, exactly one, and nowhere else.
+            for shapes and types; of imported logs also ``log``, ``[T, n]`` float64 (times and groups, see ``columns``).
+            A flag is set in the last step of every episode, exactly one, and nowhere else.
         start: ``[E]`` int64, row of each episode's first step.
         length: ``[E]`` int64, steps of each episode.
         spec: the spaces, see `lightning_offrl.batch.Spec`.
@@ -96,6 +97,8 @@ class Episodes:
         environment: its Gymnasium id, where known.
         references: raw returns that are 0 and 100 in the normalised score, where known.
         notes: sentences on what was cut, fixed or assumed when the source was read.
+        columns: what the columns of an imported log are called and measured in: lists of ``{"name", "unit"}`` under
+            "observation", "action" and "log" (there also "labels": the texts that its numbers stand for).
     """
 
     data: TensorDict
@@ -106,6 +109,7 @@ class Episodes:
     environment: str | None = None
     references: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
     _fingerprint: str | None = field(default=None, compare=False)
 
     @staticmethod
@@ -163,7 +167,7 @@ class Episodes:
     def fingerprint(self) -> str:
         """Hash of the content (spaces, borders, every number), in hex; the same data from another file has the same.
 
-        Name, environment, references and notes do not enter.
+        Name, environment, references, notes and names of columns do not enter.
         """
         if self._fingerprint is None:
             self._fingerprint = _content_hash(self)
@@ -253,6 +257,11 @@ class Episodes:
             without = ", ".join(part.name for part, has in zip(parts, masked, strict=True) if not has)
             notes.append(f"{without} has no action masks: all of its actions are taken as legal")
             tables = [t if has else _all_legal(t, first.spec) for t, has in zip(tables, masked, strict=True)]
+        columns = first.columns if all(part.columns == first.columns for part in parts) else {}
+        if not columns:
+            tables = [table.exclude("log") for table in tables]
+        if any(part.columns for part in parts) and not columns:
+            notes.append("the joined datasets have different columns of logs, so names, times and groups are left out")
         environments = {part.environment for part in parts}
         references = {part.references for part in parts}
         for what, values in (("environments", environments), ("reference scores", references)):
@@ -268,6 +277,7 @@ class Episodes:
             environment=first.environment if len(environments) == 1 else None,
             references=first.references if len(references) == 1 else None,
             notes=notes,
+            columns=columns,
         )
 
 

@@ -58,6 +58,7 @@ def as_dict(source: Any, *, cache_dir: str | Path | None = None) -> dict[str, An
         "actions": _actions(data["action"], spec),
         "observations": list(_observations(data["observation"])),
         "behavior_log_prob": _log_prob(data),
+        "columns": episodes.columns,
         "notes": list(episodes.notes),
         "fingerprint": episodes.fingerprint,
         "cache": None,
@@ -98,10 +99,14 @@ def describe(source: Any, *, cache_dir: str | Path | None = None) -> str:
     sparsity = f"{_percent(rewards['zero_share'])} are zero, {_several(rewards['distinct'], 'distinct value')}"
     lines += _row("rewards", _summary_text(rewards, ("min", "mean", "sd", "max")) + f"   {sparsity}")
     lines += _row("log density", _log_prob_text(facts["behavior_log_prob"]))
-    lines += ["", *_actions_text(facts["actions"], facts["action_kind"])]
-    lines += ["", *_observations_text(facts["observations"])]
-    if facts["notes"]:
-        lines += ["", "notes", *(line for note in facts["notes"] for line in _wrapped(note))]
+    columns = facts["columns"]
+    if columns.get("log"):
+        lines += _row("kept aside", ", ".join(map(_column_name, columns["log"])))
+    lines += ["", *_actions_text(facts["actions"], facts["action_kind"], _action_names(columns))]
+    lines += ["", *_observations_text(facts["observations"], [_column_name(c) for c in columns.get("observation", [])])]
+    notes = [*facts["notes"], *columns.get("notes", [])]
+    if notes:
+        lines += ["", "notes", *(line for note in notes for line in _wrapped(note))]
     lines += ["", *_row("fingerprint", facts["fingerprint"]), *_row("cache", facts["cache"] or "not cached")]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -281,6 +286,18 @@ def _log_prob_text(summary: dict[str, float] | None) -> str:
     return f"of the logged actions: {_summary_text(summary, ('min', 'mean', 'max'))}"
 
 
+def _column_name(column: dict[str, Any]) -> str:
+    """``lactate (mmol/l)``, ``site (3 labels)``."""
+    labels = column.get("labels")
+    about = _several(len(labels), "label") if labels else column.get("unit")
+    return f"{column['name']} ({about})" if about else str(column["name"])
+
+
+def _action_names(columns: dict[str, Any]) -> list[str]:
+    labels: list[str] = columns.get("action_labels", [])
+    return labels or [_column_name(column) for column in columns.get("action", [])]
+
+
 def _table(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
@@ -289,25 +306,28 @@ def _table(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _actions_text(actions: list[dict[str, float]], kind: str) -> list[str]:
+def _actions_text(actions: list[dict[str, float]], kind: str, names: list[str]) -> list[str]:
+    named = names if len(names) == len(actions) else [str(i) for i in range(len(actions))]
     rest = [f"... and {len(actions) - ROWS} more"] if len(actions) > ROWS else []
     if kind == "discrete":
         rows = [["action", "count", "share"]]
-        rows += [[str(i), f"{a['count']:,}", _percent(a["share"])] for i, a in enumerate(actions[:ROWS])]
+        rows += [[named[i], f"{a['count']:,}", _percent(a["share"])] for i, a in enumerate(actions[:ROWS])]
         return _table(rows) + rest
     rows = [["action (scaled)", "min", "mean", "sd", "max", f"|a| > {SATURATED}"]]
     for i, a in enumerate(actions[:ROWS]):
-        rows.append([f"{i}", *(f"{a[key]:.3f}" for key in ("min", "mean", "sd", "max")), _percent(a["saturated"])])
+        rows.append([named[i], *(f"{a[key]:.3f}" for key in ("min", "mean", "sd", "max")), _percent(a["saturated"])])
     return _table(rows) + rest
 
 
-def _observations_text(found: list[dict[str, Any]]) -> list[str]:
+def _observations_text(found: list[dict[str, Any]], names: list[str]) -> list[str]:
     rows, constant = [["observation", "min", "mean", "sd", "max"]], []
     hidden = 0
     for leaf in found:
         vector = len(leaf["shape"]) == 1
         for i in range(len(leaf["min"])):
             name = f"{leaf['name']} {i}".strip() if vector else f"{leaf['name']} {_shape_text(leaf['shape'])}".strip()
+            if len(found) == 1 and len(names) == len(leaf["min"]):
+                name = names[i]
             if len(rows) > ROWS:
                 hidden += 1
             else:

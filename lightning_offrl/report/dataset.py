@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.data.sampling import episode_hashes
-from lightning_offrl.data.sources import load, locate
+from lightning_offrl.data.sources import load
 from lightning_offrl.errors import InputError
 from lightning_offrl.report import html
 from lightning_offrl.report.dataset_copies import Copies, find_copies
@@ -128,7 +128,7 @@ def examine(source: Any, *, discount: float = 0.99, seed: int = 0, cache_dir: st
         source=str(source) if isinstance(source, str | Path) else episodes.name,
         episodes=episodes,
         discount=discount,
-        columns=_columns(source),
+        columns=episodes.columns,
         returns=summary(returns),
         score=score,
         lengths=summary(episodes.length),
@@ -148,18 +148,6 @@ def examine(source: Any, *, discount: float = 0.99, seed: int = 0, cache_dir: st
 
 def _tables(observation: Any) -> list[Tensor]:
     return [observation] if isinstance(observation, Tensor) else [leaf for _, leaf in leaves(observation)]
-
-
-def _columns(source: Any) -> dict[str, Any]:
-    """What ``offrl data import`` stored of names and units."""
-    if not isinstance(source, str | Path):
-        return {}
-    path = locate(source).path / "metadata.json"
-    try:
-        found = json.loads(path.read_text()).get("columns") if path.is_file() else None
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def as_dict(seen: Examination) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from lightning_offrl.data.rewards import return_quantile
 from lightning_offrl.report import plots
 from lightning_offrl.report.plots import COLOURS, STEPS, Group
 
@@ -116,12 +117,9 @@ def _dots(seen: Examination, *, by_return: bool) -> Figure:
 
 
 def _ranks(seen: Examination) -> np.ndarray:
-    """Rank of the return of the episode of each mapped step, 0 worst, 1 best; equal returns share theirs."""
-    returns = seen.episodes.returns()
-    distinct, place = torch.unique(returns, return_inverse=True)
-    count = torch.bincount(place).double()
-    middle = (count.cumsum(0) - 0.5 * count) / count.sum()
-    return middle[place][seen.episodes.episode_index()[seen.states.map_rows]].numpy()
+    """Where the return of each mapped step's episode stands among those of all steps: 0 worst, 1 best, mean 1/2."""
+    rank = return_quantile(seen.episodes.returns(), seen.episodes.length)
+    return rank[seen.states.map_rows].double().numpy()
 
 
 def _grid(seen: Examination) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:

@@ -376,6 +376,8 @@ def _lengths(seen: Examination) -> Iterator[Finding]:
 def _reading(seen: Examination) -> Iterator[Finding]:
     for note in seen.episodes.notes:
         yield Finding("How it was read", "warning", f"{note[0].upper()}{note[1:].rstrip('.')}.")
+    for note in seen.columns.get("notes") or []:
+        yield Finding("How it was imported", "warning", f"{note[0].upper()}{note[1:].rstrip('.')}.")
 
 
 _CHECKS = (

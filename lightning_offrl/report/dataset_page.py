@@ -288,7 +288,7 @@ def _states(seen: Examination) -> list[Block]:
                     figures.value_map(seen), f"Map of the states, coloured by the return of the episode. {spoken}"
                 ),
                 "Where the good episodes are",
-                "Mean rank of the episodes that came through: orange the best, blue the worst.",
+                "Mean rank, among all steps, of the episodes that came through: orange the best, blue the worst.",
             ),
         ),
         html.grid(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import numpy as np
+import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sources.arrays import from_arrays
@@ -159,6 +160,11 @@ def read(directory: Path) -> Episodes:
         references=None if low is None or high is None else (low, high),
     )
     out.notes.extend(notes)
+    columns = metadata.get("columns")
+    if isinstance(columns, dict):  # of `offrl data import`
+        out.columns = columns
+        if columns.get("log") and all("log" in episode for episode in episodes):
+            out.data["log"] = torch.from_numpy(np.concatenate([episode["log"] for episode in episodes]))
     return out
 
 
@@ -172,6 +178,9 @@ def _episode(episode: Any) -> dict[str, Any]:
         # Minari's own collector also stores the info of the reset, first.
         steps = len(out["rewards"])
         out["behavior_log_prob"] = log_prob[1:] if len(log_prob) == steps + 1 else log_prob
+    log = (episode.infos or {}).get("log")
+    if isinstance(log, np.ndarray) and log.ndim == 2:
+        out["log"] = log
     return out
 
 
