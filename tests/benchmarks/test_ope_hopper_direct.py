@@ -55,6 +55,9 @@ def test_ties_errors_coverage_and_flags_by_hand(page: ModuleType) -> None:
     assert found["fqe"]["spearman_untied"] == pytest.approx(0.8)
     assert found["fqe"]["mean_absolute_error"] == pytest.approx((2 + 2 + 69 + 3) / 4)
     assert found["fqe"]["unflagged"] == 3 and found["fqe"]["mean_absolute_error_unflagged"] == pytest.approx(7 / 3)
+    assert found["fqe"]["spearman_unflagged"] == pytest.approx(1.0)  # a, b and d
+    assert found["fqe"]["spearman_lower"] == found["fqe"]["spearman"]  # all intervals are equally wide
+    assert found["mean_absolute_error_of_the_data"] == pytest.approx((40 + 30 + 20 + 18) / 4)
     # Student's t for 3 refits of standard deviation 1: half a width of 4.30
     assert found["fqe"]["covered"] == 3 and found["mb"]["covered"] == 0
     assert found["fqe"]["chosen"] == "c" and found["fqe"]["regret_at_1"] == pytest.approx(2.0 / 22.0)
