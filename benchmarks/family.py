@@ -16,6 +16,7 @@ from comparison import Run, numbers
 NAMES = {
     "awac": "AWAC",
     "cql": "CQL",
+    "cql_mean_target": "CQL, d3rlpy's target",
     "sac_n": "SAC-N (N = 10)",
     "edac": "EDAC (N = 10)",
     "rebrac": "ReBRAC",
@@ -26,6 +27,8 @@ NAMES = {
     "discrete_cql": "DiscreteCQL",
     "discrete_bcq": "DiscreteBCQ",
 }
+PEERS = {"cql_mean_target": "cql"}
+"""Whose runs an algorithm is compared with, where the names differ."""
 
 
 def summary(values: list[float]) -> str:
@@ -63,8 +66,8 @@ def rows(ours: list[Run], peer: list[Run]) -> list[tuple[str, str, list[Run], li
     for dataset in sorted({r["dataset"] for r in ours}):
         for algorithm in NAMES:
             mine, theirs = (
-                [r for r in side if (r["dataset"], r["algorithm"], r["preset"]) == (dataset, algorithm, "peer")]
-                for side in (ours, peer)
+                [r for r in side if (r["dataset"], r["algorithm"], r["preset"]) == (dataset, name, "peer")]
+                for side, name in ((ours, algorithm), (peer, PEERS.get(algorithm, algorithm)))
             )
             if len({tuple(r["updates"]) for r in mine + theirs}) > 1:
                 raise ValueError(f"{dataset} {algorithm}: only curves of the same length are comparable")
@@ -90,6 +93,28 @@ def table(ours: list[Run], peer: list[Run], behaviour: dict[str, float]) -> list
             apart, units = (f"{d:+.1f} ± {se:.1f}", f"{d / se:+.1f}") if math.isfinite(se) else (f"{d:+.1f}", "")
         head = f"| {dataset} ({behaviour[dataset]:.1f}) | {NAMES[algorithm]} | {mine[0]['updates'][-1]:,} "
         lines.append(f"{head}| {' | '.join(cells)} | {apart} | {units} |")
+    return lines
+
+
+def precision_table(reference: list[Run], lower: dict[str, list[Run]]) -> list[str]:
+    """Markdown lines: each precision beside the float32 runs of the same data, algorithm, settings and length."""
+    lines = [
+        "| data | algorithm | updates | precision | float32, last | last | float32, mean of five | mean of five "
+        "| difference | in standard errors |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for precision, runs in lower.items():
+        for key in sorted({(r["dataset"], r["algorithm"], r["preset"], tuple(r["updates"])) for r in runs}):
+            before, now = (
+                [r for r in side if (r["dataset"], r["algorithm"], r["preset"], tuple(r["updates"])) == key]
+                for side in (reference, runs)
+            )
+            if not before:
+                continue
+            d, se = difference(numbers(now, "five"), numbers(before, "five"))
+            cells = [summary(numbers(side, kind)) for kind in ("last", "five") for side in (before, now)]
+            head = f"| {key[0]} | {key[1]} | {key[3][-1]:,} | {precision} | "
+            lines.append(f"{head}{' | '.join(cells)} | {d:+.1f} ± {se:.1f} | {d / se:+.1f} |")
     return lines
 
 

@@ -2,10 +2,12 @@
 
     python benchmarks/score.py run --data hopper_mixed-v2.hdf5 --algorithm bc td3_bc iql --preset peer --jobs 2
     python benchmarks/score.py compare
+    python benchmarks/score.py precision
 
 ``run`` trains every combination of data, algorithm, preset and seed through the public API and writes one JSON each;
 results that are there already are skipped, so it can be stopped and started again. ``compare`` sets them against
-``results/peer_d3rlpy.json`` and writes ``results/scores.md`` and ``results/scores.png``.
+``results/peer_d3rlpy.json`` and writes ``results/scores.md`` and ``results/scores.png``. ``precision`` sets runs in
+lower precision (``run --precision bf16-mixed --out results/precision/bf16-mixed``) against those in float32.
 
 The runs are short, 50,000 gradient updates where the literature makes 1,000,000: they tell whether two programs learn
 the same from the same, not how good the algorithms are. Presets: ``peer`` is d3rlpy's settings (observations
@@ -40,6 +42,7 @@ ALGORITHMS = {
     "iql": "IQL",
     "awac": "AWAC",
     "cql": "CQL",
+    "cql_mean_target": "CQL",
     "sac_n": "SACN",
     "edac": "EDAC",
     "rebrac": "ReBRAC",
@@ -59,6 +62,7 @@ PEER_MODELS: dict[str, dict[str, Any]] = {
     "awac": {**STANDARD, "temperature": 1.0},
     # d3rlpy's weight and learning rates, with its multiplier held at one (its alpha_learning_rate 0).
     "cql": {"normalise_observations": True, "weight": 5.0, "policy_learning_rate": 1e-4, "q_learning_rate": 3e-4},
+    "cql_mean_target": {"normalise_observations": True, "weight": 5.0},  # rates: the page's defaults, the same
     "sac_n": {**STANDARD, "critics": 10},
     "edac": {**STANDARD, "critics": 10, "eta": 1.0},
     "rebrac": {"normalise_observations": True, "learning_rate": 1e-3, "policy_penalty": 0.05, "critic_penalty": 0.5},
@@ -118,13 +122,15 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
     torch.set_float32_matmul_precision(args.products)
     settings = PRESETS[preset][algorithm]
     data = offrl.OfflineDataModule(source, batch_size=256, discount=0.99, seed=seed, **settings["data"])
-    model = getattr(offrl, ALGORITHMS[algorithm])(data.spec, hidden=(256, 256), seed=seed, **settings["model"])
+    kind = mean_target_cql() if algorithm == "cql_mean_target" else getattr(offrl, ALGORITHMS[algorithm])
+    model = kind(data.spec, hidden=(256, 256), seed=seed, **settings["model"])
     evaluation = offrl.EvaluateEnv(
         environment=args.environment, episodes=args.episodes, every=args.every, seed=FIRST_RESET_SEED
     )
     copies = [offrl.SoftTargetUpdate(tau=1.0, period=HARD_UPDATE_PERIOD)] if copies_targets(model) else []
     trainer = pl.Trainer(
         max_steps=args.updates,
+        precision=args.precision,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -153,6 +159,7 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
             "cpu": cpu_model(),
             "threads": torch.get_num_threads(),
             "products": args.products,
+            "precision": args.precision,
             "processes_side_by_side": args.side_by_side,
         },
         "settings": {
@@ -169,6 +176,23 @@ def train(args: argparse.Namespace, source: str, algorithm: str, preset: str, se
         "wall_seconds": wall,
         "evaluation_share": evaluation.time_share,
     }
+
+
+def mean_target_cql() -> Any:
+    """CQL with d3rlpy's target: the next action is the policy's mean, where the authors' code samples it."""
+    import torch
+
+    import lightning_offrl as offrl
+
+    class MeanTargetCQL(offrl.CQL):
+        """One line differs."""
+
+        @torch.no_grad()
+        def next_value(self, next_obs: Any, next_pi: Any, alpha: Any) -> Any:
+            """Q of the policy's mean action, ``[*lead, B]``."""
+            return self.q_target(next_obs, next_pi.mode).amin(-2)
+
+    return MeanTargetCQL
 
 
 def copies_targets(model: Any) -> bool:
@@ -208,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
         command = [sys.executable, __file__, "run", "--data", source, "--algorithm", algorithm, "--preset", preset]
         command += ["--seeds", str(seed), "--updates", str(args.updates), "--every", str(args.every)]
         command += ["--episodes", str(args.episodes), "--out", args.out, "--side-by-side", str(args.jobs)]
-        command += ["--products", args.products]
+        command += ["--products", args.products, "--precision", args.precision]
         command += ["--environment", args.environment] if args.environment else []
         with tempfile.TemporaryFile("w+") as log:
             failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode != 0
@@ -277,6 +301,35 @@ def family(args: argparse.Namespace) -> int:
     return 0
 
 
+def precision(args: argparse.Namespace) -> int:
+    """Write ``precision.md``; returns 1 if there is nothing to compare."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+    reference = read(Path(args.reference))
+    lower = {folder.name: read(folder) for folder in sorted(Path(args.lower).iterdir()) if folder.is_dir()}
+    if not any(lower.values()):
+        print(f"no results in {args.lower}: see `python benchmarks/score.py --help`", file=sys.stderr)
+        return 1
+    lines = [
+        "# Scores in lower precision",
+        "",
+        "The runs of `scores.md` again with products in bfloat16: `bf16-mixed` is Lightning's precision, `medium` is "
+        "torch's float32 matmul precision (parameters, activations and losses stay float32). Both went through the "
+        "compiled update, the float32 runs through the plain one. **Short runs**, means of each run's five "
+        "evaluations, mean ± standard error over seeds (number).",
+        "",
+        *rest.precision_table(reference, lower),
+        "",
+        "Made by `python benchmarks/score.py precision`.",
+        "",
+    ]
+    Path(args.out).write_text("\n".join(lines))
+    print("\n".join(lines))
+    return 0
+
+
 def main() -> int:
     """Parse and dispatch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -296,6 +349,7 @@ def main() -> int:
         default="highest",
         help="torch's float32 matmul precision: medium multiplies in bfloat16 where the processor can",
     )
+    one.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="the trainer's")
     one.add_argument("--out", default=str(RESULTS / "runs"), help="folder of the JSON files")
     one.add_argument("--jobs", type=int, default=1, help="runs side by side, each in a process with one thread")
     one.add_argument("--side-by-side", type=int, default=1, help=argparse.SUPPRESS)
@@ -310,8 +364,12 @@ def main() -> int:
     three.add_argument("--peer", default=str(RESULTS / "peer_runs"))
     three.add_argument("--behaviour", default=str(RESULTS / "behaviour.json"), help="mean score of each dataset")
     three.add_argument("--out", default=str(RESULTS / "family.md"))
+    four = verbs.add_parser("precision", help="the same for runs in lower precision against float32")
+    four.add_argument("--reference", default=str(RESULTS / "runs"))
+    four.add_argument("--lower", default=str(RESULTS / "precision"), help="a folder of folders named by precision")
+    four.add_argument("--out", default=str(RESULTS / "precision.md"))
     args = parser.parse_args()
-    return {"run": run, "compare": compare, "family": family}[args.verb](args)
+    return {"run": run, "compare": compare, "family": family, "precision": precision}[args.verb](args)
 
 
 if __name__ == "__main__":

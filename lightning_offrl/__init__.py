@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from lightning_offrl.algorithms.return_weighted_cql import ReturnWeightedCQL
     from lightning_offrl.algorithms.sac_n import SACN
     from lightning_offrl.algorithms.td3_bc import TD3BC
+    from lightning_offrl.callbacks.diagnose import ShiftCallback
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
+    from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
     from lightning_offrl.callbacks.target_update import SoftTargetUpdate
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.data.episodes import Episodes
@@ -67,6 +69,8 @@ _PUBLIC = {
     "SACN": ("algorithms.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
+    "EvaluateOPE": ("callbacks.evaluate_ope", "EvaluateOPE"),
+    "ShiftCallback": ("callbacks.diagnose", "ShiftCallback"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
     "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
@@ -98,6 +102,8 @@ __all__ = [
     "SACN",
     "TD3BC",
     "EvaluateEnv",
+    "EvaluateOPE",
+    "ShiftCallback",
     "Episodes",
     "InputError",
     "OfflineAlgorithm",

@@ -272,7 +272,7 @@ class OfflineAlgorithm(pl.LightningModule):
         Args:
             batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
         """
-        self.draws.begin(self.updates)
+        self.draws.begin(self.updates, device=self.device)
         metrics = self.update_path.losses_and_steps(self, batch)
         if self._descent.scaler is not None:
             self._descent.scaler.update()
@@ -324,7 +324,7 @@ class OfflineAlgorithm(pl.LightningModule):
         self._evaluating = True
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
-                self.draws.begin(self.updates, stream=1 + batch_idx + i)
+                self.draws.begin(self.updates, stream=1 + batch_idx + i, device=self.device)
                 self._held_out.add(self.losses_of(batch))
         finally:
             self._evaluating = False
@@ -414,6 +414,8 @@ class OfflineAlgorithm(pl.LightningModule):
             return
         for difference in checkpoints.differences(saved, self._data_facts()):
             rank_zero_warn(difference)
+        if self.trainer.precision == "64-true":
+            self.double()  # Lightning does so after it has copied the weights, which would round them to float32
         self.updates = saved["updates"]
         self.update_path.was_compiled = saved.get("compiled")
         self._window.load_state_dict(saved["pending"], self.device)

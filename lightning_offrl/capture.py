@@ -38,18 +38,20 @@ class CudaRecorder:
         self.graph = torch.cuda.CUDAGraph()
 
     def warm_up(self, function: Function) -> Sequence[Tensor]:
-        """On a side stream, as recording does, so that libraries set up there."""
+        """On a side stream, as recording does, so that libraries set up there; draws no random numbers for good."""
+        random_state = torch.cuda.get_rng_state()  # a user's dropout draws from the device's own generator
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             results = function()
         torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.set_rng_state(random_state)
         return results
 
     def record(self, function: Function) -> Sequence[Tensor]:
-        """Into a memory pool of its own."""
+        """Into a memory pool of its own; what other threads do on the GPU meanwhile does not matter."""
         torch.cuda.synchronize()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             return function()
 
     def replay(self) -> None:
@@ -74,6 +76,8 @@ class Captured:
         self.run, self.fixed = run, fixed
         self.recorder = recorder()
         self.inputs: list[Tensor] | None = None
+        self.together: list[list[int]] = []
+        """Places of the inputs, by type."""
         self.outputs: Sequence[Tensor] = []
 
     def __call__(self, *arguments: Tensor) -> list[Tensor]:
@@ -85,8 +89,8 @@ class Captured:
         kept, fresh = list(arguments[: self.fixed]), arguments[self.fixed :]
         if self.inputs is None:
             return self._first(kept, fresh)
-        for place, value in zip(self.inputs, fresh, strict=True):
-            place.copy_(value, non_blocking=True)
+        for group in self.together:  # one launch for all inputs of a type
+            torch._foreach_copy_([self.inputs[i] for i in group], [fresh[i] for i in group], non_blocking=True)
         self.recorder.replay()
         return [output.clone() for output in self.outputs]
 
@@ -114,6 +118,8 @@ class Captured:
             put_back()
             raise Untraceable("gives other numbers when it is recorded as a CUDA graph")
         self.inputs = inputs
+        types = [value.dtype for value in inputs]
+        self.together = [[i for i, each in enumerate(types) if each == kind] for kind in dict.fromkeys(types)]
         return [output.clone() for output in self.outputs]
 
 

@@ -23,6 +23,7 @@ from lightning_offrl.tracing import Question, Stage, Step, Untraceable, baked_va
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
+Strides = list[tuple[int, ...]]
 Row = tuple[dict[str, Any], Tensor, int]
 
 _MOST_GRAPHS = 8
@@ -31,7 +32,10 @@ _MOST_GRAPHS = 8
 def inductor(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Run:
     """Compile with TorchInductor: C++ on a CPU, Triton on a GPU; what an earlier process compiled is found again."""
     import torch._inductor as backend
+    from torch.utils._triton import has_triton
 
+    if examples[0].device.type == "cuda" and not has_triton():
+        return graph  # a CUDA graph alone spares the launches, which are most of the time
     options = {
         "fallback_random": True,  # torch.randn in a user's own module draws what it draws on the plain path
         "size_asserts": False,  # some 70 comparisons per update of what cannot change
@@ -55,6 +59,8 @@ class Graph:
 
     size: torch.Size
     """Of the batch."""
+    strides: Strides
+    """Of the batch's leaves: compiled code goes through memory by them and does not look."""
     asked: list[tuple[Question, Any]]
     """What the page asked the count of updates, and the answers."""
     draws: list[Request]
@@ -71,9 +77,10 @@ class Graph:
     stepped: list[int]
     """``id`` of every parameter that is stepped, as often as it is."""
 
-    def fits(self, updates: int, size: torch.Size) -> bool:
-        """Whether update number ``updates`` on a batch of that size is of this kind."""
-        return self.size == size and all(question(updates) == answer for question, answer in self.asked)
+    def fits(self, updates: int, size: torch.Size, strides: Strides) -> bool:
+        """Whether update number ``updates`` on a batch of that size and layout is of this kind."""
+        same = self.size == size and self.strides == strides
+        return same and all(question(updates) == answer for question, answer in self.asked)
 
 
 class CompiledUpdate:
@@ -101,16 +108,19 @@ class CompiledUpdate:
         self._steps: dict[int, int] = {}
         self._together: list[set[int]] = []
         self._baked: dict[str, Any] = {}
+        self._lie_at: list[tuple[int, int]] = []
 
     def check(self) -> None:
         """Forget graphs that hold values which have changed since; called once per block."""
         if not self.graphs:
             return
         now = baked_values(self.algorithm, self.hooks)
-        if now != self._baked:
-            names = [name for name in {**now, **self._baked} if now.get(name) != self._baked.get(name)]
-            rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {names[0]} has changed")
-            self.graphs, self._together = [], []
+        changed = [name for name in {**now, **self._baked} if now.get(name) != self._baked.get(name)]
+        if not changed and self._places() != self._lie_at:
+            changed = ["where parameters, buffers or optimizer states lie"]
+        if changed:
+            rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {changed[0]} has changed")
+            self.graphs, self._together, self._steps = [], [], {}
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Losses, gradients, steps and traced hooks of one update.
@@ -126,9 +136,10 @@ class CompiledUpdate:
         """
         updates, draws, steps = self.algorithm.updates, self.algorithm.draws, self._steps
         device: torch.device = self.algorithm.device
-        graph = next((g for g in self.graphs if g.fits(updates, batch.batch_size)), None) or self._make(batch)
+        leaves = leaves_of(batch)
+        size, strides = batch.batch_size, [leaf.stride() for leaf in leaves]
+        graph = next((g for g in self.graphs if g.fits(updates, size, strides)), None) or self._make(batch)
         numbers = [draws.draw(request) for request in graph.draws]
-        leaves = list(batch.values(True, True))
         table = [adam_factors(group, steps[id(p)] + before + 1) for group, p, before in graph.rows]
         factors = torch.tensor(table, dtype=torch.float64, pin_memory=device.type == "cuda")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -149,7 +160,7 @@ class CompiledUpdate:
         if not algorithm._optimizers:
             algorithm.configure_optimizers()
         stage = Stage(algorithm, self.hooks, batch)
-        leaves = list(batch.values(True, True))
+        leaves = leaves_of(batch)
         plan = rehearse(stage, self._states(), leaves)
         stepped = [p for step in plan.steps for p in step.parameters]
         for step in plan.steps:
@@ -168,6 +179,7 @@ class CompiledUpdate:
         first = len(fixed) + 1
         graph = Graph(
             size=batch.batch_size,
+            strides=[leaf.stride() for leaf in leaves],
             asked=plan.asked,
             draws=plan.draws,
             metrics=list(plan.metrics),
@@ -178,10 +190,12 @@ class CompiledUpdate:
             rows=rows,
             stepped=[id(p) for p in stepped],
         )
+        used_leaves = [leaves[i] for i in graph.leaves]
         examples = [
             *graph.fixed,
             torch.zeros(len(rows), 3, dtype=torch.float64, device=algorithm.device),
-            *[leaves[i] for i in graph.leaves],
+            # not the leaves themselves: how large a block they lie in must not decide what the compiler's cache finds
+            *[torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in used_leaves],
             *[plan.draws[i].empty() for i in graph.numbers],
         ]
         with torch.no_grad(), torch.autocast(algorithm.device.type, enabled=False), explained():
@@ -190,13 +204,18 @@ class CompiledUpdate:
                 graph.run = self.capture(graph.run, len(graph.fixed))
         self.made += 1
         self.graphs.append(graph)
-        self._baked = baked_values(algorithm, self.hooks)
+        self._baked, self._lie_at = baked_values(algorithm, self.hooks), self._places()
         return graph
 
     def _states(self) -> list[Tensor]:
         """Everything that the optimizers keep."""
         states = (state for opt in self.algorithm._optimizers.values() for state in opt.state.values())
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+    def _places(self) -> list[tuple[int, int]]:
+        """Of every parameter, buffer and optimizer state: which tensor it is, and where its memory lies."""
+        tensors = [*self.algorithm.parameters(), *self.algorithm.buffers(), *self._states()]
+        return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
 
     def _rows(self, steps: Sequence[Step]) -> list[Row]:
         """One row of factors for the parameters of a group that have been stepped as often; noted in the steps.
@@ -225,6 +244,17 @@ class CompiledUpdate:
                     raise Untraceable(f"does not always step the same parameters of the optimizer {step.name}")
                 self._together.append(members)
         return rows
+
+
+def leaves_of(batch: TensorDictBase) -> list[Tensor]:
+    """The tensors of a batch in the order of ``batch.keys(True, True)``, at a tenth of what ``values`` takes for it."""
+    leaves: list[Tensor] = []
+    for value in batch.values():
+        if isinstance(value, TensorDictBase):
+            leaves += leaves_of(value)
+        else:
+            leaves.append(value)
+    return leaves
 
 
 def _drop_unused_inputs(module: torch.fx.GraphModule) -> list[bool]:

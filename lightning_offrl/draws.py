@@ -63,12 +63,21 @@ class Draws:
         self._fresh: dict[torch.device, list[torch.Generator]] = {}
         self._pool: dict[torch.device, list[torch.Generator]] = {}
 
-    def begin(self, update: int, stream: int = 0) -> None:
-        """Start the streams of one update; ``stream`` separates draws that are not training (validation)."""
+    def begin(self, update: int, stream: int = 0, device: torch.device | None = None) -> None:
+        """Start the streams of one update.
+
+        Args:
+            update: number of gradient updates made before it.
+            stream: separates draws that are not training (validation).
+            device: of training; its own generator starts anew, too.
+        """
         self._at = (update, stream)
         self._fresh = {}
         # whatever does not come through here (a dropout of the user's own encoder) repeats after a resume, too
-        torch.default_generator.manual_seed(mix(self.seed, update, stream, 1 + self.rank))
+        seed = mix(self.seed, update, stream, 1 + self.rank)
+        torch.default_generator.manual_seed(seed)
+        if device is not None and device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def normal(self, shape: Sequence[int], like: Tensor, batch_dim: int = -2) -> Tensor:
         """Standard normal numbers, without gradient.

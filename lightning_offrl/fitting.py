@@ -7,11 +7,14 @@ caller's random state and gradient mode are as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
@@ -31,12 +34,12 @@ def fit_alone(
     look: Callable[[], None] | None = None,
     block: int = 50,
 ) -> None:
-    """Make ``updates`` gradient updates from where the module stands.
+    """Make ``updates`` gradient updates from where the module stands, compiled where a ``Trainer`` would compile.
 
     Args:
         algorithm: on the CPU; left in eval mode.
         columns: flat table ``[T]`` with the keys that it reads.
-        sampler: its ``indices(first, count)`` gives the rows, ``[count, *lead, B]``.
+        sampler: has a ``batch_size``, and ``indices(first, count)`` gives the rows, ``[count, *lead, B]``.
         updates: how many.
         targets: moves the target networks after every update.
         looks: call ``look`` so many times, evenly spread, the last time at the end.
@@ -45,21 +48,36 @@ def fit_alone(
     """
     begin = algorithm.updates
     stops = {begin + round(updates * (i + 1) / looks) for i in range(looks)}
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    hooks: list[Callable[[OfflineAlgorithm], None]] = [] if targets is None else [targets.on_update_end]
+    alone = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad()
+    with alone[0], alone[1], alone[2], _updating(algorithm, updates, hooks, sampler.batch_size):
         algorithm.train()
         while algorithm.updates < begin + updates:
             nearest = min((s for s in stops if s > algorithm.updates), default=begin + updates)
             count = min(block, nearest - algorithm.updates, begin + updates - algorithm.updates)
             rows = gather(columns, sampler.indices(algorithm.updates, count))
+            algorithm.update_path.begin_block()
             for batch in algorithm.prepare(rows).unbind(0):
                 algorithm.gradient_update(batch)
-                if targets is not None:
-                    targets.on_update_end(algorithm)
             if look is not None and algorithm.updates in stops:
                 algorithm.eval()
                 look()
                 algorithm.train()
         algorithm.eval()
+
+
+@contextmanager
+def _updating(
+    algorithm: OfflineAlgorithm, updates: int, hooks: list[Callable[[OfflineAlgorithm], None]], batch_size: int
+) -> Iterator[None]:
+    """What a ``Trainer`` does around training: choose the path of updates, and leave the process as it was."""
+    algorithm._hooks = hooks
+    algorithm.update_path.begin(algorithm, updates, hooks, batch_size)
+    try:
+        yield
+    finally:
+        algorithm.update_path.end()
+        algorithm._hooks = []
 
 
 def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
@@ -76,3 +94,15 @@ def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
     if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
         return
     algorithm.normaliser.fit(statistics)
+
+
+def linear_decay(span: tuple[int, int] | None, *names: str) -> dict[str, Callable[[Optimizer], LRScheduler]]:
+    """Schedules for `OfflineAlgorithm.named_optimizers`: constant to ``span[0]``, then down to 0 at ``span[1]``."""
+    if span is None:
+        return {}
+    first, last = span
+
+    def left(update: int) -> float:
+        return min(1.0, max(0.0, (last - update) / max(last - first, 1)))
+
+    return {name: lambda optimizer: LambdaLR(optimizer, left) for name in names}

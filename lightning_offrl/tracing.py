@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lightning_offrl.batch import Key
 from lightning_offrl.descent import Descent, adam_
 from lightning_offrl.draws import Request
+from lightning_offrl.graph_products import decompositions
 
 Question = Callable[[int], Any]
 
@@ -306,7 +307,8 @@ def trace(
     factors = torch.zeros(rows, 3, dtype=torch.float64, device=leaves[0].device)
     examples = [*stage.tensors, *states, factors, *leaves, *[request.empty() for request in plan.draws]]
     with explained():
-        return make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+        table = decompositions(leaves[0].device)
+        return make_fx(whole, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
 
 
 @contextmanager
@@ -326,6 +328,8 @@ def explained() -> Iterator[None]:
             text = "Python asks for a tensor's value (an `if`, .item() or float())"
         elif "InvalidCxxCompiler" in type(error).__name__ + text:
             text = "there is no C++ compiler (install g++)"
+        elif "error:" in text:  # a compiler's page: its first complaint
+            text = next(line.strip() for line in str(error).splitlines() if "error:" in line)
         ours = [f for f in traceback.extract_tb(error.__traceback__) if not {"torch", "tensordict"} & set(_parts(f))]
         at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename != __file__ else ""
         raise Untraceable(f"cannot be one graph: {text[:300]}{at}") from error

@@ -118,6 +118,7 @@ class UpdatePath:
                 return self.compiled(batch)
             except Untraceable as reason:
                 self.compiled, self.why = None, str(reason)
+                algorithm.draws.begin(algorithm.updates, device=algorithm.device)  # some may have been drawn
                 rank_zero_warn(f"{type(algorithm).__name__} {reason}; it trains uncompiled")
         metrics: dict[str, Tensor] = algorithm.losses_of(batch)
         return metrics

@@ -21,6 +21,8 @@ os.environ["WANDB_DATA_DIR"] = str(_SCRATCH / "wandb-data")
 os.environ["MINARI_DATASETS_PATH"] = str(_SCRATCH / "minari")
 os.environ["OFFRL_CACHE"] = str(_SCRATCH / "cache")
 os.environ["SDL_VIDEODRIVER"] = "dummy"
+# Compiled graphs are shared by all processes of a session: those that pytest-xdist starts inherit this one's.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_SCRATCH / "inductor"))
 # Shown once per process, and only under pytest: Python hides it from users. It would land in whichever test is first.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "MINARI_DATASETS_PATH", "OFFRL_CACHE"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -186,6 +187,25 @@ def test_a_changed_setting_is_compiled_in():
     assert distance(plain.state_dict(), other.state_dict()) < 1e-14
     assert compiled.made == 2
     assert {"self.strength", "hparams.seeds", "self.policy.training"} <= baked_values(other).keys()
+
+
+def replaced_states(toy):
+    """As a callback does that goes back to an earlier checkpoint: torch puts new tensors in place of the old."""
+    toy._optimizers["policy"].load_state_dict(copy.deepcopy(toy._optimizers["policy"].state_dict()))
+
+
+def moved_parameters(toy):
+    """As ``module.to`` does: the same tensors, elsewhere in memory."""
+    for parameter in toy.parameters():
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize("change", [replaced_states, moved_parameters])
+def test_a_graph_does_not_outlive_the_tensors_that_it_changes(change):
+    plain, other, compiled = pair()
+    train([plain, other], 6, lambda toy, k: change(toy) if k == 2 else None)
+    assert distance(plain.state_dict(), other.state_dict()) < 1e-14
+    assert compiled.made == 2
 
 
 def test_learning_rates_change_without_a_new_graph():
@@ -420,6 +440,27 @@ def test_a_recording_that_gives_other_numbers_is_refused_and_leaves_nothing_behi
     assert torch.equal(state, torch.zeros(2))
     good = Captured(run, 1, Tape)
     assert [good(state, torch.full((2,), float(k)))[0][0].item() for k in (1, 2, 3)] == [2.0, 6.0, 12.0]
+
+
+def test_a_refused_recording_costs_no_random_numbers():
+    """The update that falls back draws again from the start: parameters are those of the plain path, bit for bit."""
+
+    class Wrong(Tape):
+        def replay(self):
+            super().replay()
+            self.outputs[0].add_(1.0)
+
+    pages = [TD3BC(SPEC, hidden=(8, 8), normalise_observations=False) for _ in range(2)]
+    pages[1].update_path.compiled = CompiledUpdate(
+        pages[1], [], uncompiled, capture=lambda run, fixed: Captured(run, fixed, Wrong)
+    )
+    one = pages[0].prepare(batch_for(pages[0]).unsqueeze(0))[0]
+    for page in pages:
+        page.configure_optimizers()
+    pages[0].gradient_update(one)
+    with pytest.warns(UserWarning, match="gives other numbers when it is recorded"):
+        pages[1].gradient_update(one)
+    assert distance(pages[0].state_dict(), pages[1].state_dict()) == 0.0
 
 
 # -- which path ----------------------------------------------------------------------------------------------------

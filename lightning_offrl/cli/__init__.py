@@ -186,7 +186,7 @@ def _ope(words: list[str]) -> int:
     parser = _parser(
         "ope", "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
     )
-    files = "policy.pt, .ckpt, .onnx, .ts, or the .json of a Gaussian policy"
+    files = "policy.pt, .ckpt, .onnx, .ts, the .json of a Gaussian policy, or file.py:function of observations"
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
@@ -195,16 +195,13 @@ def _ope(words: list[str]) -> int:
 
 
 def _select(words: list[str]) -> int:
-    from lightning_offrl.cli import ope
+    from lightning_offrl.cli import ope, select
 
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope.add_options(parser)
-    parser.add_argument("--truth", metavar="JSON", help='true values, {"name": value}, to judge the ranking by')
-    parser.add_argument(
-        "--safe-above", type=float, metavar="VALUE", help="what counts as safe; default: the log's mean"
-    )
-    return ope.select(vars(parser.parse_args(words)))
+    select.add_options(parser)
+    return select.select(vars(parser.parse_args(words)))
 
 
 def _data(words: list[str]) -> None:

@@ -23,13 +23,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
-from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
+from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
 from lightning_offrl.callbacks.pace import Pace
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.safe_stop import SafeStop
+from lightning_offrl.callbacks.summary import RunSummary
 from lightning_offrl.checkpoint_io import write_atomically
-from lightning_offrl.cli import run_directory
+from lightning_offrl.cli import processes, run_directory
 from lightning_offrl.cli.explain import explain, inner_sentence
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
 from lightning_offrl.data.datamodule import OfflineDataModule
@@ -58,6 +61,8 @@ def fit(words: list[str]) -> int | None:
         sys.path.append(os.getcwd())
     with _our_voice():
         cli = FitCLI(_complete(words))
+        if cli.config.processes > 1:
+            return processes.run(words, cli.config)
         with _threads(cli.config.threads):
             cli.train()
     return None
@@ -124,6 +129,13 @@ class FitCLI(LightningCLI):
             help="CPU threads; null: OMP_NUM_THREADS, else 1. Small networks gain little from more, and lose most of "
             "their speed to them where cores are shared.",
         )
+        parser.add_argument(
+            "--processes",
+            type=int,
+            default=1,
+            help="Train this many runs at once, one process, thread and seed each (seed_everything, seed_everything + "
+            "1, ...), into seed0, seed1, ... of the run directory, with a table over the seeds at the end.",
+        )
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
@@ -150,6 +162,8 @@ class FitCLI(LightningCLI):
             raise InputError(f"--threads must be at least 1, got {self.config.threads}")
         if trainer.max_steps == 0 or trainer.max_steps < -1:
             raise InputError(f"trainer.max_steps counts gradient updates and must be positive, got {trainer.max_steps}")
+        if self.config.processes < 1:
+            raise InputError(f"--processes must be at least 1, got {self.config.processes}")
         if self.config.data.validation_fraction > 0.0 and trainer.val_check_interval is None:
             trainer.val_check_interval = VALIDATE_EVERY
         elif self.config.data.validation_fraction <= 0.0 and trainer.val_check_interval is not None:
@@ -157,6 +171,8 @@ class FitCLI(LightningCLI):
                 "trainer.val_check_interval has nothing to validate on: hold out episodes with "
                 "--data.validation_fraction 0.1"
             )
+        if self.config.processes > 1:  # each one looks after its own
+            return
         self.run_dir, self.checkpoint = run_directory.choose(
             run_dir=self.config.run_dir,
             name=self.config.name,
@@ -167,6 +183,8 @@ class FitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """As Lightning's; what a constructor refuses comes out of jsonargparse's wrapping."""
+        if self.config.processes > 1:
+            return
         try:
             super().instantiate_classes()
         except InputError:
@@ -196,6 +214,7 @@ class FitCLI(LightningCLI):
                 (ExportPolicy, ExportPolicy(), True),
                 (Pace, Pace(), True),
                 (SafeStop, SafeStop(), True),
+                (RunSummary, RunSummary(), True),
                 (CommandLineDecides, CommandLineDecides(), True),
             ]
             given += [new for kind, new, use in wanted if use and not any(isinstance(old, kind) for old in given)]
@@ -283,9 +302,10 @@ def _complete(words: list[str]) -> list[str]:
         done.append(word)
     if given.ckpt_path and not has_config:
         home = Path(given.run_dir) if given.run_dir else run_directory.home_of(given.ckpt_path)
-        if home is not None and (home / "config.yaml").is_file():
-            _say(f"configuration: {home / 'config.yaml'} (options of this command line on top)")
-            return ["--config", str(home / "config.yaml"), *done]
+        found = [] if home is None else [path for path in (home, home / "seed0") if (path / "config.yaml").is_file()]
+        if found:  # in seed0 after a run of several processes
+            _say(f"configuration: {found[0] / 'config.yaml'} (options of this command line on top)")
+            return ["--config", str(found[0] / "config.yaml"), *done]
     return done
 
 

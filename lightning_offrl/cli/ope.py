@@ -1,8 +1,9 @@
-"""``offrl ope`` and ``offrl select``: what policies would earn, from a log alone."""
+"""``offrl ope``: what a policy would earn, from a log alone; and what it shares with ``offrl select``."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct import DirectEstimate
-    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.policies import TargetPolicy
 
-DIRECT = ("fqe", "lstd", "mb")
+DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
+INTERVALS = ("auto", "percentile", "percentile-t", "bca", "delta")
 BUDGETS = ("smoke", "pilot", "paper")
 
 
@@ -51,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates: {', '.join(DIRECT)}, or none")
     add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
-    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget) and mb")
+    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget), mb, dice and drl")
     add(
         "--refits",
         type=int,
@@ -69,9 +71,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
     add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
     add("--level", type=float, default=0.95, help="of the intervals")
+    add("--interval", choices=INTERVALS, default="auto", help="of estimates from weights; auto: percentile-t for few")
+    add("--tail", type=float, metavar="SHARE", help="also the mean return of the worst share of episodes, such as 0.1")
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
+    add("--report", metavar="FILE", help="also write a page about it, one .html file")
 
 
 def ope(options: dict[str, Any]) -> int:
@@ -80,46 +85,25 @@ def ope(options: dict[str, Any]) -> int:
     Returns:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
-    _check(options)
-    episodes, notes = _episodes(options)
-    result = _evaluation(options["policy"], episodes, options, notes)
+    check_options(options)
+    episodes, notes = read_episodes(options)
+    result = evaluate_file(options["policy"], episodes, options, notes)
     print(result.table())
     if options.get("json"):
-        _write(options["json"], result.to_dict())
+        write_json(options["json"], result.to_dict())
+    if options.get("report"):
+        from lightning_offrl.report.ope_page import write
+
+        print(f"page: {write(result, options['report'])}")
     return result.verdict.exit_code
-
-
-def select(options: dict[str, Any]) -> int:
-    """Evaluate several policies and rank them; prints the table.
-
-    Returns:
-        0, or 3 if no policy has an eligible estimate.
-    """
-    from lightning_offrl.ope.selection import compare
-
-    _check(options)
-    episodes, notes = _episodes(options)
-    evaluations = {}
-    for path in options["policies"]:
-        name = _name(path)
-        if name in evaluations:
-            raise InputError(f"two of the policies are called {name!r}; rename one of the files")
-        evaluations[name] = _evaluation(path, episodes, options, notes)
-    truths = _truths(options.get("truth"), list(evaluations))
-    choice = compare(evaluations, truths, threshold=options.get("safe_above"))
-    print(choice.table())
-    if options.get("json"):
-        found = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-        by = {"by_point": choice.by_point, "by_lower": choice.by_lower, "top": choice.top}
-        _write(options["json"], {**by, "measures": choice.measures, "policies": found})
-    return 0 if choice.by_point else 3
 
 
 def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[TargetPolicy, list[str]]:
     """A policy from any file that holds one, and what there is to say about it.
 
     Args:
-        path: ``policy.pt``, ``.ckpt``, ``.onnx``, ``.ts`` (TorchScript), or the ``.json`` of a Gaussian policy.
+        path: ``policy.pt``, ``.ckpt``, ``.onnx``, ``.ts`` (TorchScript), the ``.json`` of a Gaussian policy, or Python
+            code as ``file.py:function``.
         episodes: the log, whose spaces must be those of the policy.
         kind: of a trained policy, see ``offrl ope --help``.
 
@@ -128,10 +112,12 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     """
     from lightning_offrl.export.policy import load_policy
     from lightning_offrl.ope.policies import ClippedNormal
-    from lightning_offrl.ope.policy_files import load_function, load_gaussian
+    from lightning_offrl.ope.policy_files import load_callable, load_function, load_gaussian
     from lightning_offrl.ope.trained import from_algorithm
 
     file = Path(path)
+    if ":" in file.name and not file.is_file():
+        return load_callable(path, episodes.spec), []
     if file.suffix == ".json" or Path(f"{file}.json").is_file():
         return load_gaussian(file), []
     if file.suffix in (".onnx", ".ts", ".torchscript"):
@@ -155,7 +141,7 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     return policy, notes
 
 
-def _check(options: dict[str, Any]) -> None:
+def check_options(options: dict[str, Any]) -> None:
     """Numbers and combinations that mean nothing, before any work is done."""
     for name, low, high in (
         ("discount", 0.0, 1.0),
@@ -186,7 +172,8 @@ def _check(options: dict[str, Any]) -> None:
             )
 
 
-def _episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
+def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
+    """The episodes of ``--data`` and ``--held-out``, and which they are."""
     from lightning_offrl.data.sources import load
     from lightning_offrl.data.split import split_by_episode
 
@@ -198,7 +185,8 @@ def _episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
     return kept, [f"{kept.n_episodes:,} held-out episodes (share {share:g}, split seed {options['split_seed']})"]
 
 
-def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
+def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
+    """Everything that the options ask of one policy; ``notes`` are put before its own."""
     from lightning_offrl.ope.evaluate import evaluate, refused
     from lightning_offrl.ope.groups import labels_of
     from lightning_offrl.ope.importance import kernel_bandwidth
@@ -225,9 +213,11 @@ def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: l
         max_weight=options.get("max_weight"),
         bandwidth=bandwidth,
         level=options["level"],
+        interval=options["interval"],
+        tail=options.get("tail"),
         n_boot=options["n_boot"],
         seed=options["seed"],
-        name=_name(path),
+        name=policy_name(path),
     )
     fitted = list(getattr(behaviour, "notes", []))
     if options.get("time") is not None:
@@ -236,7 +226,37 @@ def _evaluation(path: str, episodes: Episodes, options: dict[str, Any], notes: l
             f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
         )
     result.notes = (*notes, *said, *fitted, *result.notes)
+    result.provenance = provenance(path, episodes, options)
     return result
+
+
+def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[str, str]:
+    """What was evaluated on what, by which versions; hashes are SHA-256, the first 16 digits."""
+    from importlib import metadata
+
+    out = {"policy file": path}
+    file = Path(path.rpartition(":")[0]) if ":" in Path(path).name else Path(path)
+    # a Gaussian policy is two files
+    parts = [file, *(file.with_suffix(end) for end in (".json", ".pt") if file.suffix != end)]
+    for part in parts if file.suffix in (".json", "") else parts[:1]:
+        if part.is_file():
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()[:16]
+            out["policy hash"] = f"{out['policy hash']}, {digest}" if "policy hash" in out else digest
+    if file.suffix in (".ckpt", ".pt") and not file.with_suffix(".json").is_file():
+        out["policy evaluated as"] = options["kind"]
+    out |= {
+        "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
+        "data fingerprint": episodes.fingerprint,
+        "behaviour": options["behaviour"],
+        "fitted estimates": f"{options['direct']}, {options['refits']} refits",
+        "seed": str(options["seed"]),
+    }
+    for name in ("lightning-offrl", "torch", "lightning"):
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = "not installed as a package"
+    return out
 
 
 def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
@@ -260,7 +280,7 @@ def _behaviour(
         from lightning_offrl.ope.behaviour import fit_behaviour
 
         return fit_behaviour(episodes, seed=options["seed"]), "estimated"
-    return read_policy(how, episodes, "stochastic")[0], _name(how)
+    return read_policy(how, episodes, "stochastic")[0], policy_name(how)
 
 
 def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -> list[DirectEstimate]:
@@ -290,6 +310,16 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
                     policy, episodes, discount=discount, model=model, horizon=horizon, replicates=refits, seed=seed
                 )
             )
+        elif name == "dice":
+            from lightning_offrl.ope.dice import dice
+
+            length = {} if options.get("updates") is None else {"updates": options["updates"]}
+            found.append(dice(policy, episodes, discount=discount, replicates=refits, seed=seed, **length))
+        elif name == "drl":
+            from lightning_offrl.ope.double_reinforcement import drl
+
+            length = {} if options.get("updates") is None else {"updates": options["updates"]}
+            found.append(drl(policy, episodes, discount=discount, seed=seed, **length))
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found
@@ -309,21 +339,7 @@ def _dynamics(episodes: Episodes, options: dict[str, Any]) -> DynamicsEnsemble |
     return fitted
 
 
-def _truths(path: str | None, names: list[str]) -> dict[str, float] | None:
-    if path is None:
-        return None
-    try:
-        found = json.loads(Path(path).read_text())
-        truths = {str(name): float(value) for name, value in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as problem:
-        raise InputError(f'{path} must be JSON of the form {{"policy": value, ...}} ({problem})') from problem
-    missing = [name for name in names if name not in truths]
-    if missing:
-        raise InputError(f"{path} has no value for {', '.join(missing)}; it has {', '.join(truths)}")
-    return truths
-
-
-def _name(path: str) -> str:
+def policy_name(path: str) -> str:
     """``runs/NAME/policy.pt`` as NAME, other files by their own name."""
     file = Path(path)
     if file.stem in ("policy", "last", "best"):
@@ -334,7 +350,8 @@ def _name(path: str) -> str:
     )
 
 
-def _write(path: str, content: dict[str, Any]) -> None:
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Write plain values, whole or not at all."""
     from lightning_offrl.checkpoint_io import write_atomically
 
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -14,7 +14,7 @@ from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, resident
 from lightning_offrl.data.sampling import Sampling
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -25,8 +25,9 @@ from lightning_offrl.periods import block_size, periods_of
 class OfflineDataModule(pl.LightningDataModule):
     """Loads episodes, transforms rewards, and hands the trainer blocks of ``[K, B]`` transitions.
 
-    Batches are made by index into one resident (memory-mapped) ``TensorDict``; batch k is a pure function of
-    ``(seed, k, rank)``. There are no worker processes: sampling is below 1 % of an update.
+    Batches are made by index into one resident (memory-mapped) ``TensorDict``, on a GPU into a copy in its memory where
+    that fits; batch k is a pure function of ``(seed, k, rank)``. There are no worker processes: sampling is below 1 %
+    of an update.
 
     Args:
         source: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dict of arrays, or a list of these.
@@ -215,7 +216,7 @@ class OfflineDataModule(pl.LightningDataModule):
             steps = {"reward": result.reward, "terminated": result.terminated, "truncated": result.truncated}
             following, discount = result.last, result.discount
         else:
-            discount = torch.full(data.batch_size, self.discount)
+            discount = torch.tensor(self.discount).expand(data.batch_size)  # takes no memory, however long the log
         masks: list[Key] = ["action_mask", ("next", "action_mask")] if next_keys else ["action_mask"]
         for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
             if isinstance(key, tuple) and key[1] in steps:
@@ -289,7 +290,7 @@ class OfflineDataModule(pl.LightningDataModule):
         """Blocks of K batches, up to ``trainer.max_steps`` gradient updates."""
         trainer: Any = self.trainer
         algorithm = trainer.lightning_module
-        columns = self.columns(tuple(algorithm.needs))
+        columns = resident(self.columns(tuple(algorithm.needs)), trainer.strategy.root_device)
         sampler = self.sampling.sampler(
             self.train,
             self.batch_size,

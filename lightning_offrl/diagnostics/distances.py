@@ -29,6 +29,12 @@ def nearest(points: Tensor, among: Tensor, k: int, *, skip_own: bool) -> Tensor:
 
 
 def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> float:
+    """The mean of `knn_log_ratios`: ``KL(p || q)`` in bits; nan where there is none."""
+    bits = knn_log_ratios(p, q, k, paired=paired, queries=queries)
+    return math.nan if bits is None else float(bits.mean())
+
+
+def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> Tensor | None:
     """``KL(p || q)`` in bits from samples (Wang, Kulkarni and Verdu, 2009, https://doi.org/10.1109/TIT.2009.2016060).
 
     ``d mean_i log2(nu_i / rho_i) + log2(m / (n - 1))`` with rho_i the distance of p's point i to its k-th nearest other
@@ -44,15 +50,16 @@ def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: i
         queries: points of p that ask.
 
     Returns:
-        Bits, which may be slightly negative; nan where points coincide (discrete data): distances say nothing then.
+        The terms ``[Q]``, in bits; their mean may be slightly negative. None where points coincide (discrete data):
+        distances say nothing then.
     """
     asking = p[:queries]
     rho = nearest(asking, p, k, skip_own=True)
     nu = nearest(asking, q, k, skip_own=paired)
     if bool((rho <= 0.0).any()) or bool((nu <= 0.0).any()):
-        return math.nan
+        return None
     others = len(q) - 1 if paired else len(q)
-    nats = p.shape[-1] * float((nu.log() - rho.log()).mean()) + math.log(others / (len(p) - 1))
+    nats = p.shape[-1] * (nu.log() - rho.log()) + math.log(others / (len(p) - 1))
     return nats / math.log(2.0)
 
 

@@ -60,13 +60,14 @@ class Diagnosis:
 
 
 def as_text(found: Iterable[Diagnosis]) -> str:
-    """One line for each, the number first, and what to try below those that are not ok."""
-    lines = []
+    """One line for each, the number first; below them what to try for those that are not ok."""
+    lines, knobs = [], dict[str, list[str]]()
     for one in found:
         number = "-" if math.isnan(one.value) else f"{one.value:.3g}"
         lines.append(f"{one.name:<16}{number:>9}  {one.level:<8}{one.reading}")
         if one.level in ("caution", "alarm"):
-            lines.append(f"{'':<35}try: {one.knob}")
+            knobs.setdefault(one.knob, []).append(one.name)
+    lines += [f"try ({', '.join(names)}): {knob}" for knob, names in knobs.items()]
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ class Steps:
     """N logged steps.
 
     Attributes:
+        rows: ``[N]`` int64, their rows in the log's table.
         observation: raw, ``[N, ...]``.
         action: of the log, ``[N, A]``, or ``[N]`` int64.
         state: ``[N, D]`` float64, standardised over these steps; constant numbers left out.
@@ -35,6 +36,7 @@ class Steps:
         spread: ``[A]`` standard deviation of the logged actions; empty if discrete.
     """
 
+    rows: Tensor
     observation: Any
     action: Tensor
     state: Tensor
@@ -100,6 +102,7 @@ def sample_steps(
     discrete = episodes.spec["action_kind"] == "discrete"
     action = data["action"]
     return Steps(
+        rows,
         data["observation"],
         action,
         standardised(episodes, rows, features),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.diagnostics.classifier import tell_apart
-from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
+from lightning_offrl.diagnostics.distances import knn_log_ratios, paired_mmd, whitened
 from lightning_offrl.diagnostics.reading import (
     ALARM_AUC,
     ALARM_BITS,
@@ -151,17 +151,23 @@ def knn_divergence(
             "discrete actions and excess_surprisal for a deterministic policy"
         )
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
-    data = pairs.data
-    bits = math.nan
+    data, length = pairs.data, mean_length(episodes, horizon)
+    terms = None
     if len(pairs) > 20:
-        bits = knn_kl(whitened(pairs.policy, data), whitened(data, data), paired=True)
-    total = bits * mean_length(episodes, horizon)
-    reading = f"about {bits:.3g} bits per decision, {total:.3g} per episode, from {pairs.policy.shape[-1]} dimensions"
+        terms = knn_log_ratios(whitened(pairs.policy, data), whitened(data, data), paired=True)
+    bits = math.nan if terms is None else float(terms.mean())
+    error = math.nan if terms is None else clustered_error(terms, pairs.steps.episode[: len(terms)])
+    sure = max(bits - 2.0 * error, 0.0) * length  # an error per decision is a large one per episode
+    reading = (
+        f"about {bits:.3g} +- {error:.2g} bits per decision, {max(bits, 0.0) * length:.3g} per episode, from "
+        f"{pairs.policy.shape[-1]} dimensions"
+    )
     if pairs.policy.shape[-1] > 3:
         reading += " (falls short in so many)"
     if math.isnan(bits):
         reading = "neighbours coincide or are too few: the divergence cannot be found from distances"
-    return Diagnosis("kl_bits_knn", bits, level_of(total, CAUTION_BITS, ALARM_BITS), reading, CLOSER)
+    level = level_of(sure, CAUTION_BITS, ALARM_BITS)
+    return Diagnosis("kl_bits_knn", bits, level, reading, CLOSER, {"kl_bits_knn_error": error})
 
 
 def distinguish(

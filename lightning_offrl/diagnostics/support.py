@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.diagnostics.reading import CLOSER, Diagnosis, Level
-from lightning_offrl.diagnostics.samples import Features, sample_steps
+from lightning_offrl.diagnostics.samples import Features, clustered_error, sample_steps
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.divergences import kl_to_standard_normal
@@ -45,9 +45,10 @@ def neighbour_support(
     pool: int = 10_000,
     seed: int = 0,
 ) -> Diagnosis:
-    """Share of the policy's actions that are as near to logged ones as logged ones of other episodes are.
+    """Share of the policy's actions that the log shows in similar states of other episodes.
 
-    Discrete actions are near if they were taken at all in one of the 50 most similar states.
+    Continuous: they lie as near to logged ones as 99 % of the log's own do (`ope.support.far_share`). Discrete: they
+    were taken in one of the 50 most similar states.
 
     Args:
         episodes: the log, two episodes or more.
@@ -60,12 +61,38 @@ def neighbour_support(
     Raises:
         InputError: fewer than two episodes.
     """
-    far = far_share(episodes, policy, horizon=horizon, queries=states, pool=pool, seed=seed)
-    share = 1.0 - far.share
-    reading = (
-        f"{share:.1%} of the policy's actions lie as near to logged ones as those do ({1.0 - far.base:.1%} is full)"
-    )
-    return Diagnosis("support_knn", share, coverage_level(share), reading, CLOSER, {"support_knn_error": far.error})
+    if policy.discrete:
+        share, error, own = _taken_nearby(episodes, policy, horizon, states, pool, seed)
+        what = "were taken in one of the 50 most similar states of other episodes"
+    else:
+        far = far_share(episodes, policy, horizon=horizon, queries=states, pool=pool, seed=seed)
+        share, error, own = 1.0 - far.share, far.error, 1.0 - far.base
+        what = "lie as near to logged ones as those to each other"
+    reading = f"{share:.1%} of the policy's actions {what} (of the log's own {own:.1%})"
+    level = coverage_level(share + FAR_QUANTILE - own)
+    return Diagnosis("support_knn", share, level, reading, CLOSER, {"support_knn_error": error, "support_knn_own": own})
+
+
+def _taken_nearby(
+    episodes: Episodes,
+    policy: TargetPolicy,
+    horizon: int | None,
+    states: int,
+    pool: int,
+    seed: int,
+    neighbours: int = 50,
+) -> tuple[float, float, float]:
+    """Share of the policy's actions, its standard error, and share of the log's actions."""
+    if episodes.n_episodes < 2:
+        raise InputError("what was done in other episodes can only be asked of at least two")
+    steps = sample_steps(episodes, horizon=horizon, states=max(states, pool), seed=seed)
+    chosen = steps.with_actions(policy, seed).chosen[:states]
+    distance = torch.cdist(steps.state[:states], steps.state[:pool])
+    distance[steps.episode[:states, None] == steps.episode[:pool]] = torch.inf
+    near = distance.topk(min(neighbours, distance.shape[-1]), largest=False)
+    taken = torch.where(near.values.isfinite(), steps.action[:pool][near.indices], -1)
+    seen, own = ((taken == action[:states, None]).any(-1).double() for action in (chosen, steps.action))
+    return float(seen.mean()), clustered_error(seen, steps.episode[:states]), float(own.mean())
 
 
 class ActionVAE(nn.Module):
@@ -175,13 +202,3 @@ class VAESupport:
         for state, part in zip(self.steps.state.float().split(4096), action.float().split(4096), strict=True):
             out.append(self.module.bound(state, part - self.center, noise.expand(-1, len(state), -1)))
         return torch.cat(out)
-
-
-def support(
-    episodes: Episodes, policy: TargetPolicy, *, horizon: int | None = None, seed: int = 0, vae: bool = True
-) -> list[Diagnosis]:
-    """Both detectors, where they apply."""
-    found = [neighbour_support(episodes, policy, horizon=horizon, seed=seed)]
-    if vae and not policy.discrete:
-        found.append(VAESupport(episodes, horizon=horizon, seed=seed).diagnose(policy))
-    return found

@@ -145,13 +145,16 @@ def q_drift(updates: Sequence[int], q_mean: Sequence[float]) -> Diagnosis:
 def initial_value(v0: Tensor, returns: Tensor) -> Diagnosis:
     """Value of the policy at first states, against the log's discounted returns.
 
+    A value above the best return is a caution; an alarm only if by more than the best is above the mean, and by more
+    than a tenth of it (where all returns are alike, the error of any network is more than their spread).
+
     Args:
         v0: ``[E]`` ``V(s0)`` of each episode.
         returns: ``[E]`` discounted return of each.
     """
     value, best, mean = float(v0.double().mean()), float(returns.max()), float(returns.double().mean())
-    spread = best - mean
-    level: Level = "alarm" if not value <= best + max(spread, 0.0) else "caution" if value > best else "ok"
+    slack = max(best - mean, 0.1 * abs(best))
+    level: Level = "alarm" if not value <= best + slack else "caution" if value > best else "ok"
     reading = f"V(s0) is {value:.4g}; the log's discounted returns have mean {mean:.4g} and best {best:.4g}"
     numbers = {"v0_over_best": value - best, "return_mean": mean, "return_best": best}
     return Diagnosis("v0", value, level, reading, f"{CALMER}; {CLOSER}", numbers)

@@ -222,7 +222,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
 
     def _unit(self) -> Tensor | float:
         """Raw units per normalised one, ``[D]``."""
-        if not bool(self.normaliser._is_active()):
+        if not self.normaliser._is_active():
             return 1.0
         return self.normaliser.get_buffer("std_0") + self.normaliser.epsilon
 

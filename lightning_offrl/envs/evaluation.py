@@ -32,17 +32,22 @@ class Evaluation:
     """What one evaluation saw; ``[E]``, or ``[S, E]`` for stacked seeds.
 
     Args:
-        returns: float64, undiscounted raw returns; nan where the policy gave an action that is not finite.
+        returns: float64, raw returns, undiscounted unless asked otherwise; nan where the policy gave an action that is
+            not finite.
         lengths: int64, environment steps.
         terminated: bool, whether the environment itself ended the episode (else it was truncated, or stopped at a
             non-finite action).
         seconds: wall-clock time.
+        first: the observations that the episodes began with, as policies see them, on the CPU.
+        last: those they ended with.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
     seconds: float
+    first: Any = None
+    last: Any = None
 
     @property
     def mean(self) -> float:
@@ -97,7 +102,15 @@ class Evaluator:
         check_match(self.policy_spec, self.spec, environment_name(environment))
         self._environments = [first]
 
-    def run(self, act: Act, *, seed: int = 1000, device: Any = None, dtype: torch.dtype | None = None) -> Evaluation:
+    def run(
+        self,
+        act: Act,
+        *,
+        seed: int = 1000,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        discount: float = 1.0,
+    ) -> Evaluation:
         """Play all episodes to their end.
 
         Args:
@@ -105,6 +118,7 @@ class Evaluator:
             seed: episode i is reset with ``seed + i``.
             device: where the policy wants its observations.
             dtype: floating type the policy wants, default float32.
+            discount: weight of each reward relative to the one before it.
         """
         began = time.perf_counter()
         stacks = self.lead[0] if self.lead else 1
@@ -115,6 +129,7 @@ class Evaluator:
         observations = [observation for observation, _ in began_with]
         masks = [mask_of(observation, info, self.spec) for observation, info in began_with]
         masked = takes_mask(act) and any(mask is not None for mask in masks)
+        first = list(observations)
         space = without_mask(self._environments[0].observation_space, self._environments[0].action_space)
         returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
         terminated, running = np.zeros(total, dtype=bool), np.ones(total, dtype=bool)
@@ -136,13 +151,18 @@ class Evaluator:
                     continue
                 observations[i], reward, end, cut, info = self._environments[i].step(action)
                 masks[i] = mask_of(observations[i], info, self.spec)
-                returns[i] += float(reward)
+                returns[i] += discount ** int(lengths[i]) * float(reward)
                 lengths[i] += 1
                 terminated[i] = bool(end)
                 running[i] = not (end or cut)
         shape = (*self.lead, self.episodes)
         return Evaluation(
-            returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), time.perf_counter() - began
+            returns.reshape(shape),
+            lengths.reshape(shape),
+            terminated.reshape(shape),
+            time.perf_counter() - began,
+            _stack(first, space, shape, None, None),
+            _stack(observations, space, shape, None, None),
         )
 
     def _to_environment(self, actions: Any, size: tuple[int, ...]) -> list[Any]:

@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories
 
 # Log-probabilities are logged in float32: over a long episode their rounding moves a weight by up to about this much.
 ROUNDING = 1e-3
+LOGGED = "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
+FITTED = (
+    "the fitted probabilities are off, by a poor fit or because decisions depended on more than the observation "
+    "(earlier steps, or something that the log lacks)"
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,42 @@ class WeightCheck:
         return not self.reasons
 
 
+@dataclass(frozen=True)
+class WeightSteps:
+    """What the weights of the first t steps say, for t = 1 to H: where along an episode they are lost.
+
+    Attributes:
+        ess: effective sample sizes, in episodes.
+        top_share: share of the largest weight.
+        mean: mean weight, expected 1.
+        mean_error: its standard error.
+        going: share of the episodes that have a step t.
+    """
+
+    ess: tuple[float, ...]
+    top_share: tuple[float, ...]
+    mean: tuple[float, ...]
+    mean_error: tuple[float, ...]
+    going: tuple[float, ...]
+
+
+def weights_by_step(data: Trajectories) -> WeightSteps:
+    """Effective sample size, largest share and mean of the weights up to each step; an ended episode keeps its last.
+
+    Raises:
+        InputError: there are no weights.
+    """
+    log_weight = data.log_weights
+    total, squares = torch.logsumexp(log_weight, 0), torch.logsumexp(2.0 * log_weight, 0)
+    some = total > -torch.inf
+    ess = torch.where(some, torch.exp(2.0 * total - squares), 0.0)
+    top = torch.where(some, torch.exp(log_weight.amax(0) - total), 1.0)
+    weight = log_weight.exp()
+    error = weight.std(0) / math.sqrt(data.n) if data.n > 1 else torch.full_like(total, math.inf)
+    columns = (ess, top, weight.mean(0), error, data.mask.double().mean(0))
+    return WeightSteps(*(tuple(column.tolist()) for column in columns))
+
+
 def effective_sample_size(log_weight: Tensor) -> float:
     """``(sum w)^2 / sum w^2`` of ``[E]`` log weights; 0 where all weights are 0."""
     if not bool((log_weight > -torch.inf).any()):
@@ -128,9 +169,9 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             "log-probabilities are wrong"
         )
     if off > 0 or step_off > 0:
+        why = FITTED if data.behaviour == ESTIMATED else LOGGED
         reasons.append(
-            f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: "
-            "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
+            f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: {why}"
         )
     return WeightCheck(
         n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0

@@ -43,9 +43,16 @@ ESTIMATORS = {
     for e in (
         Estimator("naive", "baseline", "mean return of the log: the behaviour's value, not the policy's", naive),
         Estimator("is", "weights", "mean of (weight of the episode) x return", importance_sampling, automatic=False),
-        Estimator("wis", "weights", "is divided by the mean weight", partial(importance_sampling, normalised=True)),
+        Estimator(
+            "wis",
+            "weights",
+            "mean return, weighted by the weights of whole episodes",
+            partial(importance_sampling, normalised=True),
+        ),
         Estimator("pdis", "weights", "each reward times the weight up to its own step", per_decision),
-        Estimator("cwpdis", "weights", "pdis, each step by its mean weight", partial(per_decision, normalised=True)),
+        Estimator(
+            "cwpdis", "weights", "pdis, each step divided by its mean weight", partial(per_decision, normalised=True)
+        ),
         Estimator("dr", "hybrid", "pdis with fitted values as control variate (Jiang and Li)", doubly_robust),
         Estimator("wdr", "hybrid", "dr with normalised weights", partial(doubly_robust, normalised=True)),
         Estimator("magic", "hybrid", "blend of wdr and fitted values by estimated error", _magic, automatic=False),
@@ -53,6 +60,7 @@ ESTIMATORS = {
         Estimator("lstd", "values", "linear fitted Q, solved exactly"),
         Estimator("mb", "model", "rollouts of the policy in a fitted model of the environment"),
         Estimator("dice", "ratios", "rewards weighted by a fitted ratio of state-action distributions (experimental)"),
+        Estimator("drl", "hybrid", "fqe corrected by dice, each fitted to the other half of the log (experimental)"),
     )
 }
 RIS = (

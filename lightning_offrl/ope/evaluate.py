@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.direct import DirectEstimate
-from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights
-from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, Family, chosen
-from lightning_offrl.ope.importance import Terms
+from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, weights_by_step
+from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
+from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import (
     Interval,
     Resamples,
@@ -32,117 +32,13 @@ from lightning_offrl.ope.intervals import (
     resamples_for,
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.return_distribution import tail as worst
+from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import Comparison, Verdict, judge
+from lightning_offrl.ope.verdict import assumption, judge
 
-Status = Literal["baseline", "eligible", "abstains"]
 FEW_REFITS = 10
-
-
-@dataclass
-class Row:
-    """One estimate.
-
-    Attributes:
-        name: of the estimator.
-        family: what it rests on.
-        value: the estimate; of one that abstains only for completeness.
-        status: baseline (the log itself), eligible or abstains.
-        interval: None where there is none.
-        ess: effective sample size, where weights are used.
-        reasons: why it abstains.
-        notes: what to mind.
-        guaranteed: interval that holds at every sample size, where a range was given.
-        resampled: ``[R]`` values in the resamples ``counts``, for paired differences.
-        counts: ``[R, E]`` how often each episode is in these resamples; None: those of the whole evaluation.
-        terms: per episode, where there are.
-    """
-
-    name: str
-    family: Family
-    value: float
-    status: Status
-    interval: Interval | None = None
-    ess: float | None = None
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    guaranteed: Interval | None = None
-    resampled: Tensor | None = field(default=None, repr=False)
-    counts: Tensor | None = field(default=None, repr=False)
-    terms: Terms | None = field(default=None, repr=False)
-
-
-@dataclass
-class Evaluation:
-    """Everything that was estimated about one policy.
-
-    Attributes:
-        policy: its name.
-        data: name of the log.
-        n: episodes.
-        discount: gamma.
-        horizon: steps that count; None: whole episodes.
-        behaviour: where the weights' denominators come from.
-        rows: the estimates, the log itself first.
-        verdict: agreement, the conservative value, and words.
-        returns: p5, mean, p95 and largest return of the log.
-        weights: what the weights say, or None.
-        support: what the two detectors found, by name.
-        notes: what was assumed.
-        groups: column to label to the evaluation of that group.
-        level: of the intervals.
-        bounds: where the value lies whatever the log lacks; with a range of rewards and true probabilities only.
-    """
-
-    policy: str
-    data: str
-    n: int
-    discount: float
-    horizon: int | None
-    behaviour: str
-    rows: list[Row]
-    verdict: Verdict
-    returns: tuple[float, float, float, float]
-    weights: WeightCheck | None = None
-    support: dict[str, Support] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    groups: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
-    level: float = 0.95
-    bounds: Interval | None = None
-
-    @property
-    def conservative(self) -> float | None:
-        """Smallest lower bound among eligible estimates; None if there is none."""
-        return self.verdict.conservative
-
-    @property
-    def comparisons(self) -> list[Comparison]:
-        """Pairs of families, compared."""
-        return self.verdict.comparisons
-
-    def row(self, name: str) -> Row:
-        """The row of an estimator.
-
-        Raises:
-            KeyError: it was not asked for.
-        """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def table(self) -> str:
-        """One page of text."""
-        from lightning_offrl.ope.table import page
-
-        return page(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; NaN and infinity as None."""
-        from lightning_offrl.ope.table import as_dict
-
-        return as_dict(self)
 
 
 def evaluate(
@@ -161,9 +57,11 @@ def evaluate(
     max_weight: float | None = None,
     bandwidth: float | None = None,
     level: float = 0.95,
+    interval: str = "auto",
     n_boot: int = 1000,
     seed: int = 0,
     limits: Limits | None = None,
+    tail: float | None = None,
     name: str = "policy",
 ) -> Evaluation:
     """Estimate ``E[sum_t gamma^t r_t]`` of a policy over the first ``horizon`` steps from the log's first states.
@@ -186,9 +84,11 @@ def evaluate(
         max_weight: largest weight that an episode can have, for guaranteed intervals of `is` and `pdis`.
         bandwidth: evaluate a deterministic continuous policy blurred by a Gaussian of this width (kis).
         level: of the intervals.
+        interval: how those from weights are made, see `lightning_offrl.ope.intervals.METHODS`.
         n_boot: resamples.
         seed: of resampling and draws.
         limits: when to abstain.
+        tail: share of the worst episodes whose returns are estimated, too.
         name: what to call the policy.
 
     Raises:
@@ -215,21 +115,31 @@ def evaluate(
         notes.append(RIS)
     notes += whole.notes
     support = _support(policy, behaviour, episodes, whole, horizon, seed)
-    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed)
+    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval)
+    valued = next((estimate for estimate in direct if estimate.has_values), None)
     if (
-        direct
+        valued is not None
         and not _reasons(whole, support, limits)[1]
-        and chosen(how.estimators, True) != chosen(how.estimators, False)
+        and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
-        v = direct[0].v(table.data["observation"])
-        whole = replace(whole, q=pad(whole, direct[0].q(table)), v=pad(whole, v))
+        masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
+        v = valued.v(table.data["observation"], *masks)
+        whole = replace(whole, q=pad(whole, valued.q(table)), v=pad(whole, v))
     limited = horizon is not None and horizon < int(episodes.length.max())
     if elapsed is not None and direct:
         raise InputError("fqe, lstd and model rollouts discount by step; leave them out where time is discounted")
     result = _evaluate(whole, how, direct, support, level, limited, None)
     result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
     result.notes = (*notes, *result.notes)
+    cause = unrecorded_cause(episodes) if result.verdict.assumption else None
+    if cause is not None:
+        result.verdict.assumption += f". The log contradicts it: {cause}"
+    if tail is not None:
+        reasons = _reasons(whole, support, limits)[1]
+        common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}
+        names = ("naive",) if whole.log_ratio is None else ("naive", "wis")
+        result.tails = tuple(worst(whole, tail, name=of, **common) for of in names)
     for column, labels in (by or {}).items():
         result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
     return result
@@ -243,6 +153,7 @@ class _How:
     max_weight: float | None
     n_boot: int
     seed: int
+    interval: str
 
 
 def _by_group(
@@ -280,7 +191,7 @@ def _evaluate(
     check, reasons = _reasons(data, support, how.limits)
     shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed)
     rows = []
-    for e in chosen(how.estimators, bool(direct)):
+    for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
         row = Row(e.name, e.family, math.nan, "abstains")
         rows.append(row)
         if e.family != "baseline":
@@ -299,7 +210,7 @@ def _evaluate(
             continue
         row.status = "baseline" if e.family == "baseline" else "eligible"
         row.terms = terms
-        row.interval, row.resampled = resampled_interval(terms, shared, level)
+        row.interval, row.resampled = resampled_interval(terms, shared, level, how.interval)
         row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
         if check is not None and e.family != "baseline":
             row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
@@ -307,11 +218,14 @@ def _evaluate(
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
+    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
         "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
     )
     out.bounds = _bounds(data, how, check, shared, level)
+    if check is not None:
+        out.steps, out.log_weights = weights_by_step(data), data.log_weights[:, -1]
     return out
 
 

@@ -26,7 +26,8 @@ class PolicyEvaluation(OfflineAlgorithm):
     The policy sees raw observations. Its actions at the next observation are drawn anew for every update, from the
     seed, the update and the stacked head, and stand in the batch as ``("next", "policy_action")`` ``[*lead, B, P, A]``
     (discrete: ``[*lead, B, P]``) with ``("next", "policy_weight")`` ``[*lead, B, P]``, which adds up to one. Where a
-    table has these columns already, they are taken as they are.
+    table has these columns already, they are taken as they are; where it has ``("next", "policy_draws")``
+    ``[T, M, A]``, every draw is one of these M.
 
     Args:
         spec: the spaces.
@@ -65,14 +66,20 @@ class PolicyEvaluation(OfflineAlgorithm):
     def with_actions(self, block: TensorDictBase) -> TensorDictBase:
         """The block with the policy's actions at its next observations."""
         block = block.clone(recurse=False)
-        observation = block["next", "observation"]
+        observation, draws = block["next", "observation"], block.get(("next", "policy_draws"), None)
+        mask = block.get(("next", "action_mask"), None)
         actions, weights = [], []
         lead = self.lead or (1,)
         for k in range(block.batch_size[0]):
             for head in range(lead[0]):
                 seen = observation[k, head] if self.lead else observation[k]
                 words = (self.draws.seed + head, self.updates + k, _STREAM, self.draws.rank)
-                action, weight = self.actions_at(seen, torch.Generator().manual_seed(mix(*words)))
+                generator = torch.Generator().manual_seed(mix(*words))
+                if draws is None:
+                    legal = None if mask is None else mask[k, head] if self.lead else mask[k]
+                    action, weight = self.actions_at(seen, generator, legal)
+                else:
+                    action, weight = self._picked(draws[k, head] if self.lead else draws[k], generator)
                 actions.append(action)
                 weights.append(weight)
         shape = (block.batch_size[0], *self.lead)
@@ -85,10 +92,22 @@ class PolicyEvaluation(OfflineAlgorithm):
             device=block.device,
         )
         following = block["next"].clone(recurse=False)
-        block.set("next", following.update(nested))
+        following = following.exclude("policy_draws").update(nested)
+        block.set("next", following)
         return block
 
-    def actions_at(self, observation: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _picked(self, draws: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``samples`` of the actions ``[B, M, A]`` of each row, with equal weights."""
+        count = self.hparams["samples"]
+        which = torch.randint(draws.shape[1], (len(draws), count), generator=generator)
+        action = draws.gather(1, which.unsqueeze(-1).expand(-1, -1, draws.shape[-1]))
+        return action, torch.full(which.shape, 1.0 / count)
+
+    def actions_at(
+        self, observation: Any, generator: torch.Generator, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The policy's actions and weights at raw observations ``[B, ...]``, in float32, see `weighted_actions`."""
-        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), self.hparams["samples"], generator)
+        samples = self.hparams["samples"]
+        mask = None if mask is None else mask.cpu()
+        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), samples, generator, mask)
         return action if self.action_kind == "discrete" else action.float(), weight.float()

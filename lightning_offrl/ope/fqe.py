@@ -33,8 +33,9 @@ from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.data.split import split_by_episode
+from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.fitting import fit_alone, fit_normaliser
+from lightning_offrl.fitting import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.losses.quantiles import quantile_regression
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.action_values import action_value
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 BUDGETS = {"smoke": 5_000, "pilot": 100_000, "paper": 1_000_000}
 """Gradient updates by name."""
+
+DRAWS = 8
+"""Actions per transition of a stochastic continuous policy that are drawn once, in fits that would ask for more."""
 
 
 class FQE(PolicyEvaluation):
@@ -163,11 +167,10 @@ class FQE(PolicyEvaluation):
     def configure_optimizers(self) -> Any:
         """One AdamW."""
         hp = self.hparams
-        return self.named_optimizers(
-            q=torch.optim.AdamW(
-                self.q.parameters(), lr=hp["learning_rate"], weight_decay=hp["weight_decay"], fused=True
-            )
+        optimizer = torch.optim.AdamW(
+            self.q.parameters(), lr=hp["learning_rate"], weight_decay=hp["weight_decay"], fused=True
         )
+        return self.named_optimizers(linear_decay(hp["decay"], "q"), q=optimizer)
 
     def configure_callbacks(self) -> Any:
         """Polyak averaging."""
@@ -259,6 +262,8 @@ def fqe(
         probe = probe[length[episodes.episode_index()] == 0]
     if is_exact(policy):
         columns = _with_actions(module, columns)
+    elif updates * batch_size * (seeds + replicates) * samples > DRAWS * len(episodes):
+        columns = _with_draws(policy, columns, seed)
     sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, seeds, replicates)
     watch = Watch(module, episodes, columns, probe, seeds, (scale, shift), seed)
     fit_alone(module, columns, sampler, updates, targets=SoftTargetUpdate(rate), looks=20, look=watch.look)
@@ -300,11 +305,23 @@ def _reward_scale(episodes: Episodes) -> tuple[float, float, float, float]:
 def _with_actions(module: FQE, columns: TensorDictBase, chunk: int = 65_536) -> TensorDictBase:
     """The table with the actions of a policy that draws nothing, computed once."""
     unused, out = torch.Generator(), columns.clone(recurse=False)
-    parts = [
-        module.actions_at(columns["next", "observation"][i : i + chunk], unused)
-        for i in range(0, columns.batch_size[0], chunk)
-    ]
+    mask, parts = columns.get(("next", "action_mask"), None), []
+    for i in range(0, columns.batch_size[0], chunk):
+        legal = None if mask is None else mask[i : i + chunk]
+        parts.append(module.actions_at(columns["next", "observation"][i : i + chunk], unused, legal))
     following = columns["next"].clone(recurse=False)
     for name, values in zip(("policy_action", "policy_weight"), zip(*parts, strict=True), strict=True):
         following.set(name, torch.cat(values))
     return out.set("next", following)
+
+
+def _with_draws(policy: TargetPolicy, columns: TensorDictBase, seed: int, chunk: int = 16_384) -> TensorDictBase:
+    """The table with `DRAWS` actions of a policy that draws: its network runs once per row, not once per visit."""
+    generator, out = torch.Generator().manual_seed(mix(seed, 0xD4A)), columns.clone(recurse=False)
+    observation = columns["next", "observation"]
+    with torch.no_grad():
+        parts = [
+            policy.sample(observation[i : i + chunk], DRAWS, generator).movedim(0, 1).float()
+            for i in range(0, columns.batch_size[0], chunk)
+        ]
+    return out.set("next", columns["next"].clone(recurse=False).set("policy_draws", torch.cat(parts)))

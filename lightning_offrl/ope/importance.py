@@ -74,6 +74,13 @@ class Terms:
             return float("nan")
         return float((self.influence.square().sum() / (self.n - 1) / self.n).sqrt())
 
+    @property
+    def left_out(self) -> Tensor:
+        """``[E]``, the estimate without each episode (jackknife), two or more episodes."""
+        top = (self.numerator.sum(0) - self.numerator) / (self.n - 1)
+        rest = (self.denominator.sum(0) - self.denominator) / (self.n - 1) if self.normalised else self.denominator
+        return self._ratios(top, rest).sum(-1)
+
     def resampled(self, counts: Tensor) -> Tensor:
         """The estimate in bootstrap samples, each with its own normaliser, ``[R]``.
 

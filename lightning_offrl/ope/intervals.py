@@ -2,6 +2,7 @@
 
     percentile     quantiles of the estimate over bootstrap samples of episodes, each with its own normaliser
     percentile-t   the same of (estimate - value) / error, turned around; better where episodes are few (Efron, 1981)
+    bca            percentile at levels corrected for bias and for skewness                       Efron, 1987, section 4
     delta          value +- z * error
     hoeffding      (b - a) sqrt(log(2 / alpha) / 2n) around the mean                  Hoeffding, 1963
     bernstein      sqrt(2 var log(4 / alpha) / n) + 7 (b - a) log(4 / alpha) / (3 (n - 1))
@@ -15,7 +16,7 @@ no bound. They are for means of independent terms, so not for self-normalised es
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from lightning_offrl.ope.importance import Terms
 
 FEW_EPISODES = 100
 """Below this number of episodes `interval` studentises (percentile-t)."""
+METHODS = ("auto", "percentile", "percentile-t", "bca", "delta")
 _CHUNK = 20_000_000  # numbers held at once while resampling
 
 
@@ -108,17 +110,11 @@ def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int
         level: nominal coverage.
         n_boot: resamples; raised where the level is so high that its quantiles would rest on fewer than 10 resamples.
         seed: of the resampling.
-        method: "percentile", "percentile-t", "delta", or "auto": percentile-t below `FEW_EPISODES`, else percentile.
+        method: one of `METHODS`; "auto": percentile-t below `FEW_EPISODES`, else percentile.
 
     Raises:
         InputError: an unknown method, or a level outside (0, 1).
     """
-    alpha = _alpha(level)
-    if method == "delta":
-        if terms.n < 2 or not math.isfinite(terms.value):
-            return Interval(-math.inf, math.inf, level, method)
-        half = float(torch.special.ndtri(torch.tensor(1.0 - alpha / 2.0).double())) * terms.standard_error
-        return Interval(terms.value - half, terms.value + half, level, method)
     return resampled_interval(terms, Resamples(terms.n, resamples_for(level, n_boot), seed), level, method)[0]
 
 
@@ -129,15 +125,20 @@ def resampled_interval(
     alpha = _alpha(level)
     if method == "auto":
         method = "percentile-t" if terms.n < FEW_EPISODES else "percentile"
-    if method not in ("percentile", "percentile-t"):
-        raise InputError(f"unknown interval {method!r}; there are percentile, percentile-t, delta and auto")
+    if method not in METHODS:
+        raise InputError(f"unknown interval {method!r}; there are {', '.join(METHODS)}")
     value, error = terms.value, terms.standard_error
     if terms.n < 2 or not math.isfinite(value):
         nothing = torch.full((resamples.n_boot,), torch.nan, dtype=torch.float64)
         return Interval(-math.inf, math.inf, level, method), nothing
-    if method == "percentile":
+    if method != "percentile-t":
         values = resamples.values(terms)
-        return Interval(*_quantiles(values, alpha), level, method), values
+        if method == "percentile":
+            return Interval(*_quantiles(values, alpha), level, method), values
+        if method == "bca":
+            return Interval(*_corrected(values, value, terms.left_out, alpha), level, method), values
+        half = _normal_quantile(1.0 - alpha / 2.0) * error
+        return Interval(value - half, value + half, level, method), values
     values, errors = resamples.values_and_errors(terms)
     if error == 0.0:
         return Interval(value, value, level, method), values
@@ -201,6 +202,11 @@ def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Int
     return Interval(value - half, value + half, level, "refits")
 
 
+def percentile(values: Tensor, level: float = 0.95) -> Interval:
+    """The percentile interval of ``[R]`` values in bootstrap samples; infinite if one of them is no number."""
+    return Interval(*_quantiles(values, _alpha(level)), level, "percentile")
+
+
 def student_t(probability: float, degrees: int) -> float:
     """Quantile of Student's t distribution.
 
@@ -240,8 +246,35 @@ def _studentised(deviation: Tensor, error: Tensor) -> Tensor:
     return torch.where(error > 0.0, deviation / error, torch.where(deviation == 0.0, 0.0, deviation.sign() * torch.inf))
 
 
-def _quantiles(values: Tensor, alpha: float) -> tuple[float, float]:
-    """The two outer quantiles; infinite if a resample has no value, for then nothing is known of the tail."""
+def _corrected(values: Tensor, value: float, left_out: Tensor, alpha: float) -> tuple[float, float]:
+    """BCa: quantiles at levels moved by the bias and the acceleration of the estimate; infinite where these are."""
+    if not bool((values != value).any()):
+        return value, value
+    away = left_out.mean() - left_out  # [E]
+    squares = float(away.square().sum())
+    acceleration = float(away.pow(3).sum()) / (6.0 * squares**1.5) if squares > 0.0 else 0.0
+    # half of the resamples that equal the estimate (but for rounding) count as below it: a matter of few episodes
+    same = 1e-12 * max(abs(value), float(values.abs().max()))
+    below, not_above = (values < value - same).double().mean(), (values <= value + same).double().mean()
+    bias = _normal_quantile(0.5 * float(below + not_above))
+    levels = []
+    for p in (alpha / 2.0, 1.0 - alpha / 2.0):
+        z = bias + _normal_quantile(p)
+        if not math.isfinite(z) or not acceleration * z < 1.0:
+            return -math.inf, math.inf
+        levels.append(float(torch.special.ndtr(torch.tensor(bias + z / (1.0 - acceleration * z)).double())))
+    return _quantiles(values, alpha, levels)
+
+
+def _normal_quantile(probability: float) -> float:
+    return float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
+
+
+def _quantiles(values: Tensor, alpha: float, levels: Sequence[float] | None = None) -> tuple[float, float]:
+    """The two outer quantiles, or those at two ``levels``.
+
+    Infinite if a resample has no value, for then nothing is known of the tail.
+    """
     if bool(values.isnan().any()):
         return -math.inf, math.inf
     ordered = values.sort().values
@@ -254,7 +287,8 @@ def _quantiles(values: Tensor, alpha: float) -> tuple[float, float]:
         left, right = float(ordered[i]), float(ordered[min(i + 1, last)])
         return left if place == i or left == right else left + (place - i) * (right - left)
 
-    return at(alpha / 2.0), at(1.0 - alpha / 2.0)
+    low, high = levels or (alpha / 2.0, 1.0 - alpha / 2.0)
+    return at(low), at(high)
 
 
 def _alpha(level: float) -> float:

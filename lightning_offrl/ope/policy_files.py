@@ -1,4 +1,4 @@
-"""Policies from files of others: Gaussian networks as ``name.json`` + ``name.pt``, TorchScript and ONNX.
+"""Policies of others: Gaussian networks as ``name.json`` + ``name.pt``, TorchScript, ONNX, and Python functions.
 
 The Gaussian format is a description (JSON) beside a ``state_dict``:
 
@@ -8,24 +8,35 @@ The Gaussian format is a description (JSON) beside a ``state_dict``:
     eps_uniform   with this probability per step, a uniform action instead
     net           sizes, activation, ``norm`` (inputs standardised, clipped at norm_clip), ``time_feature`` (a 1 added)
 
-Actions are in [-1, 1]. Nothing is executed from the files: weights are read with ``weights_only=True``.
+Actions are in [-1, 1]. Nothing is executed from these files: weights are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_offrl.batch import Spec, scale_action
 from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import Deterministic, SquashedNormal, TargetPolicy, TruncatedNormal, UniformMixture
+from lightning_offrl.ope.policies import (
+    Deterministic,
+    Discrete,
+    SquashedNormal,
+    TargetPolicy,
+    TruncatedNormal,
+    UniformMixture,
+)
 
 
 class GaussianNetwork:
@@ -106,7 +117,7 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
 
 
 def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> TargetPolicy:
-    """A deterministic policy from a TorchScript (``.pt``, ``.ts``) or ONNX (``.onnx``) file: observations to actions.
+    """A policy from a TorchScript (``.pt``, ``.ts``) or ONNX (``.onnx``) file of a function as of `from_function`.
 
     Args:
         path: the file; ONNX needs the package ``onnxruntime``.
@@ -119,7 +130,6 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no policy file {path}")
-    discrete = spec["action_kind"] == "discrete"
     if path.suffix == ".onnx":
         try:
             onnxruntime = importlib.import_module("onnxruntime")
@@ -141,10 +151,60 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
         def raw(observation: Tensor) -> Tensor:
             return module(observation)
 
-    def act(observation: Tensor) -> Tensor:
-        action = raw(observation)
-        if discrete:
-            return action.reshape(len(observation)).long()
+    return from_function(raw, spec, scaled=scaled)
+
+
+def load_callable(name: str, spec: Spec) -> TargetPolicy:
+    """A policy from Python code: ``file.py:function`` or ``package.module:function``; the code is executed.
+
+    Args:
+        name: of a function from raw observations ``[B, ...]`` to actions in the environment's units, see
+            `from_function`, or of an object that is a `TargetPolicy`.
+        spec: the spaces of the data.
+
+    Raises:
+        InputError: no such file, module or name.
+    """
+    where, _, attribute = name.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            found = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+        function = getattr(module, attribute)
+    except (ImportError, AttributeError, FileNotFoundError) as problem:
+        raise InputError(
+            f"there is no policy {name} ({problem}); expected file.py:function or module:function"
+        ) from problem
+    return function if isinstance(function, TargetPolicy) else from_function(function, spec)
+
+
+def from_function(function: Callable[..., Any], spec: Spec, *, scaled: bool = False) -> TargetPolicy:
+    """Any function from raw observations ``[B, ...]`` to actions as a target policy.
+
+    Args:
+        function: continuous: to ``[B, A]``; discrete: to numbers of actions ``[B]``, or to probabilities ``[B, n]``.
+            With an argument ``action_mask`` it is told which are legal, ``[B, n]`` bool, where the log says so.
+        spec: the spaces of the data.
+        scaled: its actions are in [-1, 1] already; False: in the environment's units.
+    """
+    told = takes_mask(function)
+
+    def raw(observation: Any, mask: Tensor | None) -> Tensor:
+        legal = {"action_mask": mask} if told and mask is not None else {}
+        return torch.as_tensor(function(observation, **legal))
+
+    def act(observation: Any) -> Tensor:
+        action = raw(observation, None)
         return action if scaled else scale_action(action, spec)
 
-    return Deterministic(act, spec["action_size"] if discrete else None)
+    def table(observation: Any, action_mask: Tensor | None = None) -> Tensor:
+        out = raw(observation, action_mask)
+        if out.ndim == 2 and out.shape[-1] == spec["action_size"] and out.is_floating_point():
+            return out
+        return functional.one_hot(out.reshape(len(observation)).long(), spec["action_size"]).double()
+
+    return Discrete(table) if spec["action_kind"] == "discrete" else Deterministic(act)

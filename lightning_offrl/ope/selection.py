@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.evaluate import Evaluation, Row
+from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.table import aligned, bounds, number
 from lightning_offrl.ope.verdict import SPEAKERS
 
@@ -48,6 +48,7 @@ class Choice:
         by_lower: names, best conservative value first.
         top: names of the top set.
         measures: of the point estimates against truths, where these were given.
+        again: of the first of ``by_lower`` on episodes that took no part in the choice, or None.
     """
 
     names: list[str]
@@ -61,6 +62,11 @@ class Choice:
     measures: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     truths: dict[str, float] = field(default_factory=dict)
+    again: Evaluation | None = None
+
+    def best(self, k: int) -> list[str]:
+        """The k policies with the largest conservative values."""
+        return self.by_lower[:k]
 
     def table(self) -> str:
         """Policies with ranks, the recommended one, and the measures."""
@@ -89,10 +95,9 @@ class Choice:
                 "",
                 f"Choice    {self.by_lower[0]}, the best conservative value; * not shown worse than the best.",
             ]
-            lines.append(
-                "          The value of a policy that was chosen for its value is too high: evaluate it again on"
-            )
-            lines.append("          episodes that took no part in the choice.")
+            lines += self._again()
+            if len(self.by_lower) > 3:
+                lines.append(f"Top 3     {', '.join(self.best(3))} by conservative value.")
         else:
             lines += ["", "Choice    none: no policy has an eligible estimate with an interval."]
         if self.measures:
@@ -104,6 +109,23 @@ class Choice:
             ]
             lines += [f"  {name}: {number(value)}" for name, value in self.measures.items()]
         return "\n".join(lines)
+
+    def _again(self) -> list[str]:
+        """The chosen policy's value on other episodes, or the advice to ask for it."""
+        if self.again is None:
+            return [
+                "          The value of a policy that was chosen for its value is too high: evaluate it again on",
+                "          episodes that took no part in the choice.",
+            ]
+        row, before = speaker(self.again), float(self.estimates[self.names.index(self.by_lower[0])])
+        other = f"On {self.again.n:,} other episodes"
+        if row is None:
+            return [f"          {other} nothing is eligible: {self.again.verdict.sentence}."]
+        return [
+            f"          {other} its value is {number(row.value)} {bounds(row.interval)} ({row.name}), conservative "
+            f"{number(self.again.conservative)};",
+            f"          when it was chosen it was {number(before)}. Report this one: it was not chosen for being high.",
+        ]
 
 
 def speaker(evaluation: Evaluation) -> Row | None:
@@ -181,6 +203,9 @@ def measures(
     error = float((estimates - truths).abs().mean())
     out = {"absolute error": error, "absolute error / range": error / span if span > 0.0 else math.nan}
     out["rank correlation"] = rank_correlation(estimates, truths)
+    if len(truths) > 3:
+        ends = rank_correlation_interval(estimates, truths)
+        out["rank correlation, 95 % from"], out["rank correlation, 95 % to"] = ends
     for k in (1, 3):
         if k <= len(truths):
             out[f"regret@{k}"] = regret(estimates, truths, k)
@@ -205,6 +230,20 @@ def rank_correlation(estimates: Tensor, truths: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     scale = float(a.norm() * b.norm())
     return float(a @ b) / scale if scale > 0.0 else math.nan
+
+
+def rank_correlation_interval(
+    estimates: Tensor, truths: Tensor, n_boot: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The middle 95 % of Spearman's correlation over bootstrap samples of the policies; NaN if none has two ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(truths), (n_boot, len(truths)), generator=generator)
+    found = torch.tensor([rank_correlation(estimates[i], truths[i]) for i in drawn], dtype=torch.float64)
+    found = found[~found.isnan()]
+    if not len(found):
+        return math.nan, math.nan
+    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def regret(estimates: Tensor, truths: Tensor, k: int = 1) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_offrl.ope.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluate import Evaluation
+    from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.intervals import Interval
 
 WIDTH = 118
@@ -47,6 +47,7 @@ def page(result: Evaluation) -> str:
         *_rows(result),
         *_why(result),
     ]
+    lines += _tail_lines(result)
     if result.comparisons:
         lines += ["", "Agreement"]
         for c in result.comparisons:
@@ -67,6 +68,8 @@ def page(result: Evaluation) -> str:
         )
     if verdict.against_data:
         lines += _wrapped(f"          {verdict.against_data[0].upper()}{verdict.against_data[1:]}.")
+    if verdict.assumption:
+        lines += _wrapped(f"          Assumption: {verdict.assumption}.")
     for column, groups in result.groups.items():
         lines += ["", *_group_lines(column, groups)]
     lines += ["", "Definitions"]
@@ -126,6 +129,19 @@ def _support_lines(result: Evaluation) -> list[str]:
     return lines
 
 
+def _tail_lines(result: Evaluation) -> list[str]:
+    lines: list[str] = []
+    for found in result.tails:
+        if not lines:
+            lines += ["", f"Worst {found.share:.4g} of the episodes: their mean return, and the return at their border"]
+        said = (
+            f"{number(found.cvar)} {bounds(found.cvar_interval)}, {number(found.quantile)} "
+            f"{bounds(found.quantile_interval)}, ESS {number(found.ess, 4)}"
+        )
+        lines += _wrapped(f"  {found.name}: {said if found.eligible else 'ABSTAIN, ' + '; '.join(found.reasons)}")
+    return lines
+
+
 def _group_lines(column: str, groups: dict[str, Evaluation]) -> list[str]:
     first = next(iter(groups.values()))
     names = [row.name for row in first.rows]
@@ -172,6 +188,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
             for row in result.rows
         ],
         "weights": None if result.weights is None else asdict(result.weights),
+        "weights_by_step": None if result.steps is None else asdict(result.steps),
         "support": {name: asdict(found) for name, found in result.support.items()},
         "comparisons": [asdict(c) for c in verdict.comparisons],
         "verdict": verdict.word,
@@ -179,8 +196,11 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "conservative": verdict.conservative,
         "conservative_of": verdict.conservative_of,
         "against_data": verdict.against_data,
+        "assumption": verdict.assumption,
         "bounds": None if result.bounds is None else asdict(result.bounds),
+        "tails": [asdict(found) for found in result.tails],
         "notes": list(result.notes),
+        "provenance": result.provenance,
         "groups": {
             column: {label: as_dict(group) for label, group in groups.items()}
             for column, groups in result.groups.items()

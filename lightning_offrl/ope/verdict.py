@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluate import Row
+    from lightning_offrl.ope.evaluation import Row
 
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
 # Which estimate speaks for its family, if it is there.
@@ -32,6 +32,10 @@ SPEAKERS = {
     "model": ("mb",),
     "ratios": ("dice",),
 }
+ASSUMED = (
+    "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); estimates can "
+    "agree where it is wrong"
+)
 SMALL = 0.05
 """A difference below this share of the spread of returns counts as agreement."""
 
@@ -68,6 +72,7 @@ class Verdict:
         conservative_of: whose bound that is.
         against_data: whether the policy is shown better or worse than the log's behaviour.
         comparisons: between families.
+        assumption: what eligible estimates take for granted that the log cannot show; empty: nothing.
     """
 
     word: Word
@@ -76,6 +81,7 @@ class Verdict:
     conservative_of: str | None = None
     against_data: str = ""
     comparisons: list[Comparison] = field(default_factory=list)
+    assumption: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -126,6 +132,18 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
     else:
         out.word, out.sentence = "AGREE", f"{spoken} agree"
     return out
+
+
+def assumption(rows: Sequence[Row], estimated: bool) -> str:
+    """The assumption of no unmeasured confounding, and which eligible estimates make it; empty if none does.
+
+    Args:
+        rows: all estimates.
+        estimated: the behaviour in the weights was fitted to the log. The log's own probabilities do without.
+    """
+    needing = ("values", "model", "ratios") + (("weights", "hybrid") if estimated else ())
+    names = [row.name for row in rows if row.status == "eligible" and row.family in needing]
+    return f"{', '.join(names)} assume{'s' if len(names) == 1 else ''} {ASSUMED}" if names else ""
 
 
 def compare(a: Row, b: Row, shared: Resamples, spread: float, level: float) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main
+from lightning_offrl.cli.ope import INTERVALS
 from lightning_offrl.data.sources import load
 from lightning_offrl.export.policy import export_policy
+from lightning_offrl.ope.intervals import METHODS
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -56,7 +59,8 @@ COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
-    status = main(f"ope --policy better.json {COMMON} --json out.json --by observation.0 --reward-range -1 1".split())
+    more = "--json out.json --by observation.0 --reward-range -1 1 --report page.html"
+    status = main(f"ope --policy better.json {COMMON} {more}".split())
     said = capsys.readouterr().out
     assert status == 0
     for word in (
@@ -71,7 +75,18 @@ def test_a_page_for_one_policy(log: Path, capsys):
         assert word in said, said
     found = json.loads(Path("out.json").read_text())
     assert found["verdict"] == "SINGLE" and found["conservative"] > 0.0
+    hashes = [hashlib.sha256(Path(f"better.{end}").read_bytes()).hexdigest()[:16] for end in ("json", "pt")]
+    assert found["provenance"]["policy hash"] == ", ".join(hashes)
+    page = Path("page.html").read_text()
+    assert load("log.npz").fingerprint in page and ", ".join(hashes) in page and "By observation.0" in page
     assert found["estimates"][0]["guaranteed"]["low"] < 0.0 < found["estimates"][0]["guaranteed"]["high"]
+
+
+def test_the_interval_that_was_asked_for(log: Path):
+    main(f"ope --policy better.json {COMMON} --interval bca --json out.json".split())
+    found = json.loads(Path("out.json").read_text())["estimates"]
+    assert {row["interval"]["method"] for row in found if row["interval"]} == {"bca"}
+    assert INTERVALS == METHODS
 
 
 def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
@@ -109,6 +124,27 @@ def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
     assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
 
 
+def test_density_ratios_stand_beside_values(log: Path, capsys):
+    """Ratios have no values of states, so the fit that has serves the hybrids, wherever it stands in the list."""
+    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --updates 5 --refits 2"
+    assert main(f"{line} --direct dice,drl,lstd --json out.json".split()) in (0, 4)
+    rows = {row["name"]: row for row in json.loads(Path("out.json").read_text())["estimates"]}
+    assert rows["dice"]["status"] == "abstains" and "add up to" in " ".join(rows["dice"]["reasons"])
+    assert rows["drl"]["family"] == "hybrid" and rows["drl"]["status"] == "abstains"
+    assert rows["lstd"]["status"] == rows["wdr"]["status"] == "eligible"
+
+
+def test_the_worst_episodes_from_the_command_line(log: Path, capsys):
+    """The better policy's worst tenth is better than the log's; one whose weights fail has none."""
+    assert main(f"ope --policy better.json {COMMON} --tail 0.2 --json out.json".split()) == 0
+    assert "Worst 0.2 of the episodes" in capsys.readouterr().out
+    naive, wis = json.loads(Path("out.json").read_text())["tails"]
+    assert (naive["name"], wis["name"]) == ("naive", "wis") and wis["cvar"] > naive["cvar"]
+    assert wis["cvar_interval"]["low"] < wis["cvar"] < wis["quantile"]
+    assert main(f"ope --policy far.json {COMMON} --tail 0.2".split()) == 3
+    assert "wis: ABSTAIN, " in capsys.readouterr().out
+
+
 def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
     line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
     assert main(line.split()) in (0, 3, 4)
@@ -136,6 +172,26 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(f"select --policies far.json {COMMON}".split()) == 3
 
 
+def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
+    Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
+    line = (
+        f"select --policies better.json worse.json far.json {COMMON} --second-split 0.4 --plan 5 --played played.json"
+    )
+    assert main(f"{line} --json out.json --report page.html".split()) == 0
+    said = capsys.readouterr().out
+    assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
+    assert "left out: far" in said and "Whom to play first" in Path("page.html").read_text()
+    found = json.loads(Path("out.json").read_text())
+    assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
+    assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
+
+
+def test_a_policy_from_python_code(log: Path, capsys):
+    Path("own.py").write_text("import torch\ndef act(observation):\n    return torch.zeros(len(observation), 2)\n")
+    assert main(f"ope --policy own.py:act {COMMON}".split()) == 3
+    assert "the policy is deterministic" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -150,6 +206,8 @@ def test_choosing_among_policies(log: Path, capsys):
             "two of the policies are called 'better'",
         ),
         ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
+        ("select --policies better.json --data log.npz --direct none --played x.json", "give --plan N as well"),
+        ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict
 
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, gather
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, gather, resident
 
 
 def columns(size: int = 100) -> TensorDict:
@@ -47,6 +47,43 @@ def test_gather_keeps_structure():
     assert got.batch_size == (2, 2) and got["next"].batch_size == (2, 2)
     assert got["next", "reward"].tolist() == [[3.0, 1.0], [0.0, 99.0]]
     assert got["observation"].shape == (2, 2, 3)
+
+
+def test_columns_of_one_table_are_read_at_once(monkeypatch):
+    """Every kind of column beside plain indexing: parts of two tables, nested ones, rows from the middle, one value."""
+    table, other = torch.arange(700.0).view(100, 7), torch.arange(400).view(100, 4)
+    sources = {
+        "a": table[10:50, :2],
+        "b": table[10:50, 2],
+        "c": table[10:50, 3:7].unflatten(-1, (2, 2)),
+        "later": table[20:60, 2:4],
+        "integer": other[10:50, 1:3],
+        "constant": torch.tensor(0.9).expand(40),
+        "every other": table[10:50, ::2],
+        "transposed": torch.arange(120.0).view(3, 40).T,
+        "own": torch.arange(160.0).view(40, 4),
+        "windows": torch.arange(45.0).unfold(0, 6, 1),
+    }
+    index = torch.tensor([[0, 39, 7], [7, 7, 20]])
+    reads = []
+    plain = torch.index_select
+    monkeypatch.setattr(torch, "index_select", lambda *given: reads.append(given[0].shape) or plain(*given))
+    got = gather(TensorDict(sources, [40]), index)
+    for name, value in sources.items():
+        assert torch.equal(got[name], value[index]) and got[name].is_contiguous(), name
+    assert len(reads) == len(sources) - 2, "a, b and c are one"
+
+
+def test_columns_move_to_a_device_that_holds_them_twice():
+    """100 rows of 4 float32 are 1,600 bytes; the device "meta" stands for a GPU, and blocks are made there."""
+    device = torch.device("meta")
+    assert resident(columns(), torch.device("cpu")).device is None
+    assert resident(columns(), device, free=3199).device is None
+    moved = resident(columns(), device, free=3200)
+    assert moved.device == device
+    block = next(iter(BlockLoader(moved, UniformSampler(100, 4, 0), block=3, epoch=3)))
+    assert block.device == device and block["observation"].shape == (3, 4, 3)
+    assert all(value.device == device for value in block.values(True, True))
 
 
 def sizes(loader: BlockLoader) -> list[int]:

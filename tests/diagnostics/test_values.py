@@ -114,6 +114,9 @@ def test_initial_value() -> None:
     assert above.level == "caution" and above.numbers["v0_over_best"] == pytest.approx(0.5)
     assert initial_value(torch.tensor([3.5]), returns).level == "alarm"
     assert initial_value(torch.tensor([math.nan]), returns).level == "alarm"
+    alike = torch.tensor([-5.4, -5.2])  # 0.1 of spread, but 0.52 is a tenth of the best
+    levels = [initial_value(torch.tensor([v]), alike).level for v in (-5.3, -5.0, -4.6)]
+    assert levels == ["ok", "caution", "alarm"]
 
 
 def test_disagreement() -> None:

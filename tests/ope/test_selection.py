@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.evaluate import Evaluation, Row
+from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import Interval
 from lightning_offrl.ope.selection import (
     average_ranks,

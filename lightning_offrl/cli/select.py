@@ -1,0 +1,104 @@
+"""``offrl select``: choose among policies from a log, check the choice, and plan the first episodes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_offrl.cli.ope import check_options, evaluate_file, policy_name, read_episodes, write_json
+from lightning_offrl.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_offrl.ope.evaluation import Evaluation
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that ``offrl ope`` does not have."""
+    add = parser.add_argument
+    add(
+        "--second-split",
+        type=float,
+        metavar="SHARE",
+        help="choose without this share of the episodes, and estimate what was chosen again on them",
+    )
+    add("--truth", metavar="JSON", help='true values, {"name": value}, to judge the ranking by')
+    add("--safe-above", type=float, metavar="VALUE", help="what counts as safe; default: the log's mean")
+    add("--plan", type=int, metavar="N", help="plan the next N episodes to play, from the estimates")
+    add("--played", metavar="JSON", help='returns of episodes played already, {"name": [return, ...]}, for --plan')
+    add("--episode-sd", type=float, metavar="SD", help="of an episode's return, for --plan; default: the log's")
+    add("--trust", type=float, metavar="N", help="most episodes that an estimate counts for in --plan; default: 3")
+
+
+def select(options: dict[str, Any]) -> int:
+    """Evaluate several policies and rank them; prints the table.
+
+    Returns:
+        0, or 3 if no policy has an eligible estimate.
+    """
+    from lightning_offrl.data.split import split_by_episode
+    from lightning_offrl.ope.plan import TRUST, plan
+    from lightning_offrl.ope.selection import compare
+
+    check_options(options)
+    files: dict[str, str] = {}
+    for path in options["policies"]:
+        name = policy_name(path)
+        if name in files:
+            raise InputError(f"two of the policies are called {name!r}; rename one of the files")
+        files[name] = path
+    if options.get("played") is not None and options.get("plan") is None:
+        raise InputError("--played is for a plan: give --plan N as well, the number of episodes to plan")
+    truths = _numbers(options.get("truth"), "value")
+    missing = [name for name in files if truths is not None and name not in truths]
+    if missing and truths is not None:
+        raise InputError(f"{options['truth']} has no value for {', '.join(missing)}; it has {', '.join(truths)}")
+    played = _numbers(options.get("played"), "[return, ...]", several=True)
+    episodes, notes = read_episodes(options)
+    second, share = None, options.get("second_split")
+    if share is not None:
+        first, rest = split_by_episode(episodes, share, options["split_seed"] + 1)
+        episodes, second = episodes.select(first), episodes.select(rest)
+        notes = [*notes, f"the choice is made on {episodes.n_episodes:,} of these, without the second split"]
+    evaluations: dict[str, Evaluation] = {}
+    for name, path in files.items():
+        evaluations[name] = evaluate_file(path, episodes, options, notes)
+    choice = compare(evaluations, truths, threshold=options.get("safe_above"))
+    if second is not None and choice.by_lower:
+        options.pop("dynamics", None)  # a model of the episodes that chose
+        said = [f"{second.n_episodes:,} episodes that took no part in the choice"]
+        choice.again = evaluate_file(files[choice.by_lower[0]], second, options, said)
+    print(choice.table())
+    content: dict[str, Any] = {
+        "by_point": choice.by_point,
+        "by_lower": choice.by_lower,
+        "top": choice.top,
+        "measures": choice.measures,
+        "policies": {name: evaluation.to_dict() for name, evaluation in evaluations.items()},
+        "again": None if choice.again is None else choice.again.to_dict(),
+    }
+    ahead = None
+    if options.get("plan") is not None:
+        trust = TRUST if options.get("trust") is None else options["trust"]
+        ahead = plan(evaluations, options["plan"], played=played, noise=options.get("episode_sd"), trust=trust)
+        print(f"\n{ahead.table()}")
+        content["plan"] = ahead.to_dict()
+    if options.get("json"):
+        write_json(options["json"], content)
+    if options.get("report"):
+        from lightning_offrl.report.select_page import write
+
+        print(f"page: {write(choice, options['report'], ahead)}")
+    return 0 if choice.by_point else 3
+
+
+def _numbers(path: str | None, form: str, several: bool = False) -> dict[str, Any] | None:
+    """``{"policy": number}`` or ``{"policy": [number, ...]}`` from a JSON file."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text())
+        return {str(name): [float(x) for x in value] if several else float(value) for name, value in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as problem:
+        raise InputError(f'{path} must be JSON of the form {{"policy": {form}, ...}} ({problem})') from problem
