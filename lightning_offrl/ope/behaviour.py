@@ -30,6 +30,7 @@ from lightning_offrl.fitting import fit_alone, fit_normaliser
 from lightning_offrl.networks.discrete import CategoricalPolicy
 from lightning_offrl.networks.mixtures import MixturePolicy
 from lightning_offrl.ope.features import is_one_hot
+from lightning_offrl.ope.legal import log_prob
 from lightning_offrl.ope.policies import SquashedNormal, TruncatedNormal
 
 Family = Literal["auto", "squashed", "truncated"]
@@ -77,7 +78,9 @@ class BehaviourDensity(OfflineAlgorithm):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step on the negative log likelihood."""
-        loss = -self.policy(batch["observation"]).log_prob(batch["action"]).mean(-1)
+        mask = batch.get("action_mask", None)
+        legal = () if mask is None else (mask,)
+        loss = -self.policy(batch["observation"], *legal).log_prob(batch["action"]).mean(-1)
         self.minimize(policy=loss.sum())
         return {"nll": loss}
 
@@ -121,13 +124,15 @@ class BehaviourModel:
         self._module = module
 
     @torch.no_grad()
-    def probabilities(self, observation: Any) -> Tensor | None:
-        """``[B, n]`` float64 of discrete actions, else None."""
+    def probabilities(self, observation: Any, action_mask: Tensor | None = None) -> Tensor | None:
+        """``[B, n]`` float64 of discrete actions, else None; with a mask, over legal ones."""
         if isinstance(self._module, Tensor):
-            return self._module[observation.argmax(-1)]
+            table = self._module[observation.argmax(-1)]
+            return table if action_mask is None else _restricted(table, action_mask)
         if not self.discrete:
             return None
-        return self._module.policy(self._module.normaliser(observation)).log_probs.double().exp()
+        legal = () if action_mask is None else (action_mask,)
+        return self._module.policy(self._module.normaliser(observation), *legal).log_probs.double().exp()
 
     @torch.no_grad()
     def log_prob(self, observation: Any, action: Tensor) -> Tensor:
@@ -217,7 +222,8 @@ def fit_behaviour(
         seed=seed,
     )
     fit_normaliser(module, episodes)
-    held = episodes.select(test).data.select(*IMITATION)
+    keys = (*IMITATION, "action_mask") if "action_mask" in episodes.data.keys() else IMITATION
+    held = episodes.select(test).data.select(*keys)
     length = episodes.length.clone()
     length[test] = 0
     sampler = EpisodeBootstrap(episodes.start, length, batch_size, mix(seed, 0xBE1A))
@@ -229,7 +235,7 @@ def fit_behaviour(
         if nll < best[0]:
             best = nll, copy.deepcopy(module.state_dict())
 
-    fit_alone(module, episodes.data.select(*IMITATION), sampler, updates, looks=20, look=look)
+    fit_alone(module, episodes.data.select(*keys), sampler, updates, looks=20, look=look)
     if best[1]:
         module.load_state_dict(best[1])
     return BehaviourModel(kind, module, best[0])
@@ -240,8 +246,18 @@ def _nll(model: BehaviourModel, data: TensorDict, chunk: int = 16_384) -> float:
     total = 0.0
     for i in range(0, len(data), chunk):
         rows = data[i : i + chunk]
-        total -= float(model.log_prob(rows["observation"], rows["action"]).sum())
+        found = log_prob(model, rows["observation"], rows["action"], rows.get("action_mask", None))
+        assert found is not None
+        total -= float(found.sum())
     return total / len(data)
+
+
+def _restricted(table: Tensor, mask: Tensor) -> Tensor:
+    """Probabilities ``[B, n]`` over legal actions alone; where none of these was ever taken, alike."""
+    kept = table * mask
+    total = kept.sum(-1, keepdim=True)
+    alike = mask.double() / mask.sum(-1, keepdim=True)
+    return torch.where(total > 0.0, kept / total.clamp(min=torch.finfo(torch.float64).tiny), alike)
 
 
 def _counts(episodes: Episodes, train: Tensor, test: Tensor) -> BehaviourModel:

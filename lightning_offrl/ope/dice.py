@@ -39,7 +39,7 @@ from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.fitting import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.networks.action_values import action_value
-from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand, chunks, first_observations
+from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
 from lightning_offrl.ope.evaluation_page import PolicyEvaluation
 
 if TYPE_CHECKING:
@@ -95,11 +95,17 @@ class DICE(PolicyEvaluation):
         self.zeta = self.network(lambda: action_value(spec, self.encoder(), hidden))
         self.zeta_target = self.target_of("zeta")
         self.multiplier = self.network(Multiplier)
-        self._first: tuple[Any, Tensor | None] | None = None
+        self._first: tuple[Any, Tensor | None, Tensor | None] | None = None
 
-    def starting_at(self, observations: Any, rows: Tensor | None = None) -> Self:
-        """Say where episodes begin: raw ``[E, ...]``, and for stacked heads which of these each draws, ``[S, E]``."""
-        self._first = (observations, rows)
+    def starting_at(self, observations: Any, rows: Tensor | None = None, masks: Tensor | None = None) -> Self:
+        """Say where episodes begin.
+
+        Args:
+            observations: raw, ``[E, ...]``.
+            rows: ``[S, E]``, for stacked heads which of these each draws.
+            masks: legal actions ``[E, n]``, where the log has them.
+        """
+        self._first = (observations, rows, masks)
         return self
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
@@ -107,7 +113,7 @@ class DICE(PolicyEvaluation):
         if self._first is None:
             raise InputError("DICE needs the first states of episodes: say which with .starting_at(observations)")
         block = super().prepare(block)
-        observations, rows = self._first
+        observations, rows, masks = self._first
         count, size = len(observations), block.batch_size[-1]
         shape = (block.batch_size[0], *self.lead)
         picked, actions, weights = [], [], []
@@ -116,7 +122,8 @@ class DICE(PolicyEvaluation):
                 generator = torch.Generator().manual_seed(mix(self.draws.seed + head, self.updates + k, 0xD1CE))
                 index = torch.randint(count, (size,), generator=generator)
                 index = index if rows is None else rows[head][index]
-                action, weight = self.actions_at(observations[index], generator)
+                legal = None if masks is None else masks[index]
+                action, weight = self.actions_at(observations[index], generator, legal)
                 picked.append(self.normaliser(observations[index]))
                 actions.append(action)
                 weights.append(weight)
@@ -248,7 +255,7 @@ def dice(
     ).of(policy)
     fit_normaliser(module, episodes)
     sampler = EpisodeBootstrap(episodes.start, episodes.length, batch_size, seed, seeds, replicates)
-    module.starting_at(first_observations(episodes), sampler.episodes)
+    module.starting_at(first_observations(episodes), sampler.episodes, first_masks(episodes))
     times = torch.stack([row.bincount(minlength=row.numel()).double() for row in sampler.episodes])
     weight = times[:, episodes.episode_index()]
     reward = episodes.data["next", "reward"].double()

@@ -13,6 +13,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.nstep import monte_carlo_return
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.legal import legal_actions
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies import TargetPolicy
@@ -28,7 +29,8 @@ class DirectEstimate:
         per_initial_state: ``[E]`` float64, V at the first state of each of ``episodes``. Its spread is that of first
             states, *not* the uncertainty of the value.
         q: episodes to ``[T]`` float64, Q^pi of every logged pair.
-        v: raw observations ``[B, ...]`` to ``[B]`` float64, V^pi.
+        v: raw observations ``[B, ...]``, and legal actions ``[B, n]`` where the log has masks, to ``[B]`` float64:
+            V^pi.
         replicates: ``[R]`` float64, the value of R refits to bootstrap resamples of the episodes, or None.
         counts: ``[R, E]`` float64, how often each episode is in these resamples, or None.
         per_seed: ``[seeds]`` float64, the estimates of the fits to the data itself whose mean is ``value``, or None.
@@ -46,7 +48,7 @@ class DirectEstimate:
     value: float
     per_initial_state: Tensor
     q: Callable[[Episodes], Tensor]
-    v: Callable[[Any], Tensor]
+    v: Callable[..., Tensor]
     replicates: Tensor | None = None
     counts: Tensor | None = None
     per_seed: Tensor | None = None
@@ -67,6 +69,11 @@ def first_observations(episodes: Episodes, index: Tensor | None = None) -> Any:
     """Raw first observations of the episodes (of those in ``index``), ``[E, ...]``."""
     rows = episodes.start if index is None else episodes.start[index]
     return episodes.data["observation"][rows]
+
+
+def first_masks(episodes: Episodes) -> Tensor | None:
+    """Legal actions at the first observations ``[E, n]``, or None."""
+    return legal_actions(episodes, episodes.start)
 
 
 def multiplicities(n_episodes: int, replicates: int, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.dice import RatioEstimate, dice
-from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand, first_observations
+from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand, first_masks, first_observations
 from lightning_offrl.ope.fqe import fqe
 from lightning_offrl.ope.importance import Terms
 from lightning_offrl.ope.intervals import Resamples
@@ -134,8 +134,10 @@ def drl(
         value, weight = values(train), ratios(train)
         ratio[of_row == fold] = weight.ratio(test).double()
         q[of_row == fold] = value.q(test).double()
-        next_v[of_row == fold] = value.v(test.data["next", "observation"]).double()
-        first_v[of_episode == fold] = value.v(first_observations(test)).double()
+        masked = "action_mask" in test.data.keys()
+        after, before = (test.data["next", "action_mask"], first_masks(test)) if masked else (None, None)
+        next_v[of_row == fold] = _values(value, test.data["next", "observation"], after)
+        first_v[of_episode == fold] = _values(value, first_observations(test), before)
         flags += [f"{fit.method} without fold {fold + 1}: {flag}" for fit in (value, weight) for flag in fit.flags]
     terms = corrected_terms(episodes, ratio, q, next_v, first_v, discount=discount)
     share = 1.0 + episodes.data["next", "terminated"].double() * discount / (1.0 - discount)
@@ -165,3 +167,8 @@ def drl(
         },
         flags=flags,
     )
+
+
+def _values(fit: DirectEstimate, observation: Any, mask: Tensor | None) -> Tensor:
+    """``[B]`` float64; the fit is told what is legal where the log says so."""
+    return (fit.v(observation) if mask is None else fit.v(observation, mask)).double()

@@ -67,6 +67,7 @@ class PolicyEvaluation(OfflineAlgorithm):
         """The block with the policy's actions at its next observations."""
         block = block.clone(recurse=False)
         observation, draws = block["next", "observation"], block.get(("next", "policy_draws"), None)
+        mask = block.get(("next", "action_mask"), None)
         actions, weights = [], []
         lead = self.lead or (1,)
         for k in range(block.batch_size[0]):
@@ -75,7 +76,8 @@ class PolicyEvaluation(OfflineAlgorithm):
                 words = (self.draws.seed + head, self.updates + k, _STREAM, self.draws.rank)
                 generator = torch.Generator().manual_seed(mix(*words))
                 if draws is None:
-                    action, weight = self.actions_at(seen, generator)
+                    legal = None if mask is None else mask[k, head] if self.lead else mask[k]
+                    action, weight = self.actions_at(seen, generator, legal)
                 else:
                     action, weight = self._picked(draws[k, head] if self.lead else draws[k], generator)
                 actions.append(action)
@@ -101,7 +103,11 @@ class PolicyEvaluation(OfflineAlgorithm):
         action = draws.gather(1, which.unsqueeze(-1).expand(-1, -1, draws.shape[-1]))
         return action, torch.full(which.shape, 1.0 / count)
 
-    def actions_at(self, observation: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def actions_at(
+        self, observation: Any, generator: torch.Generator, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The policy's actions and weights at raw observations ``[B, ...]``, in float32, see `weighted_actions`."""
-        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), self.hparams["samples"], generator)
+        samples = self.hparams["samples"]
+        mask = None if mask is None else mask.cpu()
+        action, weight = weighted_actions(self.policy_evaluated, observation.cpu(), samples, generator, mask)
         return action if self.action_kind == "discrete" else action.float(), weight.float()

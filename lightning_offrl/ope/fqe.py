@@ -305,10 +305,10 @@ def _reward_scale(episodes: Episodes) -> tuple[float, float, float, float]:
 def _with_actions(module: FQE, columns: TensorDictBase, chunk: int = 65_536) -> TensorDictBase:
     """The table with the actions of a policy that draws nothing, computed once."""
     unused, out = torch.Generator(), columns.clone(recurse=False)
-    parts = [
-        module.actions_at(columns["next", "observation"][i : i + chunk], unused)
-        for i in range(0, columns.batch_size[0], chunk)
-    ]
+    mask, parts = columns.get(("next", "action_mask"), None), []
+    for i in range(0, columns.batch_size[0], chunk):
+        legal = None if mask is None else mask[i : i + chunk]
+        parts.append(module.actions_at(columns["next", "observation"][i : i + chunk], unused, legal))
     following = columns["next"].clone(recurse=False)
     for name, values in zip(("policy_action", "policy_weight"), zip(*parts, strict=True), strict=True):
         following.set(name, torch.cat(values))

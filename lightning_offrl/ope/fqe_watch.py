@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.draws import mix
 from lightning_offrl.losses.quantiles import quantile_levels
-from lightning_offrl.ope.direct_estimate import chunks, first_observations, largest_return
+from lightning_offrl.ope.direct_estimate import chunks, first_masks, first_observations, largest_return
 from lightning_offrl.ope.policy_actions import weighted_actions
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ class Watch:
         generator = torch.Generator().manual_seed(mix(self.seed, 0xFE))
         policy = self.module.policy_evaluated
         self.first = first_observations(self.episodes)
-        self.first_actions = weighted_actions(policy, self.first, SAMPLES, generator)
-        some = self.first[torch.randperm(self.episodes.n_episodes, generator=generator)[:256]]
-        self.followed = some, *weighted_actions(policy, some, LOOK_SAMPLES, generator)
+        masks = first_masks(self.episodes)
+        self.first_actions = weighted_actions(policy, self.first, SAMPLES, generator, masks)
+        picked = torch.randperm(self.episodes.n_episodes, generator=generator)[:256]
+        some, allowed = self.first[picked], None if masks is None else masks[picked]
+        self.followed = some, *weighted_actions(policy, some, LOOK_SAMPLES, generator, allowed)
         rows = self.probe[torch.randperm(len(self.probe), generator=generator)[:1024]]
         table = self.columns[rows]
         if table.get(("next", "policy_action"), None) is None:
-            action, weight = weighted_actions(policy, table["next", "observation"], LOOK_SAMPLES, generator)
+            mask = table.get(("next", "action_mask"), None)
+            action, weight = weighted_actions(policy, table["next", "observation"], LOOK_SAMPLES, generator, mask)
             table["next", "policy_action"] = action if policy.discrete else action.float()
             table["next", "policy_weight"] = weight.float()
         self.table = table
@@ -153,10 +156,10 @@ class Watch:
         weight = torch.ones(len(of), 1, dtype=torch.float64)
         return self.read(of.data["observation"], action, weight)[: self.seeds].mean(0)
 
-    def v(self, observation: Any) -> Tensor:
+    def v(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """V of raw observations, ``[B]``."""
         generator = torch.Generator().manual_seed(mix(self.seed, 0xFF))
-        found = weighted_actions(self.module.policy_evaluated, observation, SAMPLES, generator)
+        found = weighted_actions(self.module.policy_evaluated, observation, SAMPLES, generator, action_mask)
         return self.read(observation, *found)[: self.seeds].mean(0)
 
     @torch.no_grad()

@@ -13,10 +13,12 @@ from lightning_offrl.ope.direct_estimate import (
     DirectEstimate,
     check_estimand,
     chunks,
+    first_masks,
     first_observations,
     multiplicities,
 )
 from lightning_offrl.ope.features import Features, default_features
+from lightning_offrl.ope.legal import legal_actions
 from lightning_offrl.ope.policy_actions import weighted_actions
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def lstd(
     reached = torch.zeros(())
     for rows in chunks(len(episodes), samples):
         phi = features(data["observation"][rows], data["action"][rows]).double()
-        following = _expected(features, policy, data["next", "observation"][rows], samples, generator)
+        mask = legal_actions(episodes, rows, following=True)
+        following = _expected(features, policy, data["next", "observation"][rows], samples, generator, mask)
         following = following * ~data["next", "terminated"][rows].unsqueeze(-1)
         reward, weight = data["next", "reward"][rows].double(), of_row[:, rows].unsqueeze(-1)
         gram = gram + phi.T @ (weight * phi)  # [1 + R, F, F]
@@ -72,7 +75,7 @@ def lstd(
     seen = gram[0].diagonal() > 0.0
     solutions = [_solve(g, discount * c, b, seen, ridge) for g, c, b in zip(gram, cross, moment, strict=True)]
     theta, rank = solutions[0]
-    first = _expected(features, policy, first_observations(episodes), samples, generator)
+    first = _expected(features, policy, first_observations(episodes), samples, generator, first_masks(episodes))
     per_state = first @ theta
     spread = torch.linalg.lstsq(gram[0][seen][:, seen], discount * cross[0][seen][:, seen], driver="gelsd").solution
     growth = float(torch.linalg.eigvals(spread).abs().max())
@@ -90,10 +93,12 @@ def lstd(
         parts = [features(table["observation"][i], table["action"][i]).double() @ theta for i in chunks(len(of), 1)]
         return torch.cat(parts)
 
-    def v(observation: Any) -> Tensor:
-        draws = torch.Generator().manual_seed(mix(seed, 0x1578))
-        rows = chunks(len(observation), samples)
-        return torch.cat([_expected(features, policy, observation[i], samples, draws) @ theta for i in rows])
+    def v(observation: Any, action_mask: Tensor | None = None) -> Tensor:
+        draws, parts = torch.Generator().manual_seed(mix(seed, 0x1578)), []
+        for i in chunks(len(observation), samples):
+            mask = None if action_mask is None else action_mask[i]
+            parts.append(_expected(features, policy, observation[i], samples, draws, mask) @ theta)
+        return torch.cat(parts)
 
     starts = times[1:] / episodes.n_episodes
     refits = [float(share @ (first @ solution)) for share, (solution, _) in zip(starts, solutions[1:], strict=True)]
@@ -111,10 +116,15 @@ def lstd(
 
 
 def _expected(
-    features: Features, policy: TargetPolicy, observation: Any, samples: int, generator: torch.Generator
+    features: Features,
+    policy: TargetPolicy,
+    observation: Any,
+    samples: int,
+    generator: torch.Generator,
+    mask: Tensor | None,
 ) -> Tensor:
     """``sum_p w_p phi(s, a_p)``, ``[B, F]``."""
-    action, weight = weighted_actions(policy, observation, samples, generator)
+    action, weight = weighted_actions(policy, observation, samples, generator, mask)
     batch, count = weight.shape
     row = torch.arange(batch).repeat_interleave(count)
     phi = features(observation[row], action.flatten(0, 1)).double().view(batch, count, -1)

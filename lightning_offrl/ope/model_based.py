@@ -22,6 +22,7 @@ from lightning_offrl.ope.direct_estimate import (
     multiplicities,
 )
 from lightning_offrl.ope.features import is_one_hot
+from lightning_offrl.ope.legal import probabilities
 from lightning_offrl.ope.tabular import EmpiricalMDP
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ def model_rollouts(
     discrete = episodes.spec["action_kind"] == "discrete"
     if model is None and discrete and is_one_hot(episodes.data["observation"]):
         return _tabular(policy, episodes, discount, horizon, replicates, seed)
+    if "action_mask" in episodes.data.keys():
+        raise InputError(
+            f"{episodes.name} says which actions are legal, but a model of the environment does not know that of the "
+            "states it imagines; use fqe, lstd or weights (tabular data may be rolled out)"
+        )
     if horizon is None and discount == 1.0:
         raise InputError("an undiscounted value by rollouts needs a horizon: the number of steps of an episode")
     steps = horizon if horizon is not None else max(1, math.ceil(math.log(1e-3) / math.log(max(discount, 1e-3))))
@@ -219,12 +225,28 @@ def _times(picked: Tensor, n: int) -> Tensor:
     return torch.stack([torch.bincount(row, minlength=n).double() for row in picked])
 
 
+def _masks_of_states(episodes: Episodes, states: int) -> Tensor | None:
+    """Legal actions ``[S, n]`` of every state; all where the log never was; None where it has no masks."""
+    if "action_mask" not in episodes.data.keys():
+        return None
+    data, goes_on = episodes.data, ~episodes.data["next", "terminated"]
+    state = torch.cat([data["observation"], data["next", "observation"][goes_on]]).argmax(-1)
+    mask = torch.cat([data["action_mask"], data["next", "action_mask"][goes_on]])
+    some = torch.zeros(states, mask.shape[-1]).index_add_(0, state, mask.float())
+    seen = torch.bincount(state, minlength=states).unsqueeze(-1)
+    if bool(((some > 0) & (some < seen)).any()):
+        raise InputError(
+            f"which actions are legal differs within states of {episodes.name}, so its observation is no state; use "
+            "fqe, lstd or weights"
+        )
+    return (some > 0) | (seen == 0)
+
+
 def _tabular(
     policy: TargetPolicy, episodes: Episodes, discount: float, horizon: int | None, replicates: int, seed: int
 ) -> DirectEstimate:
     states = episodes.data["observation"].shape[-1]
-    table = policy.probabilities(torch.eye(states))
-    assert table is not None
+    table = probabilities(policy, torch.eye(states), _masks_of_states(episodes, states))
     times = multiplicities(episodes.n_episodes, replicates, seed)
     mdps = [EmpiricalMDP.from_episodes(episodes, row) for row in times]
     q = mdps[0].fitted_q(table, discount, horizon=horizon)

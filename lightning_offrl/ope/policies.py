@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -55,7 +56,10 @@ class TargetPolicy(Protocol):
         """``[B]`` float64; None where there is no density."""
 
     def probabilities(self, observation: Any) -> Tensor | None:
-        """``[B, n_actions]`` float64 of a discrete policy, else None."""
+        """``[B, n_actions]`` float64 of a discrete policy, else None.
+
+        With an optional argument ``action_mask`` it is told which actions are legal, see `lightning_offrl.ope.legal`.
+        """
 
 
 def without_density(policy: TargetPolicy) -> str:
@@ -70,7 +74,8 @@ class Deterministic:
     """Any function from observations to actions.
 
     Args:
-        act: ``[B, ...]`` observations to scaled actions ``[B, A]``, or ``[B]`` int64.
+        act: ``[B, ...]`` observations to scaled actions ``[B, A]``, or ``[B]`` int64; one of discrete actions may take
+            ``action_mask``.
         n_actions: number of actions, for discrete ones; None: continuous. A discrete deterministic policy has
             probabilities (0 and 1), and so importance weights.
     """
@@ -96,16 +101,18 @@ class Deterministic:
         return torch.where(same, 0.0, -torch.inf).double()
 
     @torch.no_grad()
-    def probabilities(self, observation: Any) -> Tensor | None:
+    def probabilities(self, observation: Any, action_mask: Tensor | None = None) -> Tensor | None:
         """One-hot if discrete, else None."""
-        return None if self.n_actions is None else F.one_hot(self.act(observation), self.n_actions).double()
+        if self.n_actions is None:
+            return None
+        return F.one_hot(_told(self.act, observation, action_mask), self.n_actions).double()
 
 
 class Discrete:
     """A policy over n actions.
 
     Args:
-        table: observations to probabilities ``[B, n]``.
+        table: observations to probabilities ``[B, n]``; may take ``action_mask``.
         is_deterministic: only a mark; the probabilities decide.
     """
 
@@ -115,9 +122,9 @@ class Discrete:
         self.table, self.is_deterministic = table, is_deterministic
 
     @torch.no_grad()
-    def probabilities(self, observation: Any) -> Tensor:
+    def probabilities(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """``[B, n]`` float64."""
-        p = self.table(observation).double()
+        p = _told(self.table, observation, action_mask).double()
         if p.ndim != 2 or bool((p < 0.0).any()) or bool(((p.sum(-1) - 1.0).abs() > 1e-4).any()):
             raise InputError(
                 f"the policy's probabilities must be [B, n], >= 0, and add up to one for each observation, got shape "
@@ -327,6 +334,13 @@ def smoothed(policy: TargetPolicy, bandwidth: float) -> Smoothed:
         return mean, torch.full_like(mean, bandwidth)
 
     return Smoothed(parameters, bandwidth)
+
+
+def _told(function: Callable[..., Tensor], observation: Any, mask: Tensor | None) -> Tensor:
+    """What a function says of an observation, told what is legal where it can be."""
+    return (
+        function(observation) if mask is None or not takes_mask(function) else function(observation, action_mask=mask)
+    )
 
 
 def _double(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

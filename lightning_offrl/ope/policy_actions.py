@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.ope.legal import probabilities
+
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies import TargetPolicy
 
 
 @torch.no_grad()
 def weighted_actions(
-    policy: TargetPolicy, observation: Any, samples: int, generator: torch.Generator
+    policy: TargetPolicy, observation: Any, samples: int, generator: torch.Generator, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Actions and weights with ``E_{a ~ pi(s)} f(s, a) = sum_p weight_p f(s, action_p)``.
 
@@ -25,14 +27,14 @@ def weighted_actions(
         observation: raw, ``[B, ...]``.
         samples: draws per observation of a stochastic continuous policy, at least 1.
         generator: of the draws.
+        mask: legal actions ``[B, n]`` where the log has them: the policy is told, and refused where it goes beyond.
 
     Returns:
         Actions ``[B, P, A]`` (discrete: ``[B, P]`` int64) and weights ``[B, P]`` float64.
     """
     if policy.discrete:
-        weight = policy.probabilities(observation)
-        assert weight is not None
-        return torch.arange(weight.shape[-1]).expand(weight.shape), weight.double()
+        weight = probabilities(policy, observation, mask)
+        return torch.arange(weight.shape[-1]).expand(weight.shape), weight
     action = policy.sample(observation, 1 if policy.is_deterministic else samples, generator).movedim(0, 1)
     return action, torch.full(action.shape[:2], 1.0 / action.shape[1], dtype=torch.float64)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope import legal
 from lightning_offrl.ope.policies import TargetPolicy
 
 FAR_QUANTILE = 0.99
@@ -85,10 +86,10 @@ def unseen_share(
     generator = torch.Generator().manual_seed(seed)
     longest = int(episodes.length.max()) if horizon is None else min(horizon, int(episodes.length.max()))
     rows, mask, _ = _first_rows(episodes, horizon, max(30, max_steps // longest), generator)
-    observation = episodes.data["observation"][rows[mask]]
+    observation, allowed = episodes.data["observation"][rows[mask]], legal.legal_actions(episodes, rows[mask])
     total = torch.zeros(draws, *mask.shape, dtype=torch.float64)
-    for k, action in enumerate(policy.sample(observation, draws, generator)):
-        top, bottom = policy.log_prob(observation, action), behaviour.log_prob(observation, action)
+    for k, action in enumerate(legal.sample(policy, observation, draws, generator, allowed)):
+        top, bottom = (legal.log_prob(one, observation, action, allowed) for one in (policy, behaviour))
         if top is None or bottom is None:
             raise InputError("the share of unseen episodes needs densities of both policies; use far_share instead")
         total[k][mask] = (top - bottom).double()
@@ -151,7 +152,8 @@ def far_share(
     usable = near.values.isfinite()
     own = _gap(episodes.data["action"][flat[asked]], taken, usable)
     limit = own.quantile(FAR_QUANTILE)
-    action = policy.sample(episodes.data["observation"][flat[asked]], draws, generator)
+    allowed = legal.legal_actions(episodes, flat[asked])
+    action = legal.sample(policy, episodes.data["observation"][flat[asked]], draws, generator, allowed)
     gaps = torch.stack([_gap(one, taken, usable) for one in action])
     far = (gaps > limit).double().mean(0)
     base = float((own > limit).double().mean())

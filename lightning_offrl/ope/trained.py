@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.batch import Spec, nested
+from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import ClippedNormal, Deterministic, Discrete, SquashedNormal, TargetPolicy
 
@@ -36,21 +37,23 @@ def from_algorithm(trained: Any, stochastic: bool = False) -> TargetPolicy:
     def move(observation: Any) -> Any:
         return observation.apply(placed) if isinstance(observation, TensorDictBase) else placed(observation)
 
-    def act(observation: Any) -> Tensor:
-        return algorithm.act(move(observation)).cpu()
+    def act(observation: Any, action_mask: Tensor | None = None) -> Tensor:
+        legal = {} if action_mask is None or not takes_mask(algorithm.act) else {"action_mask": action_mask.to(device)}
+        return algorithm.act(move(observation), **legal).cpu()
 
     if not stochastic:
         return Deterministic(act, spec["action_size"] if discrete else None)
 
-    def density(observation: Any) -> Any:
-        return algorithm.policy(algorithm.normaliser(move(observation)))
+    def density(observation: Any, mask: Tensor | None = None) -> Any:
+        legal = () if mask is None else (mask.to(device),)
+        return algorithm.policy(algorithm.normaliser(move(observation)), *legal)
 
     def normal(observation: Any) -> tuple[Tensor, Tensor]:
         found = density(observation)
         return found.mean.cpu(), found.log_std.exp().expand_as(found.mean).cpu()
 
-    def table(observation: Any) -> Tensor:
-        return density(observation).log_probs.double().exp().cpu()
+    def table(observation: Any, action_mask: Tensor | None = None) -> Tensor:
+        return density(observation, action_mask).log_probs.double().exp().cpu()
 
     kind = _kind_of_density(algorithm, spec, dtype, device)
     if kind == "Categorical":
@@ -61,7 +64,7 @@ def from_algorithm(trained: Any, stochastic: bool = False) -> TargetPolicy:
         return ClippedNormal(normal)
     raise InputError(
         f"{type(algorithm).__name__} has no density of its actions (its policy gives {kind}); evaluate its greedy "
-        "action with stochastic=False"
+        "action with --kind greedy (stochastic=False)"
     )
 
 

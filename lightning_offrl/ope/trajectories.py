@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope import legal
 from lightning_offrl.ope.policies import TargetPolicy, without_density
 
 LOGGED = "logged"
@@ -282,7 +283,7 @@ def log_probs(policy: TargetPolicy, episodes: Episodes, rows: Tensor, batch_size
     parts = []
     for chunk in rows.split(batch_size):
         data = episodes.data[chunk]
-        values = policy.log_prob(data["observation"], data["action"])
+        values = legal.log_prob(policy, data["observation"], data["action"], data.get("action_mask", None))
         if values is None:
             return None
         if values.shape != (len(chunk),):

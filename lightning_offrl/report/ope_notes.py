@@ -36,20 +36,21 @@ def assumptions(result: Evaluation) -> Markup:
     """What no number on the page can check, for the kinds of estimates that are there."""
     used = {row.family for row in result.rows if row.status == "eligible"} or {row.family for row in result.rows}
     lines = [
-        "Everything that led to the logged actions is in the observation. If whoever acted saw more than was logged "
-        "(a patient's face, a price), the estimates are confounded, and nothing on this page would show it.",
         "The world stays as it was when the log was made, and new episodes begin as the logged ones did.",
         "Episodes are independent of each other. If several belong to one person, site or day, intervals are too "
         "narrow.",
         "The reward is what matters. It is taken at its word.",
     ]
+    if result.verdict.assumption:
+        lines.insert(0, _sentence(result.verdict.assumption))
     if used & {"weights", "hybrid"}:
         lines.append(
             "Overlap: whatever the policy does has some probability in the log. What is never logged counts as if it "
             "were worth what the rest is; the checks above find it only where it is frequent."
         )
         how = {
-            "logged": "The logged probabilities are those with which the actions were drawn.",
+            "logged": "The logged probabilities are those with which the actions were drawn. Then weights are right "
+            "even if whoever acted saw more than the observation.",
             "estimated": "The behaviour is estimated: its model must be able to express who acted.",
         }.get(result.behaviour, f"The behaviour is {result.behaviour}, and it made the whole log.")
         lines.append(how)
