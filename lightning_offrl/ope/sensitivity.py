@@ -216,10 +216,10 @@ def unrecorded_cause(episodes: Episodes, *, tolerance: float = 0.01) -> Unrecord
     """
     if "behavior_log_prob" not in episodes.data.keys():
         return None
-    table = episodes.data.select("observation", "action", "behavior_log_prob")
-    width = sum(leaf[:1].numel() for _, leaf in leaves(table.select("observation", "action")[:1]))
-    table = table[: max(1, _MOST_NUMBERS // max(width, 1))]
-    columns = [leaf.reshape(len(table), -1).double() for _, leaf in leaves(table.select("observation", "action"))]
+    names = [name for name in ("observation", "action", "action_mask") if name in episodes.data.keys()]
+    width = sum(leaf.numel() for _, leaf in leaves(episodes.data.select(*names)[:1]))
+    table = episodes.data.select(*names, "behavior_log_prob")[: max(1, _MOST_NUMBERS // max(width, 1))]
+    columns = [leaf.reshape(len(table), -1).double() for _, leaf in leaves(table.select(*names))]
     group = torch.unique(torch.cat(columns, -1), dim=0, return_inverse=True)[1]
     size = torch.bincount(group).double()
     log_prob = table["behavior_log_prob"].double()
