@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.eligibility import Limits
+from lightning_offrl.ope.estimators import ESTIMATORS
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import Interval
 from lightning_offrl.ope.selection import speaker
@@ -138,6 +139,8 @@ def _top(result: Evaluation) -> Markup:
                 f"Whatever the log lacks, the value lies from {between(result.bounds)} ({result.level:.0%})."
             )
         )
+    if verdict.assumption:
+        said.append(html.paragraph(_capital(verdict.assumption) + "."))
     row = speaker(result)
     facts = []
     if row is not None:
@@ -356,4 +359,6 @@ def write_page(page: str, path: str | Path) -> Path:
 
 
 def _capital(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}" if text else text
+    """As the beginning of a sentence; names of estimators stay as they are."""
+    text = text.replace(" +- ", " ± ")
+    return text if not text or text.split(",")[0].split()[0] in ESTIMATORS else f"{text[0].upper()}{text[1:]}"
