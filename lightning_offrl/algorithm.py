@@ -414,6 +414,8 @@ class OfflineAlgorithm(pl.LightningModule):
             return
         for difference in checkpoints.differences(saved, self._data_facts()):
             rank_zero_warn(difference)
+        if self.trainer.precision == "64-true":
+            self.double()  # Lightning does so after it has copied the weights, which would round them to float32
         self.updates = saved["updates"]
         self.update_path.was_compiled = saved.get("compiled")
         self._window.load_state_dict(saved["pending"], self.device)

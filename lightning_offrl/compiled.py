@@ -23,6 +23,7 @@ from lightning_offrl.tracing import Question, Stage, Step, Untraceable, baked_va
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
+Strides = list[tuple[int, ...]]
 Row = tuple[dict[str, Any], Tensor, int]
 
 _MOST_GRAPHS = 8
@@ -58,6 +59,8 @@ class Graph:
 
     size: torch.Size
     """Of the batch."""
+    strides: Strides
+    """Of the batch's leaves: compiled code goes through memory by them and does not look."""
     asked: list[tuple[Question, Any]]
     """What the page asked the count of updates, and the answers."""
     draws: list[Request]
@@ -74,9 +77,10 @@ class Graph:
     stepped: list[int]
     """``id`` of every parameter that is stepped, as often as it is."""
 
-    def fits(self, updates: int, size: torch.Size) -> bool:
-        """Whether update number ``updates`` on a batch of that size is of this kind."""
-        return self.size == size and all(question(updates) == answer for question, answer in self.asked)
+    def fits(self, updates: int, size: torch.Size, strides: Strides) -> bool:
+        """Whether update number ``updates`` on a batch of that size and layout is of this kind."""
+        same = self.size == size and self.strides == strides
+        return same and all(question(updates) == answer for question, answer in self.asked)
 
 
 class CompiledUpdate:
@@ -132,9 +136,10 @@ class CompiledUpdate:
         """
         updates, draws, steps = self.algorithm.updates, self.algorithm.draws, self._steps
         device: torch.device = self.algorithm.device
-        graph = next((g for g in self.graphs if g.fits(updates, batch.batch_size)), None) or self._make(batch)
+        leaves = leaves_of(batch)
+        size, strides = batch.batch_size, [leaf.stride() for leaf in leaves]
+        graph = next((g for g in self.graphs if g.fits(updates, size, strides)), None) or self._make(batch)
         numbers = [draws.draw(request) for request in graph.draws]
-        leaves = list(batch.values(True, True))
         table = [adam_factors(group, steps[id(p)] + before + 1) for group, p, before in graph.rows]
         factors = torch.tensor(table, dtype=torch.float64, pin_memory=device.type == "cuda")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -155,7 +160,7 @@ class CompiledUpdate:
         if not algorithm._optimizers:
             algorithm.configure_optimizers()
         stage = Stage(algorithm, self.hooks, batch)
-        leaves = list(batch.values(True, True))
+        leaves = leaves_of(batch)
         plan = rehearse(stage, self._states(), leaves)
         stepped = [p for step in plan.steps for p in step.parameters]
         for step in plan.steps:
@@ -174,6 +179,7 @@ class CompiledUpdate:
         first = len(fixed) + 1
         graph = Graph(
             size=batch.batch_size,
+            strides=[leaf.stride() for leaf in leaves],
             asked=plan.asked,
             draws=plan.draws,
             metrics=list(plan.metrics),
@@ -184,10 +190,12 @@ class CompiledUpdate:
             rows=rows,
             stepped=[id(p) for p in stepped],
         )
+        used_leaves = [leaves[i] for i in graph.leaves]
         examples = [
             *graph.fixed,
             torch.zeros(len(rows), 3, dtype=torch.float64, device=algorithm.device),
-            *[leaves[i] for i in graph.leaves],
+            # not the leaves themselves: how large a block they lie in must not decide what the compiler's cache finds
+            *[torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in used_leaves],
             *[plan.draws[i].empty() for i in graph.numbers],
         ]
         with torch.no_grad(), torch.autocast(algorithm.device.type, enabled=False), explained():
@@ -236,6 +244,17 @@ class CompiledUpdate:
                     raise Untraceable(f"does not always step the same parameters of the optimizer {step.name}")
                 self._together.append(members)
         return rows
+
+
+def leaves_of(batch: TensorDictBase) -> list[Tensor]:
+    """The tensors of a batch in the order of ``batch.keys(True, True)``, at a tenth of what ``values`` takes for it."""
+    leaves: list[Tensor] = []
+    for value in batch.values():
+        if isinstance(value, TensorDictBase):
+            leaves += leaves_of(value)
+        else:
+            leaves.append(value)
+    return leaves
 
 
 def _drop_unused_inputs(module: torch.fx.GraphModule) -> list[bool]:

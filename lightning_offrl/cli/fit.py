@@ -250,7 +250,11 @@ class FitCLI(LightningCLI):
                 raise KeyboardInterrupt from end
             raise
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            _say(f"done: {self.run_dir}/policy.pt; next: offrl evaluate {self.run_dir}/checkpoints/last.ckpt")
+            policy = f"{self.run_dir}/policy.pt"
+            following = f"offrl evaluate {self.run_dir}/checkpoints/last.ckpt"
+            if data.environment is None and isinstance(data.source, str):  # a log: there is nothing to play
+                following = f"offrl ope --policy {policy} --data {data.source}"
+            _say(f"done: {policy}; next: {following}")
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -72,6 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--max-weight", type=float, help="largest possible weight of an episode, for guaranteed intervals of is, pdis")
     add("--level", type=float, default=0.95, help="of the intervals")
     add("--interval", choices=INTERVALS, default="auto", help="of estimates from weights; auto: percentile-t for few")
+    add("--tail", type=float, metavar="SHARE", help="also the mean return of the worst share of episodes, such as 0.1")
     add("--n-boot", type=int, default=1000, help="resamples of episodes")
     add("--seed", type=int, default=0, help="of fits, draws and resampling")
     add("--json", metavar="FILE", help="also write everything there")
@@ -213,6 +214,7 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
         bandwidth=bandwidth,
         level=options["level"],
         interval=options["interval"],
+        tail=options.get("tail"),
         n_boot=options["n_boot"],
         seed=options["seed"],
         name=policy_name(path),

@@ -1,10 +1,11 @@
 """A memory-mapped copy of what a source holds, found by content, so that the second start takes milliseconds.
 
-Below the cache's directory, ``episodes/KEY/`` holds one ``.npy`` file per column and ``episodes.json``, where KEY is
-the hash of the source's bytes and of the reader's version; ``sources/`` remembers size and times of each source's files
-beside their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the same
-content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing to
-the loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half
+Below the cache's directory, ``episodes/KEY/`` holds ``table.npy`` with the float32 columns side by side, so that a
+transition lies in one place and is read at once, one ``.npy`` file for every other column, and ``episodes.json``. KEY
+is the hash of the source's bytes and of the reader's version; ``sources/`` remembers size and times of each source's
+files beside their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the
+same content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing
+to the loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half
 there.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,8 +29,13 @@ from tensordict import TensorDict
 
 from lightning_offrl.data.episodes import Episodes, leaves
 
-FORMAT = 1
+FORMAT = 2
 _ENTRY = "episodes.json"
+_TABLE = "table.npy"
+_NARROW = 1024
+"""Most numbers per row of a column that goes into the table: beyond a page of memory nothing is won."""
+_CHUNK = 1 << 18
+"""Rows of the table written at a time."""
 # A file written so shortly before it was hashed may change again without its time changing.
 _RACY_NS = 2_000_000_000
 _STALE_SECONDS = 24 * 3600
@@ -150,14 +157,20 @@ def _write(entry: Path, episodes: Episodes) -> None:
     _sweep(entry.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))
     try:
-        columns = []
-        for number, (path, value) in enumerate(leaves(episodes.data)):
-            np.save(temporary / f"{number}.npy", value.numpy())
-            columns.append(list(path))
+        columns: list[list[str]] = []
+        packed: list[tuple[tuple[str, ...], torch.Tensor]] = []
+        for path, value in leaves(episodes.data):
+            if value.dtype == torch.float32 and value[:1].numel() <= _NARROW:
+                packed.append((path, value))
+            else:
+                np.save(temporary / f"{len(columns)}.npy", value.numpy())
+                columns.append(list(path))
+        _write_table(temporary / _TABLE, [value for _, value in packed])
         np.save(temporary / "length.npy", episodes.length.numpy())
         record = {
             "format": FORMAT,
             "columns": columns,
+            "packed": [[list(path), list(value.shape[1:])] for path, value in packed],
             "transitions": len(episodes),
             "spec": episodes.spec,
             "name": episodes.name,
@@ -180,6 +193,18 @@ def _write(entry: Path, episodes: Episodes) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _write_table(file: Path, columns: list[torch.Tensor]) -> None:
+    """Columns ``[T, ...]`` side by side, without a copy of all of them in memory."""
+    if not columns:
+        return
+    rows, width = len(columns[0]), sum(column[:1].numel() for column in columns)
+    table = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(rows, width))
+    for first in range(0, rows, _CHUNK):
+        last = min(first + _CHUNK, rows)
+        table[first:last] = torch.cat([column[first:last].reshape(last - first, -1) for column in columns], -1).numpy()
+    table.flush()
+
+
 def _sweep(parent: Path) -> None:
     """Remove what writers that were killed left behind long ago."""
     for path in parent.glob(".tmp-*"):
@@ -197,17 +222,28 @@ def _open(entry: Path) -> Episodes | None:
         if record["format"] != FORMAT:
             return None
         rows = record["transitions"]
+        found = [
+            (path, torch.from_numpy(np.load(entry / f"{number}.npy", mmap_mode="c")))
+            for number, path in enumerate(record["columns"])
+        ]
+        if record["packed"]:
+            table = torch.from_numpy(np.load(entry / _TABLE, mmap_mode="c"))
+            paths, shapes = zip(*record["packed"], strict=True)
+            parts = table.split([math.prod(shape) for shape in shapes], -1)
+            found += [
+                (path, part.unflatten(-1, shape) if shape else part.squeeze(-1))
+                for path, part, shape in zip(paths, parts, shapes, strict=True)
+            ]
         data: dict[str, Any] = {}
-        for number, path in enumerate(record["columns"]):
-            column = np.load(entry / f"{number}.npy", mmap_mode="c")
+        for path, column in found:
             if len(column) != rows:
                 return None
-            table = data
+            place = data
             for name in path[:-1]:
-                table = table.setdefault(name, {})
-            table[path[-1]] = torch.from_numpy(column)
+                place = place.setdefault(name, {})
+            place[path[-1]] = column
         length = torch.from_numpy(np.load(entry / "length.npy"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError):
         return None
     return Episodes(
         data=TensorDict(data, batch_size=[rows]),

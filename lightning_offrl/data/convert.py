@@ -251,6 +251,9 @@ def store(
         dataset_id: ``namespace/name-v0``.
         target: its directory.
         metadata: gives what is to be stored with it; asked when all episodes are written.
+
+    Raises:
+        InputError: if the place cannot be written to.
     """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
@@ -258,31 +261,37 @@ def store(
     from minari.namespace import create_namespace, list_local_namespaces
 
     namespace = parse_dataset_id(dataset_id)[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if namespace is not None and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Minari passes over names that begin with a dot.
-        temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-        try:
-            storage = MinariStorage.new(
-                temporary / "data",
-                observation_space=observation_space,
-                action_space=action_space,
-                env_spec=env_spec,
-                data_format="hdf5",
-                jpeg_encoding=False,
-            )
-            storage.update_episodes(buffers)
-            storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata()})
-            temporary.chmod(0o755)
-            if target.exists():
-                aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
-                target.rename(aside / target.name)
-                temporary.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if namespace is not None and namespace not in list_local_namespaces():
+                create_namespace(namespace)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Minari passes over names that begin with a dot.
+            temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+            try:
+                storage = MinariStorage.new(
+                    temporary / "data",
+                    observation_space=observation_space,
+                    action_space=action_space,
+                    env_spec=env_spec,
+                    data_format="hdf5",
+                    jpeg_encoding=False,
+                )
+                storage.update_episodes(buffers)
+                storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata()})
+                temporary.chmod(0o755)
+                if target.exists():
+                    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
+                    target.rename(aside / target.name)
+                    temporary.rename(target)
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as problem:
+        raise InputError(
+            f"{dataset_id} cannot be written below {target.parent} ({problem.strerror or problem}); set "
+            "MINARI_DATASETS_PATH to a folder with room"
+        ) from problem

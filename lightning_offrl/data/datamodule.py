@@ -216,7 +216,7 @@ class OfflineDataModule(pl.LightningDataModule):
             steps = {"reward": result.reward, "terminated": result.terminated, "truncated": result.truncated}
             following, discount = result.last, result.discount
         else:
-            discount = torch.full(data.batch_size, self.discount)
+            discount = torch.tensor(self.discount).expand(data.batch_size)  # takes no memory, however long the log
         masks: list[Key] = ["action_mask", ("next", "action_mask")] if next_keys else ["action_mask"]
         for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
             if isinstance(key, tuple) and key[1] in steps:

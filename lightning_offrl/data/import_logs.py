@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_offrl.batch import make_spec
 from lightning_offrl.data.convert import Converted, store
 from lightning_offrl.data.sources.logs.assemble import LogEpisode, action_count, episodes
 from lightning_offrl.data.sources.logs.files import expand
@@ -54,16 +55,17 @@ def import_logs(
             f"a dataset {name!r} already exists in {target}; choose another id (--dataset_id), or overwrite it "
             "(--overwrite)"
         )
-    env_spec = None
+    environment = None
     if settings.environment is not None:
         from lightning_offrl.envs.make import make_environment
 
-        env = make_environment(settings.environment)
-        env_spec = env.spec
-        env.close()
+        environment = make_environment(settings.environment)
+        environment.close()
     log, tally = Log(paths, settings), Tally()
     survey(log)
     observation_space, action_space = _spaces(log)
+    if environment is not None:
+        _check_environment(environment, observation_space, action_space, settings)
     total = _Total()
     metadata: dict[str, Any] = {
         "algorithm_name": "imported by lightning_offrl",
@@ -71,8 +73,8 @@ def import_logs(
     }
     if settings.references is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = settings.references
-    if env_spec is not None:
-        metadata["eval_env_spec"] = env_spec.to_json()
+    if environment is not None:
+        metadata["eval_env_spec"] = environment.spec.to_json()
 
     def described() -> dict[str, Any]:
         return {**metadata, "columns": {**_columns(log), "notes": tally.notes(log)}}
@@ -80,6 +82,18 @@ def import_logs(
     buffers = _buffers(log, episodes(log, tally), total)
     store(buffers, observation_space, action_space, None, name, target, described)
     return Converted(name, target, total.episodes, total.steps, tally.notes(log))
+
+
+def _check_environment(environment: Any, observation_space: Any, action_space: Any, settings: LogMap) -> None:
+    """Policies for the log must be able to act in the environment."""
+    found = make_spec(observation_space, action_space)
+    wanted = make_spec(environment.observation_space, environment.action_space)
+    for key, what in (("observation_shape", "observations"), ("action_kind", "actions"), ("action_size", "actions")):
+        if found[key] != wanted[key]:
+            raise InputError(
+                f"environment in {settings.path} is {settings.environment}, whose {what} are {wanted[key]}, but the "
+                f"map makes {found[key]} of the log; name another environment, or leave it out"
+            )
 
 
 class _Total:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -168,19 +168,53 @@ def gather(columns: TensorDictBase, indices: Tensor) -> TensorDict:
     """Rows of a flat ``TensorDict`` ``[T]`` by an index of any shape; the result has the batch size of the index.
 
     ``index_select`` on each column: three times as fast as indexing, and it reads a memory-mapped file in place.
+    Columns that lie side by side in one table are read together: a row of it is one or two places in memory, where
+    columns of their own are five or more, each a cache miss in a large log.
     """
     shape, flat = indices.shape, indices.reshape(-1)
+    read: dict[Table, Tensor] = {}
 
-    def take(td: TensorDictBase) -> TensorDict:
+    def take(value: Tensor) -> Tensor:
+        table, column = _in_table(value)
+        if table is None:
+            return torch.index_select(value, 0, flat)
+        if table not in read:
+            whole = value.as_strided((len(value), table.width), (table.width, 1), table.first)
+            read[table] = torch.index_select(whole, 0, flat)
+        return read[table][:, column : column + value[0].numel()].contiguous()
+
+    def walk(td: TensorDictBase) -> TensorDict:
         out: dict[str, Any] = {}
         for key, value in td.items():
             if isinstance(value, TensorDictBase):
-                out[key] = take(value)
+                out[key] = walk(value)
             else:
-                out[key] = torch.index_select(value, 0, flat).view(*shape, *value.shape[1:])
+                out[key] = take(value).view(*shape, *value.shape[1:])
         return TensorDict(out, batch_size=shape, device=td.device)
 
-    return take(columns)
+    return walk(columns)
+
+
+class Table(NamedTuple):
+    """Rows in memory that several columns are parts of."""
+
+    address: int
+    dtype: torch.dtype
+    first: int
+    """Where its first row begins, in numbers."""
+    width: int
+
+
+def _in_table(column: Tensor) -> tuple[Table | None, int]:
+    """The table that a column is part of, as the cache maps them, and its place in a row; None for one on its own."""
+    if len(column) < 2 or column.device.type != "cpu" or not column[0].is_contiguous():
+        return None, 0
+    width, size = column.stride(0), column[0].numel()
+    row, place = divmod(int(column.storage_offset()), max(width, 1))
+    storage = column.untyped_storage()
+    if width <= size or place + size > width or (row + len(column)) * width * column.itemsize > storage.nbytes():
+        return None, 0
+    return Table(storage.data_ptr(), column.dtype, row * width, width), place
 
 
 def resident(columns: TensorDictBase, device: torch.device, free: int | None = None) -> TensorDictBase:

@@ -237,7 +237,7 @@ def dataset_path(dataset_id: str) -> Path:
 
     Raises:
         InputError: a malformed id. Minari itself finds that out only after writing, and what it leaves behind breaks
-            the listing of all other datasets.
+            the listing of all other datasets. Or a store that cannot be made.
     """
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
@@ -249,7 +249,13 @@ def dataset_path(dataset_id: str) -> Path:
             f"{dataset_id!r} is not a dataset id: it has the form namespace/name-v0 "
             "(letters, digits, - and _; a namespace of at least two characters; a version at the end)"
         ) from problem
-    return Path(get_dataset_path(dataset_id))
+    try:
+        return Path(get_dataset_path(dataset_id))
+    except OSError as problem:
+        raise InputError(
+            f"{dataset_id} cannot be written: Minari's store {problem.filename} cannot be made ({problem.strerror}); "
+            "set MINARI_DATASETS_PATH to a folder"
+        ) from problem
 
 
 def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, float] | None:

@@ -32,6 +32,7 @@ from lightning_offrl.ope.intervals import (
     resamples_for,
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.return_distribution import tail as worst
 from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
@@ -60,6 +61,7 @@ def evaluate(
     n_boot: int = 1000,
     seed: int = 0,
     limits: Limits | None = None,
+    tail: float | None = None,
     name: str = "policy",
 ) -> Evaluation:
     """Estimate ``E[sum_t gamma^t r_t]`` of a policy over the first ``horizon`` steps from the log's first states.
@@ -86,6 +88,7 @@ def evaluate(
         n_boot: resamples.
         seed: of resampling and draws.
         limits: when to abstain.
+        tail: share of the worst episodes whose returns are estimated, too.
         name: what to call the policy.
 
     Raises:
@@ -117,7 +120,7 @@ def evaluate(
     if (
         valued is not None
         and not _reasons(whole, support, limits)[1]
-        and chosen(how.estimators, True) != chosen(how.estimators, False)
+        and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
         masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
@@ -131,7 +134,12 @@ def evaluate(
     result.notes = (*notes, *result.notes)
     cause = unrecorded_cause(episodes) if result.verdict.assumption else None
     if cause is not None:
-        result.verdict.assumption += f"; {cause}"
+        result.verdict.assumption += f". The log contradicts it: {cause}"
+    if tail is not None:
+        reasons = _reasons(whole, support, limits)[1]
+        common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}
+        names = ("naive",) if whole.log_ratio is None else ("naive", "wis")
+        result.tails = tuple(worst(whole, tail, name=of, **common) for of in names)
     for column, labels in (by or {}).items():
         result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
     return result

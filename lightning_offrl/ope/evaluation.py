@@ -11,6 +11,7 @@ from lightning_offrl.ope.eligibility import WeightCheck, WeightSteps
 from lightning_offrl.ope.estimators import Family
 from lightning_offrl.ope.importance import Terms
 from lightning_offrl.ope.intervals import Interval
+from lightning_offrl.ope.return_distribution import Tail
 from lightning_offrl.ope.support import Support
 from lightning_offrl.ope.verdict import Comparison, Verdict
 
@@ -73,6 +74,7 @@ class Evaluation:
         steps: what the weights say up to each step, or None.
         log_weights: ``[E]``, of whole episodes, or None.
         provenance: what was evaluated on what, by which versions: words by name, in the order to show.
+        tails: the worst episodes of the log and, by its weights, of the policy; where asked for.
     """
 
     policy: str
@@ -93,6 +95,7 @@ class Evaluation:
     steps: WeightSteps | None = None
     log_weights: Tensor | None = field(default=None, repr=False)
     provenance: dict[str, str] = field(default_factory=dict)
+    tails: tuple[Tail, ...] = ()
 
     @property
     def conservative(self) -> float | None:

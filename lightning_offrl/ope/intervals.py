@@ -202,6 +202,11 @@ def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Int
     return Interval(value - half, value + half, level, "refits")
 
 
+def percentile(values: Tensor, level: float = 0.95) -> Interval:
+    """The percentile interval of ``[R]`` values in bootstrap samples; infinite if one of them is no number."""
+    return Interval(*_quantiles(values, _alpha(level)), level, "percentile")
+
+
 def student_t(probability: float, degrees: int) -> float:
     """Quantile of Student's t distribution.
 

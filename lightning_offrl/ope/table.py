@@ -47,6 +47,7 @@ def page(result: Evaluation) -> str:
         *_rows(result),
         *_why(result),
     ]
+    lines += _tail_lines(result)
     if result.comparisons:
         lines += ["", "Agreement"]
         for c in result.comparisons:
@@ -128,6 +129,19 @@ def _support_lines(result: Evaluation) -> list[str]:
     return lines
 
 
+def _tail_lines(result: Evaluation) -> list[str]:
+    lines: list[str] = []
+    for found in result.tails:
+        if not lines:
+            lines += ["", f"Worst {found.share:.4g} of the episodes: their mean return, and the return at their border"]
+        said = (
+            f"{number(found.cvar)} {bounds(found.cvar_interval)}, {number(found.quantile)} "
+            f"{bounds(found.quantile_interval)}, ESS {number(found.ess, 4)}"
+        )
+        lines += _wrapped(f"  {found.name}: {said if found.eligible else 'ABSTAIN, ' + '; '.join(found.reasons)}")
+    return lines
+
+
 def _group_lines(column: str, groups: dict[str, Evaluation]) -> list[str]:
     first = next(iter(groups.values()))
     names = [row.name for row in first.rows]
@@ -184,6 +198,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "against_data": verdict.against_data,
         "assumption": verdict.assumption,
         "bounds": None if result.bounds is None else asdict(result.bounds),
+        "tails": [asdict(found) for found in result.tails],
         "notes": list(result.notes),
         "provenance": result.provenance,
         "groups": {

@@ -64,7 +64,7 @@ def from_algorithm(trained: Any, stochastic: bool = False) -> TargetPolicy:
         return ClippedNormal(normal)
     raise InputError(
         f"{type(algorithm).__name__} has no density of its actions (its policy gives {kind}); evaluate its greedy "
-        "action with stochastic=False"
+        "action with --kind greedy (stochastic=False)"
     )
 
 

@@ -33,6 +33,8 @@ def document(result: Evaluation) -> Markup:
     sections: list[Block] = [html.section("Estimates", *_estimates(result))]
     if result.comparisons:
         sections.append(html.section("Do they agree?", _comparisons(result)))
+    if result.tails:
+        sections.append(html.section("The worst episodes", *_tails(result)))
     if result.steps is not None and result.log_weights is not None:
         sections.append(html.section("Weights", *_weights(result)))
     if result.support:
@@ -140,7 +142,7 @@ def _top(result: Evaluation) -> Markup:
             )
         )
     if verdict.assumption:
-        said.append(html.paragraph(_capital(verdict.assumption) + "."))
+        said.append(html.paragraph(f"Assumption: {verdict.assumption}."))
     row = speaker(result)
     facts = []
     if row is not None:
@@ -228,6 +230,22 @@ def _comparisons(result: Evaluation) -> Markup:
         for c in result.comparisons
     ]
     return html.table(["difference", "value", "interval", "in the same resamples", ""], rows)
+
+
+def _tails(result: Evaluation) -> list[Block]:
+    header = ["of", "mean return of the worst", "interval", "none of them above", "interval", "ESS there"]
+    rows: list[list[Block]] = []
+    for found in result.tails:
+        cells = [number(found.cvar), between(found.cvar_interval), number(found.quantile)]
+        cells = cells if found.eligible else ["abstains", "\N{EN DASH}", "\N{EN DASH}"]
+        above = between(found.quantile_interval) if found.eligible else "\N{EN DASH}"
+        of = "the log" if found.name == "naive" else f"the policy ({found.name})"
+        rows.append([of, *cells, above, number(round(found.ess, 1))])
+    reasons = dict.fromkeys(reason for found in result.tails for reason in found.reasons)
+    return [
+        html.table(header, rows, caption=f"The worst {result.tails[0].share:.0%} of the episodes"),
+        *(html.paragraph(_capital(reason) + ".", "note") for reason in reasons),
+    ]
 
 
 def _weights(result: Evaluation) -> list[Block]:

@@ -134,6 +134,17 @@ def test_density_ratios_stand_beside_values(log: Path, capsys):
     assert rows["lstd"]["status"] == rows["wdr"]["status"] == "eligible"
 
 
+def test_the_worst_episodes_from_the_command_line(log: Path, capsys):
+    """The better policy's worst tenth is better than the log's; one whose weights fail has none."""
+    assert main(f"ope --policy better.json {COMMON} --tail 0.2 --json out.json".split()) == 0
+    assert "Worst 0.2 of the episodes" in capsys.readouterr().out
+    naive, wis = json.loads(Path("out.json").read_text())["tails"]
+    assert (naive["name"], wis["name"]) == ("naive", "wis") and wis["cvar"] > naive["cvar"]
+    assert wis["cvar_interval"]["low"] < wis["cvar"] < wis["quantile"]
+    assert main(f"ope --policy far.json {COMMON} --tail 0.2".split()) == 3
+    assert "wis: ABSTAIN, " in capsys.readouterr().out
+
+
 def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
     line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
     assert main(line.split()) in (0, 3, 4)

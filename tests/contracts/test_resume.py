@@ -35,6 +35,17 @@ def test_resume_equals_no_interruption(algorithm, precision, tmp_path):
     assert [s.get_last_lr() for s in whole._schedulers] == [s.get_last_lr() for s in again._schedulers]
 
 
+def test_float64_keeps_its_digits(tmp_path):
+    """Lightning copies saved weights into the module before it makes it float64."""
+    settings = {"steps": 20, "precision": "64-true", "enable_checkpointing": True}
+    whole, _ = fit(ALGORITHMS["IQL"], callbacks=checkpoints(tmp_path), **settings)
+    again, _ = fit(
+        ALGORITHMS["IQL"], callbacks=checkpoints(tmp_path / "b"), ckpt_path=tmp_path / "step=10.ckpt", **settings
+    )
+    assert next(again.parameters()).dtype == torch.float64
+    assert same(whole.state_dict(), again.state_dict())
+
+
 @every_algorithm
 def test_a_finished_run_can_be_extended(algorithm, tmp_path):
     """33 updates with K = 10 end in a short block; 60 from there equal 60 at once (without a schedule)."""

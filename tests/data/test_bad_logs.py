@@ -167,6 +167,22 @@ LOGS: dict[str, tuple[Callable[[], str], dict[str, Any], str]] = {
         {"observation": {"column": "x", "missing": "mean"}},
         "column 'x': every value is missing, so it has no mean",
     ),
+    "a truth value for a word": (
+        cell(1, "ward", "yes"),
+        {"observation": {"column": "ward", "categories": [True, "er", "icu"]}},
+        "'yes' is none of the categories in the map; known are true, er, icu (YAML reads yes as a truth value: write",
+    ),
+    "a choice that is none": (
+        lambda: good().replace(",er,", ",icu,"),
+        {"action": {"column": "ward", "categories": "auto"}, "observation": "x"},
+        "log.csv, column 'ward': the action is always 'icu', so there is nothing to choose; list all categories",
+    ),
+    "a quote that is never closed": (cell(2, "ward", '"er'), {}, "log.csv, row 2 (line "),
+    "too many labels": (
+        lambda: "\n".join([HEADER, *(f"u{i},2024-01-01,{i},icu,1,0,1,0.5" for i in range(1002))]) + "\n",
+        {"groups": "user"},
+        "log.csv, column 'user': groups[0] has more than 1000 different labels, which are too many groups",
+    ),
     "an action that never changes": (
         lambda: (
             "\n".join([HEADER, *(",".join([*line.split(",")[:4], "1", *line.split(",")[5:]]) for line in ROWS)]) + "\n"
@@ -248,6 +264,18 @@ MAPS: dict[str, tuple[dict[str, Any], str]] = {
     "a length that is none": (
         {"max_length": 0},
         "max_length in map.yaml must be a whole number of steps from 1 on, got 0",
+    ),
+    "labels that are scaled": (
+        {"groups": [{"column": "ward", "scale": 2}]},
+        "groups[0] in map.yaml has the setting 'scale', which means nothing; known are ['categories', 'column']",
+    ),
+    "a header that is a number": (
+        {"observation": [3]},
+        "observation[0] in map.yaml must be the name of a column, or settings with a column, got 3; a header that is a",
+    ),
+    "an environment of another kind": (
+        {"environment": "CartPole-v1"},
+        "environment in map.yaml is CartPole-v1, whose observations are [4], but the map makes [3] of the log",
     ),
     "a malformed id": ({"dataset_id": "bad"}, "'bad' is not a dataset id: it has the form namespace/name-v0"),
     "an unknown environment": ({"environment": "Nothing-v0"}, "Nothing-v0"),
@@ -333,6 +361,14 @@ def test_bad_files_and_arguments(words: list[str], want: str, place: Path, capsy
     (place / "broken.csv.gz").write_bytes(b"no gzip")
     (place / "empty").mkdir()
     assert want in sentence(["data", "import", *words], capsys)
+
+
+def test_a_store_that_cannot_be_written(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "file"))
+    assert "test/bad-v0 cannot be written: Minari's store " in run(good(), {}, place, capsys)
 
 
 def test_bad_parquet(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

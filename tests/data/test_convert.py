@@ -133,7 +133,7 @@ def test_a_failed_write_leaves_the_old_dataset(arrays: dict[str, Any], monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(MinariStorage, "update_metadata", full)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="No space left on device"):
         convert({**arrays, "rewards": arrays["rewards"] * 2}, "test/walk-v0", overwrite=True)
     assert load("test/walk-v0").fingerprint == before
 

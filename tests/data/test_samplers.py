@@ -49,6 +49,31 @@ def test_gather_keeps_structure():
     assert got["observation"].shape == (2, 2, 3)
 
 
+def test_columns_of_one_table_are_read_at_once(monkeypatch):
+    """Every kind of column beside plain indexing: parts of two tables, nested ones, rows from the middle, one value."""
+    table, other = torch.arange(700.0).view(100, 7), torch.arange(400).view(100, 4)
+    sources = {
+        "a": table[10:50, :2],
+        "b": table[10:50, 2],
+        "c": table[10:50, 3:7].unflatten(-1, (2, 2)),
+        "later": table[20:60, 2:4],
+        "integer": other[10:50, 1:3],
+        "constant": torch.tensor(0.9).expand(40),
+        "every other": table[10:50, ::2],
+        "transposed": torch.arange(120.0).view(3, 40).T,
+        "own": torch.arange(160.0).view(40, 4),
+        "windows": torch.arange(45.0).unfold(0, 6, 1),
+    }
+    index = torch.tensor([[0, 39, 7], [7, 7, 20]])
+    reads = []
+    plain = torch.index_select
+    monkeypatch.setattr(torch, "index_select", lambda *given: reads.append(given[0].shape) or plain(*given))
+    got = gather(TensorDict(sources, [40]), index)
+    for name, value in sources.items():
+        assert torch.equal(got[name], value[index]) and got[name].is_contiguous(), name
+    assert len(reads) == len(sources) - 2, "a, b and c are one"
+
+
 def test_columns_move_to_a_device_that_holds_them_twice():
     """100 rows of 4 float32 are 1,600 bytes; the device "meta" stands for a GPU, and blocks are made there."""
     device = torch.device("meta")

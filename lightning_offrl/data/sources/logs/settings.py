@@ -85,7 +85,10 @@ def read_column(value: Any, role: str, file: str) -> Column:
     if isinstance(value, str):
         return Column(text(value, role, file), role, categories=default)
     if not isinstance(value, Mapping):
-        raise InputError(f"{role} in {file} must be the name of a column, or settings with a column, got {value!r}")
+        quotes = "; a header that is a number stands in quotes" if isinstance(value, int | float) else ""
+        raise InputError(
+            f"{role} in {file} must be the name of a column, or settings with a column, got {value!r}{quotes}"
+        )
     known = {"column", "unit", "to", "scale", "shift", "categories", "missing"}
     known |= {"low", "high", "clip"} if kind == "action" else set()
     known = {"column", "categories"} if kind == "groups" else known

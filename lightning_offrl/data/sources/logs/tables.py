@@ -73,6 +73,7 @@ class Log:
         settings: the map.
         means: of the observations that need one, by position.
         notes: what was taken from the data.
+        unseen: values of flags that no row had, by their role in the map. Known when all rows were read.
         in_seconds: whether times are counted in seconds; False: in what the log counts. Known when rows were read.
     """
 
@@ -80,12 +81,13 @@ class Log:
     settings: LogMap
     means: dict[int, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unseen: dict[str, set[str]] = field(default_factory=dict)
     in_seconds: bool = False
 
     def tables(self) -> Iterator[Table]:
         """All rows, a piece at a time."""
         reader, settings = Reader(self.settings), self.settings
-        self.in_seconds = settings.time_in_seconds
+        self.in_seconds, self.unseen = settings.time_in_seconds, reader.unseen
         for number, path in enumerate(self.files):
             for chunk in chunks(path, settings.columns, settings.delimiter, settings.path):
                 rows = len(chunk)
@@ -212,6 +214,11 @@ def _completed(column: Column, values: dict[Column, set[str]], bounds: tuple[flo
             raise InputError(
                 f"{log.files[0]}, column {column.name!r}: every value is missing, so there are no categories"
             )
+        if column.role.startswith("action") and len(found) == 1:
+            raise InputError(
+                f"{log.files[0]}, column {column.name!r}: the action is always {found[0]!r}, so there is nothing to "
+                "choose; list all categories in the map, or name another column"
+            )
         log.notes.append(f"the categories of {column.name} are those in the log: {', '.join(found[:12])}")
         return replace(column, categories=found)
     if bounds is None:
@@ -221,8 +228,7 @@ def _completed(column: Column, values: dict[Column, set[str]], bounds: tuple[flo
     if not low < high:
         raise InputError(
             f"{log.files[0]}, column {column.name!r}: the action is always {low:g}, so it has no range; give low "
-            f"and high "
-            "in the map"
+            "and high in the map"
         )
     log.notes.append(
         f"the bounds of the action {column.name} are not in the map: taken from the log, {low:g} to {high:g}"

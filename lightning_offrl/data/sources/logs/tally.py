@@ -44,6 +44,10 @@ class Tally:
         ):
             if number:
                 out.append(f"{count(number, what)} {why}")
+        for role, values in log.unseen.items():
+            if values:
+                wanted = " or ".join(map(repr, sorted(values)))
+                out.append(f"no row has {role} {wanted}: is it spelt as in the log?")
         for name, number in self.filled.items():
             out.append(f"{count(number, 'missing value')} of {name} filled in")
         out += self._long_steps(log)

@@ -31,6 +31,9 @@ class Reader:
         self.settings = settings
         self.moments = False
         """Whether times were points in time, which are counted in seconds."""
+        flags = [flag for flag in (settings.terminated, settings.truncated) if flag is not None]
+        self.unseen = {flag.role: set(flag.values or ()) for flag in flags}
+        """Values of flags that no row had so far, by their role in the map."""
         self._missing = np.array([*MISSING, *settings.missing_values])
         self._sentinels = []
         for value in settings.missing_values:
@@ -84,8 +87,8 @@ class Reader:
             value = np.where(value == sentinel, np.nan, value)
         return value
 
-    def texts(self, chunk: Chunk, name: str) -> np.ndarray:
-        """``[n]`` texts, empty where missing."""
+    def texts(self, chunk: Chunk, name: str, known: tuple[str, ...] = ()) -> np.ndarray:
+        """``[n]`` texts, empty where missing; what is ``known`` (a category called None, say) is not."""
         raw = chunk.columns[name]
         if raw.dtype.kind == "U":
             text = np.char.strip(raw)
@@ -94,8 +97,9 @@ class Reader:
         else:
             text = np.array(["" if _none(cell) else category_text(cell).strip() for cell in raw.tolist()])
         missing = np.zeros(len(text), dtype=bool)
-        for value in self._missing:
-            missing |= text == value
+        for value in self._missing.tolist():
+            if value not in known:
+                missing |= text == value
         return np.where(missing, "", text)
 
     def categories(self, chunk: Chunk, column: Column, known: tuple[str, ...]) -> np.ndarray:
@@ -104,7 +108,7 @@ class Reader:
         Raises:
             InputError: for a value that is none of them.
         """
-        names, place = np.unique(self.texts(chunk, column.name), return_inverse=True)
+        names, place = np.unique(self.texts(chunk, column.name, known), return_inverse=True)
         number = {name: i for i, name in enumerate(known)}
         code = np.array([math.nan if n == "" else number.get(str(n), -1) for n in names.tolist()], dtype=np.float64)
         found = code[place.ravel()]
@@ -113,6 +117,8 @@ class Reader:
             got = str(names[place.ravel()[bad[0]]])
             near = difflib.get_close_matches(got, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known[:12])}"
+            if got.lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(known):
+                hint += f" (YAML reads {got} as a truth value: write '{got}' in quotes)"
             raise self.error(chunk, bad[0], column.name, f"{got!r} is none of the categories in the map{hint}")
         return found
 
@@ -127,9 +133,11 @@ class Reader:
         raw = chunk.columns[flag.name]
         if flag.values is None and raw.dtype.kind == "b":
             return raw
-        text = self.texts(chunk, flag.name)
+        text = self.texts(chunk, flag.name, flag.values or ())
         if flag.values is not None:
-            return np.isin(text, np.array(flag.values))
+            hit = np.isin(text, np.array(flag.values))
+            self.unseen[flag.role] -= set(np.unique(text[hit]).tolist())
+            return hit
         lower = np.char.lower(text)
         for value in np.unique(lower).tolist():
             if value not in (*_TRUE, *_FALSE, ""):
@@ -200,6 +208,8 @@ class Reader:
         out = np.zeros(len(chunk), dtype=np.uint64)
         for name in self.settings.episode:
             raw = chunk.columns[name]
+            if raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.floor(raw)).all():
+                raw = raw.astype(np.int64)  # whole numbers are floats in a file where one is missing elsewhere
             if raw.dtype.kind in "iub":
                 code = raw.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
                 code ^= code >> np.uint64(29)
