@@ -12,7 +12,7 @@ Measures of a ranking, with known truths (definitions differ between programs, s
     absolute error         mean |estimate - truth|, also over (max truth - min truth)
     rank correlation       Spearman's, ties share their average rank
     regret@k               (max truth - max truth among the k best by estimate) / (max truth - min truth)
-    regret@1 of all        the same with those that abstain among the truths: what is lost by not being able to choose them
+    regret@1 of all        the same with those that abstain among the truths: they cannot be chosen, however good
     regret_sum@k           sum of the k largest truths - sum of the truths of the k best by estimate
     unsafe called safe     share of the policies truly below the threshold that the estimate puts above it
     safe called unsafe     share of the policies truly above it that the estimate puts below
