@@ -93,7 +93,7 @@ def sentences(found: dict[str, dict[str, Any]]) -> list[str]:
             parts.append(f"{key} {one[key]:.4g}")
         elif name != "last":
             parts.append("not played in the environment")
-        if name == "best_by_environment":
+        if name == "best_by_environment" and one["evaluations"] > 1:
             parts.append(f"the best of {one['evaluations']}, so too high")
         if name == "chosen_offline":
             parts.append(f"the largest {one['by']} of {one['evaluations']}: {one['ope'][one['by']]:.4g}")
