@@ -21,6 +21,7 @@ LAYERS = {
     "checkpoints": 0,
     "descent": 0,
     "graph_products": 0,
+    "memory": 0,
     "tracing": 0,
     "capture": 0,
     "compiled": 0,
