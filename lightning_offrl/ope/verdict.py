@@ -33,8 +33,8 @@ SPEAKERS = {
     "ratios": ("dice",),
 }
 ASSUMED = (
-    "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); the estimates "
-    "agree where it is wrong, too"
+    "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); estimates can "
+    "agree where it is wrong"
 )
 SMALL = 0.05
 """A difference below this share of the spread of returns counts as agreement."""
