@@ -168,8 +168,8 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
         f"{first['model']['updates']:,} updates, each on its own resample) for all policies, 200 first states. "
         "Intervals: Student's t over the refits. One run, one seed. **Short fits: DOPE makes 1,000,000 updates.**",
         "",
-        "| policy | truth ± s.e. | FQE [95 %] | error | MB [95 %] | error |",
-        "|---|---|---|---|---|---|",
+        "| policy | truth ± s.e. | FQE [95 %] | error | MB [95 %] | error | far |",
+        "|---|---|---|---|---|---|---|",
     ]
     notes = []
     for k, r in sorted(enumerate(records), key=lambda pair: -pair[1]["truth"]):
@@ -181,7 +181,13 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
             if e["flags"]:
                 notes.append(f"{len(notes) + 1}. {r['policy']}, {method}: {'; '.join(e['flags'])}.")
             cells += [f"{e['value']:.1f} [{low:.0f}, {high:.0f}]{mark}", f"{e['value'] / r['truth'] - 1.0:+.0%}"]
+        far = r["estimates"]["mb"]["diagnostics"].get("disagreement_ratio")
+        cells.append("-" if far is None else f"{far:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "*far*: how much the model's members disagree along its rollouts, in multiples of held-out data.",
+    ]
     lines += ["", "⚑ is a flag: the tool says by itself that this number is not to be relied on.", "", *notes, ""]
     lines += ["| | FQE | MB |", "|---|---|---|"]
     rows: list[tuple[str, Any]] = [
@@ -195,6 +201,7 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
         ("CPU seconds", lambda m: f"{m['cpu_seconds']:.0f}"),
     ]
     lines += [f"| {label} | {cell(found['fqe'])} | {cell(found['mb'])} |" for label, cell in rows]
+    lines += ["", *[_warned(records, method) for method in METHODS]]
     tied = [" = ".join(group) for group in found["tied_groups"] if len(group) > 1]
     model = first["model"]
     lines += [
@@ -210,6 +217,17 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _warned(records: list[dict[str, Any]], method: str) -> str:
+    """Whether the flags stand where the errors are."""
+    off = {r["policy"]: abs(r["estimates"][method]["value"] / r["truth"] - 1.0) > 0.1 for r in records}
+    flagged = {r["policy"]: bool(r["estimates"][method]["flags"]) for r in records}
+    wrong, right = [n for n in off if off[n]], [n for n in off if not off[n]]
+    return (
+        f"- {METHODS[method]}: flagged are {sum(flagged[n] for n in wrong)} of the {len(wrong)} that are off by more "
+        f"than 10 %, and {sum(flagged[n] for n in right)} of the other {len(right)}."
+    )
 
 
 def _unflagged(m: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ def record(name: str, truth: float, error: float, fqe: float, mb: float, flags: 
 # c and d differ by less than two standard errors of their difference (2 * 1.41): in truth they are one rank
 RECORDS = [
     record("a", 10.0, 0.1, 12.0, 90.0),
-    record("b", 20.0, 0.1, 22.0, 70.0),
+    record("b", 20.0, 0.1, 21.0, 70.0),
     record("c", 30.0, 1.0, 99.0, 50.0, ("far off",)),
     record("d", 32.0, 1.0, 35.0, 60.0),
 ]
@@ -53,8 +53,8 @@ def test_ties_errors_coverage_and_flags_by_hand(page: ModuleType) -> None:
     assert found["fqe"]["spearman"] == pytest.approx(4.5 / (5.0 * 4.5) ** 0.5)
     assert found["mb"]["spearman"] == pytest.approx(-4.5 / (5.0 * 4.5) ** 0.5)
     assert found["fqe"]["spearman_untied"] == pytest.approx(0.8)
-    assert found["fqe"]["mean_absolute_error"] == pytest.approx((2 + 2 + 69 + 3) / 4)
-    assert found["fqe"]["unflagged"] == 3 and found["fqe"]["mean_absolute_error_unflagged"] == pytest.approx(7 / 3)
+    assert found["fqe"]["mean_absolute_error"] == pytest.approx((2 + 1 + 69 + 3) / 4)
+    assert found["fqe"]["unflagged"] == 3 and found["fqe"]["mean_absolute_error_unflagged"] == pytest.approx(6 / 3)
     assert found["fqe"]["spearman_unflagged"] == pytest.approx(1.0)  # a, b and d
     assert found["fqe"]["spearman_lower"] == found["fqe"]["spearman"]  # all intervals are equally wide
     assert found["mean_absolute_error_of_the_data"] == pytest.approx((40 + 30 + 20 + 18) / 4)
@@ -68,5 +68,6 @@ def test_the_page_says_which_numbers_are_flagged(page: ModuleType, tmp_path: Pat
     said = page.markdown(RECORDS, found)
     assert "| c | 30.0 ± 1.0 | 99.0 [95, 103] ⚑1 | +230% |" in said and "1. c, fqe: far off." in said
     assert "Tied in truth: c = d" in said
+    assert "evaluation: flagged are 1 of the 2 that are off by more than 10 %, and 0 of the other 2" in said
     page.plot(RECORDS, found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
