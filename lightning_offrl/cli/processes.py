@@ -144,19 +144,21 @@ def summary(directory: Path, names: Sequence[str]) -> str:
                         final.setdefault(metric, {})[name] = (step, float(text))
     if not final:
         return f"runs: {', '.join(str(directory / name) for name in names)} (no metrics.csv to summarise)"
-    rows: list[list[Any]] = []
+    rows: list[tuple[str, int, int, list[float]]] = []
     for metric, runs in sorted(final.items(), key=lambda item: (not item[0].startswith("eval/"), item[0])):
         values = [value for _, value in runs.values()]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         step = max(at for at, _ in runs.values())
-        rows.append([metric, step, len(values), statistics.fmean(values), spread, min(values), max(values)])
+        rows.append((metric, step, len(values), [statistics.fmean(values), spread, min(values), max(values)]))
     header = ["metric", "update", "runs", "mean", "deviation", "min", "max"]
-    _write(directory / SUMMARY, [[*header, *names], *[[*row, *_each(final[row[0]], names)] for row in rows]])
-    shown = [header, *[[m, f"{at:,}", str(n), *[f"{x:.4g}" for x in numbers]] for m, at, n, *numbers in rows]]
-    widths = [max(len(str(row[i])) for row in shown) for i in range(len(header))]
-    lines = []
-    for name, *cells in shown:
-        lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+    table = [[metric, step, n, *numbers, *_each(final[metric], names)] for metric, step, n, numbers in rows]
+    _write(directory / SUMMARY, [[*header, *names], *table])
+    shown = [
+        header,
+        *[[metric, f"{step:,}", str(n), *[f"{x:.4g}" for x in numbers]] for metric, step, n, numbers in rows],
+    ]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in shown]
     return "\n".join([f"last value of each metric over {len(names)} seeds ({directory / SUMMARY}):", *lines])
 
 
