@@ -9,6 +9,8 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+# Options of benchmarks/speed.py, such as BENCH="--peer peer/bin/python --required".
+BENCH ?=
 # One thread per process: the networks are small, and test processes would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
@@ -36,8 +38,8 @@ format: $(DEV)  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV)  ## what the training loop costs beside a bare loop of the same arithmetic
-	$(BIN)/python benchmarks/overhead.py
+bench: $(DEV)  ## speed against a loop by hand and d3rlpy; BENCH="--quick --only iql" for a first look
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build dist

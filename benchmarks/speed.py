@@ -39,7 +39,7 @@ from overhead import synthetic
 from score import RESULTS, write
 
 WORKERS = Path(__file__).resolve().parent / "speed_workers"
-ALGORITHMS = {"bc": "BC", "td3_bc": "TD3BC", "iql": "IQL", "cql": "CQL", "sac_n": "SACN"}
+ALGORITHMS = {"iql": "IQL", "td3_bc": "TD3BC", "cql": "CQL", "bc": "BC", "sac_n": "SACN"}
 SETTINGS = {"cql": ["--model.weight", "5"], "sac_n": ["--model.critics", "10"]}
 PRECISIONS = {
     "fp32": ["--trainer.precision", "32-true"],
@@ -221,8 +221,8 @@ def note(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Measure what is missing, then write the page."""
+def parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=("all", "page"), default="all")
     parser.add_argument("--peer", help="a Python that has d3rlpy (requirements-peer.txt)")
@@ -236,7 +236,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="after which a cell stops, with 5 rounds or more")
     parser.add_argument("--quick", action="store_true", help="batch 256, width 256, 3 short rounds")
     parser.add_argument("--out", help="folder of the cells; the page goes beside it")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Measure what is missing, then write the page."""
+    args = parser().parse_args()
     if args.quick:
         args.rounds, args.seconds, args.required = 3, 0.1, True
     out = Path(args.out or ("runs/speed_quick" if args.quick else RESULTS / "speed"))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lightning_offrl.batch import Key
 from lightning_offrl.descent import Descent, adam_
 from lightning_offrl.draws import Request
+from lightning_offrl.graph_products import decompositions
 
 Question = Callable[[int], Any]
 
@@ -306,7 +307,8 @@ def trace(
     factors = torch.zeros(rows, 3, dtype=torch.float64, device=leaves[0].device)
     examples = [*stage.tensors, *states, factors, *leaves, *[request.empty() for request in plan.draws]]
     with explained():
-        return make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+        table = decompositions(leaves[0].device)
+        return make_fx(whole, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_offrl import products
 from lightning_offrl.compiled import CompiledUpdate, Compiler, inductor
+from lightning_offrl.memory import keep_freed_memory
 from lightning_offrl.tracing import Untraceable
 
 REPAID_AFTER = 10_000
@@ -55,6 +56,8 @@ class UpdatePath:
             self.compiled = CompiledUpdate(algorithm, hooks[: len(list(first))], self.compiler)
         elif self.compile is True:
             rank_zero_warn(f"{type(algorithm).__name__} trains uncompiled: {self.why}")
+        if algorithm.device.type == "cpu":
+            keep_freed_memory()
         if algorithm.device.type == "cpu" or self.matmul_precision != "auto":
             wanted = products.choose(self.matmul_precision, algorithm.parameters(), batch_size)
             if wanted is not None:

@@ -20,6 +20,8 @@ LAYERS = {
     "checkpoint_io": 0,
     "checkpoints": 0,
     "descent": 0,
+    "graph_products": 0,
+    "memory": 0,
     "tracing": 0,
     "capture": 0,
     "compiled": 0,

@@ -144,7 +144,7 @@ def summary(directory: Path, names: Sequence[str]) -> str:
                         final.setdefault(metric, {})[name] = (step, float(text))
     if not final:
         return f"runs: {', '.join(str(directory / name) for name in names)} (no metrics.csv to summarise)"
-    rows = []
+    rows: list[list[Any]] = []
     for metric, runs in sorted(final.items(), key=lambda item: (not item[0].startswith("eval/"), item[0])):
         values = [value for _, value in runs.values()]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
