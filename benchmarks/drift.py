@@ -9,7 +9,7 @@ difference of one number and as a distance in units of the way that the plain ru
 
 Sizes are those of the contract tests, whose graphs the compiler may have in its cache; without it, larger ones take
 a few minutes: ``--ways medium bf16 --hidden 256 256 --batch 256 --out drift_256``. Pages that are in the results
-already are skipped, so it can be stopped and started again.
+already are skipped (each of the ways by itself), so it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -121,15 +121,15 @@ def distances(start: dict[str, Any], one: dict[str, Any], other: dict[str, Any])
     return float(gaps.abs().max()), float(gaps.norm() / way.norm())
 
 
-def compare(kind: type[offrl.OfflineAlgorithm], args: argparse.Namespace) -> dict[str, Any]:
-    """All ways of one page."""
+def compare(kind: type[offrl.OfflineAlgorithm], ways: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """These ways of one page, beside the plain one."""
     parameters = inspect.signature(kind).parameters
     model: dict[str, Any] = {"hidden": tuple(args.hidden)}
     if "vae_hidden" in parameters:
         model["vae_hidden"] = tuple(args.hidden)
     found: dict[str, Any] = {}
     runs = {}
-    for name in ("plain", *args.ways):
+    for name in ("plain", *ways):
         way = WAYS[name]
         settings = {key: value for key, value in way.items() if key != "precision"}
         data = offrl.OfflineDataModule(log_for(kind.action_kind), batch_size=args.batch)
@@ -152,11 +152,14 @@ def compare(kind: type[offrl.OfflineAlgorithm], args: argparse.Namespace) -> dic
 
 def table(pages: dict[str, Any]) -> str:
     """Per page and way the loss that drifted most, and the parameters."""
-    names = list(next(iter(pages.values())))
+    names = [name for name in WAYS if any(name in ways for ways in pages.values())]
     lines = [f"| page | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for page, ways in sorted(pages.items()):
         cells = []
-        for way in ways.values():
+        for way in (ways.get(name) for name in names):
+            if way is None:
+                cells.append("-")
+                continue
             name, worst = max(way["losses"].items(), key=lambda item: item[1]["largest"])
             cells.append(
                 f"{worst['largest']:.0e}, {worst['end']:.0e} ({name}); {way['largest_parameter_difference']:.0e}, "
@@ -178,14 +181,15 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     out, pages = RESULTS / args.out, all_algorithms()
-    sizes = {"ways": args.ways, "updates": args.updates, "hidden": args.hidden, "batch": args.batch}
+    sizes = {"updates": args.updates, "hidden": args.hidden, "batch": args.batch}
     done: dict[str, Any] = {}
     if out.with_suffix(".json").exists():
         before = json.loads(out.with_suffix(".json").read_text())
         done = before["pages"] if before["sizes"] == sizes else {}
     for name in args.algorithm or pages:
-        if name not in done:
-            done[name] = compare(pages[name], args)
+        missing = [way for way in args.ways if way not in done.get(name, {})]
+        if missing:
+            done[name] = {**done.get(name, {}), **compare(pages[name], missing, args)}
             write(out.with_suffix(".json"), {"sizes": sizes, "cpu": cpu_model(), "pages": done})
             print(table({name: done[name]}).splitlines()[-1], flush=True)
     width = " x ".join(map(str, args.hidden))
