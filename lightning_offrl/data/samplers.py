@@ -211,7 +211,7 @@ def _in_table(column: Tensor) -> tuple[Table | None, int]:
     if len(column) < 2 or column.device.type != "cpu" or not column[0].is_contiguous():
         return None, 0
     width, size = column.stride(0), column[0].numel()
-    row, place = divmod(column.storage_offset(), max(width, 1))
+    row, place = divmod(int(column.storage_offset()), max(width, 1))
     storage = column.untyped_storage()
     if width <= size or place + size > width or (row + len(column)) * width * column.itemsize > storage.nbytes():
         return None, 0
