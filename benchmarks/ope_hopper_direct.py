@@ -171,13 +171,16 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
             "intervals": [[i.low, i.high] for i in intervals],
             "cpu_seconds": float(sum(r["estimates"][method]["cpu_seconds"] for r in records)),
         }
-    if all("pessimistic" in r for r in records):
-        value = np.array([r["pessimistic"]["value"] for r in records])
+    have = [k for k, r in enumerate(records) if "pessimistic" in r]
+    if len(have) > 2:
+        value, true = np.array([records[k]["pessimistic"]["value"] for k in have]), truth[have]
+        best = have[int(np.argmax(value))]
         out["pessimistic"] = {
-            "spearman": rank_correlation(torch.tensor(value), torch.tensor(tied)),
-            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied), n_boot=5000),
-            "regret_at_1": float(truth.max() - truth[int(np.argmax(value))]) / float(truth.max() - truth.min()),
-            "chosen": records[int(np.argmax(value))]["policy"],
+            "policies": len(have),
+            "spearman": rank_correlation(torch.tensor(value), torch.tensor(tied[have])),
+            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied[have]), n_boot=5000),
+            "regret_at_1": float(true.max() - truth[best]) / float(true.max() - true.min()),
+            "chosen": records[best]["policy"],
         }
     return out
 
@@ -235,12 +238,15 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
     if "pessimistic" in found:
         low = found["pessimistic"]
         values = ", ".join(
-            f"{r['policy']} {r['pessimistic']['value']:.0f}" for r in sorted(records, key=lambda r: -r["truth"])
+            f"{r['policy']} {r['pessimistic']['value']:.0f}"
+            for r in sorted(records, key=lambda r: -r["truth"])
+            if "pessimistic" in r
         )
         lines += [
             "",
             "FQE with the smaller of two critics in its targets (one fit each, the same lengths) is a ranking and no "
-            f"estimate: Spearman {_interval(low)}, regret@1 {low['regret_at_1']:.2f} ({low['chosen']}). In the order "
+            f"estimate. Of {low['policies']} policies: Spearman {_interval(low)}, "
+            f"regret@1 {low['regret_at_1']:.2f} ({low['chosen']}). In the order "
             f"of the truth: {values}.",
         ]
     tied = [" = ".join(group) for group in found["tied_groups"] if len(group) > 1]
