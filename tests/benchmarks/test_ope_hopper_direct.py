@@ -71,3 +71,15 @@ def test_the_page_says_which_numbers_are_flagged(page: ModuleType, tmp_path: Pat
     assert "evaluation: flagged are 1 of the 2 that are off by more than 10 %, and 0 of the other 2" in said
     page.plot(RECORDS, found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_pessimistic_ranking_is_of_those_that_have_it(page: ModuleType) -> None:
+    assert "pessimistic" not in page.summary(RECORDS)
+    low = [{**r, "pessimistic": {"value": v, "flags": []}} for r, v in zip(RECORDS, (1.0, 3.0, 2.0, 4.0), strict=True)]
+    found = page.summary(low)
+    assert found["pessimistic"]["spearman"] == pytest.approx(3.0 / (5.0 * 4.5) ** 0.5)  # 1 3 2 4 against 1 2 3.5 3.5
+    assert found["pessimistic"]["chosen"] == "d" and found["pessimistic"]["regret_at_1"] == 0.0
+    assert "the truth: d 4, c 2, b 3, a 1." in page.markdown(low, found)
+    low[3].pop("pessimistic")
+    found = page.summary(low)
+    assert found["pessimistic"]["policies"] == 3 and found["pessimistic"]["spearman"] == pytest.approx(0.5)
