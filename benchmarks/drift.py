@@ -2,12 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/drift.py
 
-Each page makes 200 updates on random data in five ways: float32 plainly (what the others are compared with), float32
-compiled, float32 with ``matmul_precision: medium``, and bf16-mixed plainly and compiled. Losses are compared update by
-update, in units of that loss's root mean square over the plain run (a loss may pass through zero); parameters at the
-end, as the largest difference of one number and as a distance in units of the way that the plain run went.
+Each page makes 200 updates on random data: in float32 plainly (what the others are compared with), in float32 compiled,
+in float32 with ``matmul_precision: medium``, and in bf16-mixed. Losses are compared update by update, in units of that
+loss's root mean square over the plain run (a loss may pass through zero); parameters at the end, as the largest
+difference of one number and as a distance in units of the way that the plain run went.
 
-Pages that are in the results already are skipped, so it can be stopped and started again.
+Sizes are those of the contract tests, whose graphs the compiler may have in its cache; without it, larger ones take
+a few minutes: ``--ways medium bf16 --hidden 256 256 --batch 256 --out drift_256``. Pages that are in the results
+already are skipped (each of the ways by itself), so it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import json
 import math
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
@@ -69,15 +70,15 @@ class Way(pl.Callback):
 
 
 def log_for(kind: str, rows: int = 20_000, episode: int = 200) -> dict[str, np.ndarray]:
-    """Random transitions: 11 observations, and 3 action numbers in the box or one of 4 actions."""
+    """Random transitions: 3 observations, and 2 action numbers in the box or one of 3 actions."""
     rng = np.random.default_rng(0)
-    path = rng.normal(size=(rows // episode, episode + 1, 11)).astype(np.float32)
+    path = rng.normal(size=(rows // episode, episode + 1, 3)).astype(np.float32)
     ends = np.zeros((2, rows), dtype=bool)
     ends[0, episode - 1 :: 2 * episode] = ends[1, 2 * episode - 1 :: 2 * episode] = True
-    actions = rng.uniform(-1, 1, (rows, 3)).astype(np.float32) if kind == "box" else rng.integers(0, 4, rows)
+    actions = rng.uniform(-1, 1, (rows, 2)).astype(np.float32) if kind == "box" else rng.integers(0, 3, rows)
     return {
-        "observations": path[:, :-1].reshape(-1, 11),
-        "next_observations": path[:, 1:].reshape(-1, 11),
+        "observations": path[:, :-1].reshape(-1, 3),
+        "next_observations": path[:, 1:].reshape(-1, 3),
         "actions": actions,
         "rewards": rng.normal(size=rows).astype(np.float32),
         "terminals": ends[0],
@@ -120,15 +121,16 @@ def distances(start: dict[str, Any], one: dict[str, Any], other: dict[str, Any])
     return float(gaps.abs().max()), float(gaps.norm() / way.norm())
 
 
-def compare(kind: type[offrl.OfflineAlgorithm], args: argparse.Namespace) -> dict[str, Any]:
-    """All ways of one page."""
+def compare(kind: type[offrl.OfflineAlgorithm], ways: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """These ways of one page, beside the plain one."""
     parameters = inspect.signature(kind).parameters
     model: dict[str, Any] = {"hidden": tuple(args.hidden)}
     if "vae_hidden" in parameters:
         model["vae_hidden"] = tuple(args.hidden)
     found: dict[str, Any] = {}
     runs = {}
-    for name, way in WAYS.items():
+    for name in ("plain", *ways):
+        way = WAYS[name]
         settings = {key: value for key, value in way.items() if key != "precision"}
         data = offrl.OfflineDataModule(log_for(kind.action_kind), batch_size=args.batch)
         runs[name] = train(kind, data, {**model, **settings}, args.updates, way["precision"])
@@ -150,10 +152,14 @@ def compare(kind: type[offrl.OfflineAlgorithm], args: argparse.Namespace) -> dic
 
 def table(pages: dict[str, Any]) -> str:
     """Per page and way the loss that drifted most, and the parameters."""
-    lines = ["| page | " + " | ".join(name for name in WAYS if name != "plain") + " |", "|---|" + "---|" * 4]
+    names = [name for name in WAYS if any(name in ways for ways in pages.values())]
+    lines = [f"| page | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for page, ways in sorted(pages.items()):
         cells = []
-        for way in ways.values():
+        for way in (ways.get(name) for name in names):
+            if way is None:
+                cells.append("-")
+                continue
             name, worst = max(way["losses"].items(), key=lambda item: item[1]["largest"])
             cells.append(
                 f"{worst['largest']:.0e}, {worst['end']:.0e} ({name}); {way['largest_parameter_difference']:.0e}, "
@@ -167,21 +173,23 @@ def main() -> int:
     """Compare the pages that are not in the results, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algorithm", nargs="+", help="pages by class name; by default all")
+    parser.add_argument("--ways", nargs="+", default=["compiled", "medium", "bf16"], choices=[*WAYS][1:])
     parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--out", default=str(RESULTS / "drift"))
+    parser.add_argument("--hidden", type=int, nargs="+", default=[16, 16])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--out", default="drift", help="name of the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    out, pages = Path(args.out), all_algorithms()
+    out, pages = RESULTS / args.out, all_algorithms()
     sizes = {"updates": args.updates, "hidden": args.hidden, "batch": args.batch}
     done: dict[str, Any] = {}
     if out.with_suffix(".json").exists():
         before = json.loads(out.with_suffix(".json").read_text())
         done = before["pages"] if before["sizes"] == sizes else {}
     for name in args.algorithm or pages:
-        if name not in done:
-            done[name] = compare(pages[name], args)
+        missing = [way for way in args.ways if way not in done.get(name, {})]
+        if missing:
+            done[name] = {**done.get(name, {}), **compare(pages[name], missing, args)}
             write(out.with_suffix(".json"), {"sizes": sizes, "cpu": cpu_model(), "pages": done})
             print(table({name: done[name]}).splitlines()[-1], flush=True)
     width = " x ".join(map(str, args.hidden))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lightning_offrl.algorithms.td3_bc import TD3BC
     from lightning_offrl.callbacks.diagnose import ShiftCallback
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
+    from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
     from lightning_offrl.callbacks.target_update import SoftTargetUpdate
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.data.episodes import Episodes
@@ -68,6 +69,7 @@ _PUBLIC = {
     "SACN": ("algorithms.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
+    "EvaluateOPE": ("callbacks.evaluate_ope", "EvaluateOPE"),
     "ShiftCallback": ("callbacks.diagnose", "ShiftCallback"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
@@ -100,6 +102,7 @@ __all__ = [
     "SACN",
     "TD3BC",
     "EvaluateEnv",
+    "EvaluateOPE",
     "ShiftCallback",
     "Episodes",
     "InputError",

@@ -48,7 +48,7 @@ def fit_alone(
     """
     begin = algorithm.updates
     stops = {begin + round(updates * (i + 1) / looks) for i in range(looks)}
-    hooks = [] if targets is None else [targets.on_update_end]
+    hooks: list[Callable[[OfflineAlgorithm], None]] = [] if targets is None else [targets.on_update_end]
     alone = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad()
     with alone[0], alone[1], alone[2], _updating(algorithm, updates, hooks, sampler.batch_size):
         algorithm.train()

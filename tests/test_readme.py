@@ -120,6 +120,7 @@ def test_files_named_in_the_readme_exist() -> None:
     [
         ("first_run", ["return of one episode"]),
         ("gridworld", ["behaviour -24.61", "returns of what was learned: [-10.0,"]),
+        ("sepsis", ["clinician: exact value -0.048", "fitted Q with infinitely many records 0.091; exact 0.059"]),
     ],
 )
 def test_the_notebook_runs(tmp_path: Path, name: str, said: list[str]) -> None:

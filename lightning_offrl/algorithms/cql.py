@@ -20,6 +20,8 @@ Not the authors': ``imitation`` adds - log pi(a|s) to the policy's loss, with Q 
 
 Checked against aviralkumar2907/CQL (d4rl/rlkit/torch/sac/cql.py). Differences: for T other than 1 only Q is divided by
 T, not the log densities; the gap is compared with the term as it stands, log 3N included, as there; no BC warm-up.
+d3rlpy takes the policy's mean action in the target, which on Hopper learns sooner (benchmarks/README.md); to have that,
+return ``self.q_target(next_obs, next_pi.mode).amin(-2)`` from ``next_value``.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ class EvaluateOPE(Callback):
     mean return of those episodes), and ``unsupported`` (the share of the policy's actions far from the log's). Values
     are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
 
+    These names are stable: ``Checkpoint(monitor="ope/conservative")`` keeps the checkpoint that is best offline, and
+    passes over evaluations in which nothing was eligible (give both the same period). The curve is in the checkpoint,
+    so it survives a resumption.
+
     Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
     Args:
@@ -39,6 +43,7 @@ class EvaluateOPE(Callback):
             has probabilities.
         max_episodes: at most so many episodes are used, the first ones.
         seed: of fits and resampling.
+        choose_by: the logged name whose largest value is the choice, see `chosen`.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class EvaluateOPE(Callback):
         stochastic: bool = False,
         max_episodes: int = 500,
         seed: int = 0,
+        choose_by: str = "ope/conservative",
     ) -> None:
         if every < 0 or max_episodes < 2:
             raise InputError("EvaluateOPE.every must be at least 0 and max_episodes at least 2")
@@ -60,8 +66,25 @@ class EvaluateOPE(Callback):
         self.every, self.discount, self.horizon, self.direct = every, discount, horizon, direct
         self.updates, self.refits, self.stochastic = updates, refits, stochastic
         self.max_episodes, self.seed = max_episodes, seed
+        self.choose_by = choose_by if choose_by.startswith("ope/") else f"ope/{choose_by}"
         self.last: Evaluation | None = None
+        self.curve: list[tuple[int, dict[str, float]]] = []
         self._at = -1
+
+    @property
+    def chosen(self) -> int | None:
+        """Gradient updates of the evaluation with the largest ``choose_by``; None if it was never logged."""
+        known = [(metrics[self.choose_by], at) for at, metrics in self.curve if self.choose_by in metrics]
+        return max(known, key=lambda pair: pair[0])[1] if known else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve, as plain values."""
+        return {"updates": [at for at, _ in self.curve], "metrics": [metrics for _, metrics in self.curve]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the curve."""
+        self.curve = list(zip(state_dict["updates"], state_dict["metrics"], strict=True))
+        self._at = self.curve[-1][0] if self.curve else -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be evaluated, before any training."""
@@ -86,7 +109,11 @@ class EvaluateOPE(Callback):
             return
         self._at = module.updates
         metrics = self._metrics(trainer, module) if trainer.is_global_zero else None
-        module.log_now(cast(dict[str, float], trainer.strategy.broadcast(metrics, src=0)))
+        found = cast(dict[str, float], trainer.strategy.broadcast(metrics, src=0))
+        self.curve.append((module.updates, found))
+        for name in [name for name in trainer.callback_metrics if name.startswith("ope/")]:
+            del trainer.callback_metrics[name]  # what abstains now must not be monitored by its last value
+        module.log_now(found)
 
     def _metrics(self, trainer: Trainer, module: OfflineAlgorithm) -> dict[str, float]:
         data: Any = getattr(trainer, "datamodule", None)

@@ -25,10 +25,12 @@ from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
+from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
 from lightning_offrl.callbacks.pace import Pace
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.safe_stop import SafeStop
+from lightning_offrl.callbacks.summary import RunSummary
 from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.cli import processes, run_directory
 from lightning_offrl.cli.explain import explain, inner_sentence
@@ -212,6 +214,7 @@ class FitCLI(LightningCLI):
                 (ExportPolicy, ExportPolicy(), True),
                 (Pace, Pace(), True),
                 (SafeStop, SafeStop(), True),
+                (RunSummary, RunSummary(), True),
                 (CommandLineDecides, CommandLineDecides(), True),
             ]
             given += [new for kind, new, use in wanted if use and not any(isinstance(old, kind) for old in given)]

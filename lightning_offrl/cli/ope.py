@@ -162,14 +162,14 @@ def check_options(options: dict[str, Any]) -> None:
         raise InputError("--labels is a table of labels; say which of its columns with --by COLUMN")
     if options.get("time_unit") is not None and options.get("time") is None:
         raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
-    if options.get("json") is not None:
-        target = Path(options["json"])
+    for name in ("json", "report"):
+        if options.get(name) is None:
+            continue
+        target = Path(options[name])
         parent = next(one for one in target.absolute().parents if one.exists())
-        if target.is_dir() or not parent.is_dir():
-            raise InputError(
-                f"--json {target} cannot be written: {target if target.is_dir() else parent} is no "
-                f"{'file' if target.is_dir() else 'folder'}"
-            )
+        if not parent.is_dir() or (name == "json" and target.is_dir()):
+            where = f"{target} is no file" if parent.is_dir() else f"{parent} is no folder"
+            raise InputError(f"--{name} {target} cannot be written: {where}; name another place")
 
 
 def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:

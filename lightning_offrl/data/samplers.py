@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -210,7 +211,7 @@ def _in_table(column: Tensor) -> tuple[Table | None, int]:
     if len(column) < 2 or column.device.type != "cpu" or not column[0].is_contiguous():
         return None, 0
     width, size = column.stride(0), column[0].numel()
-    row, place = divmod(column.storage_offset(), max(width, 1))
+    row, place = divmod(int(column.storage_offset()), max(width, 1))
     storage = column.untyped_storage()
     if width <= size or place + size > width or (row + len(column)) * width * column.itemsize > storage.nbytes():
         return None, 0
@@ -220,7 +221,7 @@ def _in_table(column: Tensor) -> tuple[Table | None, int]:
 def resident(columns: TensorDictBase, device: torch.device, free: int | None = None) -> TensorDictBase:
     """The columns on a GPU if they fill at most half of its free memory, else where they are.
 
-    Batches are then made on the GPU; only row numbers cross the bus.
+    Batches are then made on the GPU; only row numbers cross the bus. On a CPU, mapped files are paged in.
 
     Args:
         columns: flat ``TensorDict`` ``[T]``.
@@ -228,11 +229,30 @@ def resident(columns: TensorDictBase, device: torch.device, free: int | None = N
         free: bytes; None asks the driver.
     """
     if device.type == "cpu":
+        _page_in(columns)
         return columns
     if free is None:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     size = sum(value.numel() * value.element_size() for value in columns.values(True, True))
     return columns.to(device) if size <= free // 2 else columns
+
+
+def _page_in(columns: TensorDictBase) -> None:
+    """Read one number of every page of mapped tables, in order, unless they fill more than half of the memory.
+
+    Else random rows would do so one page fault at a time, for thousands of updates. The pages stay the system's: it may
+    take them back.
+    """
+    tables = {}
+    for column in columns.values(True, True):
+        table, _ = _in_table(column)
+        if table is not None:
+            tables[table] = column.as_strided((len(column) * table.width,), (1,), table.first)
+    size = sum(flat.numel() * flat.itemsize for flat in tables.values())
+    if not hasattr(os, "sysconf") or size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        return
+    for flat in tables.values():
+        flat[:: os.sysconf("SC_PAGE_SIZE") // flat.itemsize].sum()
 
 
 class BlockLoader:

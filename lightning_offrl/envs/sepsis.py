@@ -27,8 +27,9 @@ make importance sampling right in spite of it; what is learned from the record (
 disagree. No hospital has these probabilities, so a confounded log is without them unless they are asked for. Estimates
 whose probabilities were *fitted* to the record may all be off by the same amount, agree, and have small intervals.
 Nothing in the record tells: worlds in which a policy's value differs can leave the same record (Namkoong et al., 2020,
-https://arxiv.org/abs/2003.05623). That the past helps to predict the next action or vital sign is a hint, but only for
-a confounder that lasts, as diabetes does.
+https://arxiv.org/abs/2003.05623). That the past helps to predict the next action or vital sign is a hint (the mean
+weight of an episode is then not 1), but only for a confounder that lasts, as diabetes does, and a poor fit looks the
+same. How strong a hidden cause would have to be is asked by `lightning_offrl.ope.sensitivity`.
 
     ward = make_environment("offrl/Sepsis-v0").unwrapped          or Sepsis(hidden_diabetes=True)
     ward.value(ward.policies()["protocol"])                       exact; all else that is exact is in ``ward.mdp``

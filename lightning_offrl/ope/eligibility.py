@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories
 
 # Log-probabilities are logged in float32: over a long episode their rounding moves a weight by up to about this much.
 ROUNDING = 1e-3
+LOGGED = "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
+FITTED = (
+    "the fitted probabilities are off, by a poor fit or because decisions depended on more than the observation "
+    "(earlier steps, or something that the log lacks)"
+)
 
 
 @dataclass(frozen=True)
@@ -164,9 +169,9 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             "log-probabilities are wrong"
         )
     if off > 0 or step_off > 0:
+        why = FITTED if data.behaviour == ESTIMATED else LOGGED
         reasons.append(
-            f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: "
-            "log-probabilities are wrong (tanh correction, rescaled or clipped actions?)"
+            f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: {why}"
         )
     return WeightCheck(
         n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0

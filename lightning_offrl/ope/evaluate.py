@@ -120,7 +120,7 @@ def evaluate(
     if (
         valued is not None
         and not _reasons(whole, support, limits)[1]
-        and chosen(how.estimators, True) != chosen(how.estimators, False)
+        and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
         masks = (table.data["action_mask"],) if "action_mask" in table.data.keys() else ()
@@ -134,7 +134,7 @@ def evaluate(
     result.notes = (*notes, *result.notes)
     cause = unrecorded_cause(episodes) if result.verdict.assumption else None
     if cause is not None:
-        result.verdict.assumption += f"; {cause}"
+        result.verdict.assumption += f". The log contradicts it: {cause}"
     if tail is not None:
         reasons = _reasons(whole, support, limits)[1]
         common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}

@@ -12,6 +12,7 @@ Measures of a ranking, with known truths (definitions differ between programs, s
     absolute error         mean |estimate - truth|, also over (max truth - min truth)
     rank correlation       Spearman's, ties share their average rank
     regret@k               (max truth - max truth among the k best by estimate) / (max truth - min truth)
+    regret@1 of all        the same with those that abstain among the truths: they cannot be chosen, however good
     regret_sum@k           sum of the k largest truths - sum of the truths of the k best by estimate
     unsafe called safe     share of the policies truly below the threshold that the estimate puts above it
     safe called unsafe     share of the policies truly above it that the estimate puts below
@@ -192,6 +193,10 @@ def compare(
         log = first.returns[1] if behaviour_value is None else behaviour_value
         truth = torch.tensor([choice.truths[names[i]] for i in known], dtype=torch.float64)
         choice.measures = measures(estimates[known], truth, log, log if threshold is None else threshold)
+        every = torch.tensor([choice.truths[name] for name in names if name in choice.truths], dtype=torch.float64)
+        if len(every) > len(known):  # what abstains cannot be chosen, however good it is
+            span, best = float(every.max() - every.min()), float(truth[_best(estimates[known], 1)])
+            choice.measures["regret@1 of all"] = (float(every.max()) - best) / span if span > 0.0 else 0.0
     return choice
 
 

@@ -5,6 +5,10 @@ actions and outcomes have in common. Where it does not, they can all be off by t
 intervals: two worlds in which the policy's values differ can leave the same record, so no statistic of it tells. What
 can be done instead:
 
+**Look at the weights.** A hidden cause that lasts makes the past tell of the next action, so that with probabilities
+fitted to single steps the mean weight of an episode is not one. `eligibility` tests that, and cannot tell it from a
+poor fit. A cause that is drawn anew at every step leaves no such trace.
+
 **Look at the log's own probabilities**, if it has them: `unrecorded_cause`. Where one record and action carry two
 probabilities, whoever acted knew more than the record says. Weights that divide by these probabilities remain right.
 
@@ -31,6 +35,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.errors import InputError
@@ -138,7 +143,7 @@ def _log_weights(data: Trajectories, gamma: float, decisions: int | None) -> tup
     for factor in (1.0 / gamma, gamma):
         logs = torch.where(data.mask, (b + (1.0 - b) * factor).log(), 0.0)
         if decisions is not None and decisions < data.horizon:
-            logs = logs.topk(decisions, largest=factor > 1.0).values
+            logs = logs.topk(decisions, largest=bool(factor > 1.0)).values
         ends.append(weight + logs.sum(-1))
     return ends[0], ends[1]
 
@@ -163,8 +168,9 @@ def _bounds(low: Tensor, high: Tensor, value: Tensor, counts: Tensor) -> tuple[T
         """Weighted means that give the k lowest values the one end and the rest the other, ``[R, E + 1]``."""
         sums = []
         for factor in (value, torch.ones_like(value)):
-            ahead, behind = (torch.nn.functional.pad((w * factor).cumsum(-1), (1, 0)) for w in (first, second))
-            sums.append(ahead + behind[:, -1:] - behind)
+            ahead = pad((first * factor).cumsum(-1), (1, 0))
+            behind = pad((second * factor).flip(-1).cumsum(-1).flip(-1), (0, 1))  # no difference of large sums
+            sums.append(ahead + behind)
         return torch.where(sums[1] > 0.0, sums[0] / sums[1], torch.nan)
 
     lowest = split(large, small).nan_to_num(nan=torch.inf).amin(-1)
@@ -188,9 +194,8 @@ class UnrecordedCause:
 
     def __str__(self) -> str:
         return (
-            f"the log contradicts it: at {self.share:.0%} of {self.steps:,} steps the same observation and action "
-            f"carry different logged probabilities (by a factor of {self.factor:.2g}), so whoever acted knew more than "
-            "the record says"
+            f"at {self.share:.0%} of {self.steps:,} steps the same observation and action carry different logged "
+            f"probabilities (by a factor of {self.factor:.2g}), so whoever acted knew more than the record says"
         )
 
 
@@ -211,10 +216,10 @@ def unrecorded_cause(episodes: Episodes, *, tolerance: float = 0.01) -> Unrecord
     """
     if "behavior_log_prob" not in episodes.data.keys():
         return None
-    table = episodes.data.select("observation", "action", "behavior_log_prob")
-    width = sum(leaf[:1].numel() for _, leaf in leaves(table.select("observation", "action")[:1]))
-    table = table[: max(1, _MOST_NUMBERS // max(width, 1))]
-    columns = [leaf.reshape(len(table), -1).double() for _, leaf in leaves(table.select("observation", "action"))]
+    names = [name for name in ("observation", "action", "action_mask") if name in episodes.data.keys()]
+    width = sum(leaf.numel() for _, leaf in leaves(episodes.data.select(*names)[:1]))
+    table = episodes.data.select(*names, "behavior_log_prob")[: max(1, _MOST_NUMBERS // max(width, 1))]
+    columns = [leaf.reshape(len(table), -1).double() for _, leaf in leaves(table.select(*names))]
     group = torch.unique(torch.cat(columns, -1), dim=0, return_inverse=True)[1]
     size = torch.bincount(group).double()
     log_prob = table["behavior_log_prob"].double()

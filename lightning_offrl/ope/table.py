@@ -130,7 +130,7 @@ def _support_lines(result: Evaluation) -> list[str]:
 
 
 def _tail_lines(result: Evaluation) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for found in result.tails:
         if not lines:
             lines += ["", f"Worst {found.share:.4g} of the episodes: their mean return, and the return at their border"]

@@ -33,9 +33,11 @@ SPEAKERS = {
     "ratios": ("dice",),
 }
 ASSUMED = (
-    "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); the estimates "
-    "agree where it is wrong, too"
+    "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); estimates can "
+    "agree where it is wrong"
 )
+ROUNDING = 1e-9
+"""Estimates closer than this share of the returns' spread are one calculation written twice."""
 SMALL = 0.05
 """A difference below this share of the spread of returns counts as agreement."""
 
@@ -110,6 +112,7 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
         if of_family:
             named = [of_family[name] for name in names if name in of_family]
             speakers.append(named[0] if named else next(iter(of_family.values())))
+    speakers, twins = _distinct(speakers, spread)
     comparisons = [compare(a, b, shared, spread, level) for i, a in enumerate(speakers) for b in speakers[i + 1 :]]
     out = Verdict("SINGLE", "", comparisons=comparisons)
     if lowest is not None and lowest.interval is not None:
@@ -131,7 +134,22 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
         out.sentence = f"{spoken} cannot be compared: give refits to those without an interval"
     else:
         out.word, out.sentence = "AGREE", f"{spoken} agree"
+    if twins:
+        out.sentence += f" ({'; '.join(twins)})"
     return out
+
+
+def _distinct(speakers: Sequence[Row], spread: float) -> tuple[list[Row], list[str]]:
+    """Without those that give another's number to rounding: on a table, lstd and a model are one calculation."""
+    found: list[Row] = []
+    twins = []
+    for row in speakers:
+        twin = next((other for other in found if abs(row.value - other.value) <= ROUNDING * spread), None)
+        if twin is None:
+            found.append(row)
+        else:
+            twins.append(f"{row.name} gives {twin.name}'s number to rounding, so it confirms nothing")
+    return found, twins
 
 
 def assumption(rows: Sequence[Row], estimated: bool) -> str:

@@ -24,7 +24,7 @@ class Bar:
 
     Attributes:
         name: beside the row.
-        value: the estimate; None: the row says ``words`` instead.
+        value: the estimate; None: the row says ``words`` beside its name.
         low: lower bound, or None.
         high: upper bound, or None.
         colour: a role of `COLOURS`.
@@ -58,15 +58,6 @@ def intervals(
             axes.axvline(place, color=COLOURS[colour], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
         for row, bar in enumerate(bars):
             if bar.value is None:
-                axes.annotate(
-                    bar.words,
-                    (0.012, row),
-                    xycoords=("axes fraction", "data"),
-                    ha="left",
-                    va="center",
-                    color=COLOURS["muted"],
-                    fontsize=9.5,
-                )
                 continue
             colour = COLOURS[bar.colour]
             if bar.low is not None and bar.high is not None:
@@ -74,8 +65,12 @@ def intervals(
                 for end in (bar.low, bar.high):
                     axes.plot([end, end], [row - 0.17, row + 0.17], color=colour, linewidth=1.6, zorder=3)
             axes.plot([bar.value], [row], marker="o", markersize=6.5, color=colour, zorder=4)
-        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+        named = [bar.name if bar.value is not None else f"{bar.name} {bar.words}" for bar in bars]
+        labels = axes.set_yticks(range(len(bars)), named)
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"], labelsize=10.5)
+        for bar, label in zip(bars, labels, strict=True):
+            if bar.value is None:
+                label.label1.set_color(COLOURS["muted"])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)

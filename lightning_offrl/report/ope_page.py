@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.eligibility import Limits
+from lightning_offrl.ope.estimators import ESTIMATORS
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import Interval
 from lightning_offrl.ope.selection import speaker
@@ -32,6 +33,8 @@ def document(result: Evaluation) -> Markup:
     sections: list[Block] = [html.section("Estimates", *_estimates(result))]
     if result.comparisons:
         sections.append(html.section("Do they agree?", _comparisons(result)))
+    if result.tails:
+        sections.append(html.section("The worst episodes", *_tails(result)))
     if result.steps is not None and result.log_weights is not None:
         sections.append(html.section("Weights", *_weights(result)))
     if result.support:
@@ -138,6 +141,8 @@ def _top(result: Evaluation) -> Markup:
                 f"Whatever the log lacks, the value lies from {between(result.bounds)} ({result.level:.0%})."
             )
         )
+    if verdict.assumption:
+        said.append(html.paragraph(f"Assumption: {verdict.assumption}."))
     row = speaker(result)
     facts = []
     if row is not None:
@@ -227,6 +232,22 @@ def _comparisons(result: Evaluation) -> Markup:
     return html.table(["difference", "value", "interval", "in the same resamples", ""], rows)
 
 
+def _tails(result: Evaluation) -> list[Block]:
+    header = ["of", "mean return of the worst", "interval", "none of them above", "interval", "ESS there"]
+    rows: list[list[Block]] = []
+    for found in result.tails:
+        cells = [number(found.cvar), between(found.cvar_interval), number(found.quantile)]
+        cells = cells if found.eligible else ["abstains", "\N{EN DASH}", "\N{EN DASH}"]
+        above = between(found.quantile_interval) if found.eligible else "\N{EN DASH}"
+        of = "the log" if found.name == "naive" else f"the policy ({found.name})"
+        rows.append([of, *cells, above, number(round(found.ess, 1))])
+    reasons = dict.fromkeys(reason for found in result.tails for reason in found.reasons)
+    return [
+        html.table(header, rows, caption=f"The worst {result.tails[0].share:.0%} of the episodes"),
+        *(html.paragraph(_capital(reason) + ".", "note") for reason in reasons),
+    ]
+
+
 def _weights(result: Evaluation) -> list[Block]:
     assert result.steps is not None and result.log_weights is not None and result.weights is not None
     steps, limits, check = result.steps, Limits(), result.weights
@@ -306,8 +327,8 @@ def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
         rows.append([label, f"{group.n:,}", *cells, _KIND[group.verdict.word][1].lower()])
     drawn = []
     for label, group in groups.items():
-        row = speaker(group)
-        drawn.append(bar(row, label if row is None else f"{label}: {row.name}"))
+        spoken_for = speaker(group)
+        drawn.append(bar(spoken_for, label if spoken_for is None else f"{label}: {spoken_for.name}"))
     whole = sum(g.returns[1] * g.n for g in groups.values()) / sum(g.n for g in groups.values())
     lines = {"mean return of the whole log": (whole, "data")}
     spoken = "; ".join(f"{label}: {group.verdict.word.lower()}" for label, group in groups.items())
@@ -356,4 +377,6 @@ def write_page(page: str, path: str | Path) -> Path:
 
 
 def _capital(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}" if text else text
+    """As the beginning of a sentence; names of estimators stay as they are."""
+    text = text.replace(" +- ", " ± ")
+    return text if not text or text.split(",")[0].split()[0] in ESTIMATORS else f"{text[0].upper()}{text[1:]}"

@@ -31,6 +31,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(gpu, monkeypatch, capsys) -> N
     assert said.out == "" and said.err.count("\n") == 1 and "needs an NVIDIA GPU" in said.err
 
 
+@pytest.mark.slow
 def test_what_it_measures_runs_on_a_cpu_too(gpu) -> None:
     from overhead import synthetic
 

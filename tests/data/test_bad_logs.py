@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -398,3 +400,14 @@ def test_bad_parquet(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "column 'x': observation[0] must be a number, but the column holds timestamps" in sentence(
         ["data", "import", "stamps.parquet", *words], capsys
     )
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_ends_the_same_way(place: Path) -> None:
+    (place / "log.csv").write_text(cell(3, "x", "high")())
+    (place / "map.yaml").write_text(yaml.safe_dump(GOOD))
+    words = [sys.executable, "-m", "lightning_offrl", "data", "import", "log.csv", "--map", "map.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("offrl: error: log.csv, row 3 (line 4), column 'x'") and done.stderr.count("\n") == 1
+    assert local_ids() == []

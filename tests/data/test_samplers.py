@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from tensordict import TensorDict
 
@@ -72,6 +76,25 @@ def test_columns_of_one_table_are_read_at_once(monkeypatch):
     for name, value in sources.items():
         assert torch.equal(got[name], value[index]) and got[name].is_contiguous(), name
     assert len(reads) == len(sources) - 2, "a, b and c are one"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's list of mappings")
+def test_a_mapped_table_is_paged_in_before_training(tmp_path):
+    """Random rows would fault page by page; afterwards all 8 MB are there, and none of them is a private copy."""
+    file = tmp_path / "table.npy"
+    np.save(file, np.ones((1 << 18, 8), dtype=np.float32))
+    table = torch.from_numpy(np.load(file, mmap_mode="c"))
+    columns = TensorDict({"observation": table[:, :5], "next": {"reward": table[:, 5]}}, [1 << 18])
+
+    def kilobytes() -> dict[str, int]:
+        text = Path("/proc/self/smaps").read_text()
+        lines = text[text.index(str(file)) :].splitlines()[1:]
+        return {line.split(":")[0]: int(line.split()[1]) for line in lines[:20] if line.endswith("kB")}
+
+    before = kilobytes()["Rss"]
+    assert resident(columns, torch.device("cpu")) is columns
+    after = kilobytes()
+    assert before < 1024 < 8192 <= after["Rss"] and after["Anonymous"] == 0
 
 
 def test_columns_move_to_a_device_that_holds_them_twice():

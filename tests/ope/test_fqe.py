@@ -198,6 +198,43 @@ def test_policies_that_draw_nothing_are_asked_once() -> None:
     assert calls == [50, 5, 5]  # the table's 50 next observations; the 5 first ones to read, and to follow
 
 
+def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None:
+    """Eight actions for each of 50 transitions at first; how long the fit is does not matter any more."""
+    asked = []
+
+    class Counting(Linear):
+        def sample(self, observation, n, generator):
+            asked.append((len(observation), n))
+            return super().sample(observation, n, generator)
+
+    episodes = BEHAVIOUR.episodes(5, 10, seed=0)
+    common = {"discount": 0.9, "hidden": (4,), "held_out": 0.0}
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=40, **common)
+    short, asked[:] = asked.copy(), []
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=80, **common)
+    assert asked == short and asked.count((50, 8)) == 1 and len(asked) == 4
+    asked.clear()
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=5, batch_size=2, **common)
+    assert asked.count((2, 1)) == 5 and (50, 8) not in asked  # a short fit draws for what it visits
+
+
+def test_every_draw_is_one_of_its_own_transition() -> None:
+    """Draws marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
+    episodes = BEHAVIOUR.episodes(3, 4, seed=0)
+    page = FQE(episodes.spec, discount=0.9, hidden=(4,), samples=3, seeds=2).of(TARGET.policy())
+    block = OfflineDataModule(episodes, discount=0.9).columns()[:12]
+    mark = 10.0 * torch.arange(12).view(12, 1, 1) + torch.arange(8).view(1, 8, 1) + torch.zeros(2)
+    block["next", "policy_draws"] = mark
+    block = block.expand(5, 2, 12)
+    found = page.prepare(block)["next"]
+    row, number = found["policy_action"][..., 0].div(10, rounding_mode="floor"), found["policy_action"][..., 0] % 10
+    assert found["policy_action"].shape == (5, 2, 12, 3, 2) and "policy_draws" not in found.keys()
+    assert torch.equal(row, torch.arange(12.0).view(12, 1).expand_as(row))
+    assert number.unique().tolist() == list(range(8))
+    assert not torch.equal(number[0], number[1]) and not torch.equal(number[:, 0], number[:, 1])
+    assert torch.equal(found["policy_weight"], torch.full((5, 2, 12, 3), 1.0 / 3.0))
+
+
 def test_it_trains_under_a_trainer_with_the_ordinary_data_module(tmp_path) -> None:
     """Same settings, same seed: the Trainer's batches differ from `fqe`'s, the fixed point does not."""
     episodes, table = tabular_case(True)

@@ -103,6 +103,7 @@ def test_choice_goes_by_lower_bounds_and_keeps_what_is_not_shown_worse():
     assert found.by_point == ["wild", "sure", "poor"] and found.by_lower == ["sure", "wild", "poor"]
     assert found.top == ["wild", "sure"]
     assert found.measures["regret@1"] == pytest.approx(0.8)  # of the three with an estimate
+    assert found.measures["regret@1 of all"] == pytest.approx(4 / 7)  # (8 - 4) / (8 - 1)
     table = found.table()
     assert "Choice    sure" in table and "evaluate it again" in table and "ABSTAIN" in table
 

@@ -14,13 +14,13 @@ from lightning_offrl.data.sources import load
 from lightning_offrl.envs.sepsis import Sepsis
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.eligibility import Limits
+from lightning_offrl.ope.eligibility import Limits, check_weights
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.importance import importance_sampling
 from lightning_offrl.ope.intervals import interval
 from lightning_offrl.ope.policies import Discrete, TargetPolicy
 from lightning_offrl.ope.sensitivity import sensitivity, tipping_point, unrecorded_cause
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories
 
 
 def random_log(episodes: int, horizon: int, seed: int = 0) -> Trajectories:
@@ -57,9 +57,22 @@ def by_enumeration(data: Trajectories, gamma: float, decisions: int | None) -> t
 @pytest.mark.parametrize("decisions", [None, 1, 2, 7])
 def test_bounds_against_every_corner(decisions: int | None) -> None:
     data = random_log(7, 3)
-    for gamma in (1.3, 4.0):
+    for gamma in (1.3, np.float64(4.0)):
         found = sensitivity(data, gamma, decisions=decisions, n_boot=1)
         assert (found.low, found.high) == pytest.approx(by_enumeration(data, gamma, decisions), abs=1e-12)
+
+
+def test_bounds_are_nested_to_the_ends_of_what_was_seen() -> None:
+    """Also where weights differ by a hundred orders of magnitude."""
+    data = random_log(80, 60)
+    before = sensitivity(data, 1.0, n_boot=1)
+    for gamma in (1.2, 2.0, 10.0, 100.0, 1e4):
+        found = sensitivity(data, gamma, n_boot=1)
+        assert float(data.returns.min()) <= found.low <= before.low and before.high <= found.high
+        assert found.high - found.low > before.high - before.low or gamma > 10.0  # then at the ends
+        assert found.high <= float(data.returns.max())
+        before = found
+    assert tipping_point(data, 0.5 * (before.low + before.high)) <= 1e4
 
 
 def test_without_hidden_causes_it_is_wis() -> None:
@@ -160,9 +173,43 @@ def test_the_page_says_what_it_assumes() -> None:
     logged = evaluate(policy, told, discount=0.99, n_boot=50, limits=limits)
     assert logged.row("wis").status == "eligible" and logged.verdict.assumption == ""
     both = evaluate(policy, told, discount=0.99, n_boot=50, direct=[lstd(policy, told, discount=0.99)])
-    assert both.verdict.assumption.startswith("lstd assumes") and "log contradicts it" in both.verdict.assumption
+    assert both.verdict.assumption.startswith("lstd assumes") and "The log contradicts it" in both.verdict.assumption
     open_log = admissions(hidden=False)[1]
     ward = Sepsis(diabetes=0.5)
     policy = of(ward, "blind clinician")
     plain = evaluate(policy, open_log, discount=0.99, n_boot=50, direct=[lstd(policy, open_log, discount=0.99)])
     assert plain.verdict.assumption.startswith("lstd assumes") and "contradicts" not in plain.verdict.assumption
+    # Named or automatic, doubly robust estimates get the fitted values.
+    named = evaluate(
+        policy,
+        open_log,
+        discount=0.99,
+        n_boot=50,
+        estimators=("wdr",),
+        direct=[lstd(policy, open_log, discount=0.99)],
+        limits=limits,
+    )
+    automatic = evaluate(
+        policy, open_log, discount=0.99, n_boot=50, direct=[lstd(policy, open_log, discount=0.99)], limits=limits
+    )
+    assert named.row("wdr").value == automatic.row("wdr").value
+
+
+def test_a_lasting_cause_shows_in_the_mean_weight() -> None:
+    """Two steps, one coin that decides them: given the first action, the second is no toss of its own."""
+    cause = torch.arange(400) % 2 == 0
+    chance = torch.where(cause, 0.9, 0.1)
+    both = torch.distributions.Bernoulli(chance.unsqueeze(-1).expand(400, 2))
+    torch.manual_seed(0)
+    action = both.sample()
+    data = Trajectories(
+        reward=torch.zeros(400, 2),
+        mask=torch.ones(400, 2, dtype=torch.bool),
+        behaviour_log_prob=torch.full((400, 2), 0.5).log(),  # what a fit to single steps finds
+        target_log_prob=torch.where(action == 1.0, 0.9, 0.1).log(),
+        behaviour=ESTIMATED,
+    )
+    # E[w] = 1/2 (.82 / .5)^2 + 1/2 (.18 / .5)^2
+    found = check_weights(data)
+    assert found.mean_weight == pytest.approx(0.5 * 1.64**2 + 0.5 * 0.36**2, abs=4 * found.mean_weight_error)
+    assert found.wrong and "something that the log lacks" in found.reasons[-1]

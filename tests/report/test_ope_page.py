@@ -47,7 +47,7 @@ def test_page_of_an_eligible_policy():
     episodes = finite_log()
     fitted = direct(evaluate(POLICY, episodes, discount=0.9).row("cwpdis").value, episodes)
     labels = ["one" if i % 3 else "two" for i in range(episodes.n_episodes)]
-    found = evaluate(POLICY, episodes, discount=0.9, direct=[fitted], by={"arm": labels}, name="mine <1>")
+    found = evaluate(POLICY, episodes, discount=0.9, direct=[fitted], by={"arm": labels}, name="mine <1>", tail=0.25)
     found.provenance = {"data fingerprint": "abc123"}
     page = checked(ope_page.document(found))
     assert "mine &lt;1&gt; would earn about" in page and ope_page.number(found.row("wdr").value) in page
@@ -62,6 +62,8 @@ def test_page_of_an_eligible_policy():
         "How many episodes count",
     ):
         assert word in page, word
+    policy = next(one for one in found.tails if one.name == "wis")
+    assert policy.eligible and "the policy (wis)" in page and ope_page.number(policy.cvar) in page
     for row in found.rows:
         assert f">{row.name}<" in page
     assert ope_page.number(found.conservative) in page

@@ -175,16 +175,18 @@ def _parquet(path: Path, wanted: Sequence[str], map_file: str, rows: int) -> Ite
         ) from problem
     first = 1
     try:
-        with pq.ParquetFile(path) as file:
+        # Without these pyarrow holds every row group that it has read, and whole columns of the one it reads.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             header = list(file.schema_arrow.names)
             _pick(path, header, wanted, map_file)
             for name in wanted:
                 _check_type(path, name, file.schema_arrow.field(name).type)
-            for batch in file.iter_batches(batch_size=rows, columns=list(wanted), use_threads=False):
-                columns = {name: _array(batch.column(name)) for name in wanted}
-                if len(batch):
-                    yield Chunk(path, first, columns)
-                first += len(batch)
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(rows, [group], list(wanted), use_threads=False):
+                    columns = {name: _array(batch.column(name)) for name in wanted}
+                    if len(batch):
+                        yield Chunk(path, first, columns)
+                    first += len(batch)
     except (pa.ArrowException, OSError) as problem:
         line = str(problem).strip().splitlines()[0]
         raise InputError(f"{path} cannot be read as Parquet ({line}); it may be cut short or be another format") from (
