@@ -32,6 +32,7 @@ class Slices(pl.Callback):
         self.clocks: dict[str, float] = {}
         self.model: Any = None
         self.block = 1
+        self.replaced: list[tuple[Any, str, Any]] = []
         self.apart = 0
         """Updates that the running turn takes apart."""
 
@@ -62,23 +63,28 @@ class Slices(pl.Callback):
             self.turns.made(self.block, self.take_apart)
 
     def take_apart(self, command: dict[str, Any]) -> None:
-        """Answer with the cost of Adam and of the targets alone, and time the parts of the next turn."""
+        """Time the parts of the next turn: those outside of an update, or its graph, for clocks inside clocks count."""
         self.apart, self.clocks = command["apart"], {}
-        model = self.model
+        model, path = self.model, self.model.update_path
+        for owner, name, plain in self.replaced:
+            setattr(owner, name, plain)
+        self.replaced = []
+        if command["inside"]:
+            for graph in path.compiled.graphs:
+                self.put_clock(graph, "run", "graph")
+            self.turns.say(**alone(model))
+            return
         self.put_clock(samplers, "gather", "sampling")
         self.put_clock(samplers.UniformSampler, "indices", "sampling")
-        for name, part in (("training_step", "training_step"), ("prepare", "prepare"), ("_log_window", "logging")):
-            self.put_clock(
-                type(model), name, part
-            )  # not on the object: graphs would be made again for its new attribute
-        self.put_clock(model.update_path, "losses_and_steps", "update")
-        for graph in model.update_path.compiled.graphs if model.update_path.compiled is not None else []:
-            self.put_clock(graph, "run", "graph")
-        self.turns.say(**alone(model))
+        for name, part in (("training_step", "training_step"), ("_log_window", "logging")):
+            self.put_clock(type(model), name, part)  # on the object it would be a new attribute, and a new graph
+        self.put_clock(path, "losses_and_steps", "update")
+        self.turns.say()
 
     def put_clock(self, owner: Any, name: str, part: str) -> None:
         """Replace a function by one whose CPU time is added to ``part``."""
         plain: Callable[..., Any] = getattr(owner, name)
+        self.replaced.append((owner, name, plain))
 
         def clocked(*args: Any, **options: Any) -> Any:
             began = time.process_time()
