@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -48,16 +50,19 @@ def test_what_applies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_discrete_policies_of_the_sepsis_ward() -> None:
     ward = Sepsis()
-    episodes = load(ward.dataset(ward.clinician(), 300))
+    episodes = load(ward.dataset(ward.clinician(), 400))
     clinician = Discrete(lambda o: torch.as_tensor(ward.on_record(ward.clinician())(o.numpy())))
-    panel = ShiftPanel(episodes, clinician, states=1_000)
+    panel = ShiftPanel(episodes, clinician, states=1_500)
     near, far = (
         {d.name: d for d in panel.diagnose(Discrete(lambda o, p=p: torch.as_tensor(ward.on_record(p)(o.numpy()))))}
         for p in (ward.policies()["as if not diabetic"], ward.policies()["protocol"])
     )
     assert set(near) == {*ALWAYS, "kl_bits_traj", "surprisal_bits", "ess_share"}
     assert near["kl_bits_traj"].level == "ok" and far["kl_bits_traj"].level == "alarm"
-    assert near["auc"].value < far["auc"].value and near["support_knn"].value > far["support_knn"].value + 0.1
+    assert near["auc"].value < far["auc"].value
+    one, other = near["support_knn"], far["support_knn"]
+    error = math.hypot(one.numbers["support_knn_error"], other.numbers["support_knn_error"])
+    assert one.value - other.value > 3.0 * error
     logged = density_ratio(episodes, Discrete(lambda o: torch.as_tensor(ward.on_record(ward.clinician())(o.numpy()))))
     assert logged.value == pytest.approx(1.0, abs=1e-3)  # the clinician's own weights are all 1
 

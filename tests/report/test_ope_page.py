@@ -45,7 +45,7 @@ def test_weights_by_step_by_hand():
 
 def test_page_of_an_eligible_policy():
     episodes = finite_log()
-    fitted = direct(evaluate(POLICY, episodes, discount=0.9).row("cwpdis").value, episodes)
+    fitted = direct(evaluate(POLICY, episodes, discount=0.9).row("cwpdis").value + 0.01, episodes)
     labels = ["one" if i % 3 else "two" for i in range(episodes.n_episodes)]
     found = evaluate(POLICY, episodes, discount=0.9, direct=[fitted], by={"arm": labels}, name="mine <1>", tail=0.25)
     found.provenance = {"data fingerprint": "abc123"}
