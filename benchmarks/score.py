@@ -315,8 +315,8 @@ def precision(args: argparse.Namespace) -> int:
     lines = [
         "# Scores in lower precision",
         "",
-        "The runs of `scores.md` again with products in bfloat16: `bf16-mixed` is Lightning's precision, `medium` is "
-        "torch's float32 matmul precision (parameters, activations and losses stay float32). Both went through the "
+        "The runs of `scores.md` again: `bf16-mixed` is Lightning's precision, `medium` torch's float32 matmul "
+        "precision (bfloat16 products on CPUs with matrix units for them, else float32). Both went through the "
         "compiled update, the float32 runs through the plain one. **Short runs**, means of each run's five "
         "evaluations, mean ± standard error over seeds (number).",
         "",
