@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_arrays: Call
         for key, value in {**arrays, "actions": (arrays["actions"][:, 0] > 0).astype("int64")}.items():
             file[key] = value
     (tmp_path / "interrupting.py").write_text(INTERRUPT)
+    monkeypatch.delitem(sys.modules, "interrupting", raising=False)  # each test's own, not that of an earlier one
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).resolve().parents[2]}")
     monkeypatch.chdir(tmp_path)

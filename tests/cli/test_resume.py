@@ -50,7 +50,8 @@ def assert_equal(one: object, two: object, where: str) -> None:
 @pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(workplace: Path, offrl, monkeypatch, precision: str):
     line = f"{FIT} --trainer.max_steps 105 --trainer.precision {precision}"
-    assert offrl(f"{line} --run_dir whole")[0] == 0
+    status, said = offrl(f"{line} --run_dir whole")
+    assert status == 0, said
     monkeypatch.setenv("INTERRUPT", f"{signal.SIGKILL}@73")
     killed = subprocess.run([*OFFRL, *line.split(), "--run_dir", "killed"], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
