@@ -17,7 +17,7 @@ from lightning_offrl.report.plots import COLOURS, save
 
 NAMES = {"DQN": "DQN (naive)", "BC": "BC", "BCQ": "BCQ", "IQL": "IQL", "CQL": "CQL"}
 HUES = {"DQN": "series-1", "BC": "data", "BCQ": "series-3", "IQL": "series-4", "CQL": "series-2"}
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,7 +35,7 @@ _STYLE: Any = {
 
 def draw(results: dict[str, Any], folder: Path) -> None:
     """Three PNG files."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         save(missing_action(results), folder / "missing_action.png")
         save(bound(results), folder / "bound.png")
         save(stitch(results), folder / "stitch.png")

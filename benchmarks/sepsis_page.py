@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import dedent, fill
 from typing import Any
 
+from gridworld_plots import STYLE
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,25 +24,11 @@ LABELS = {
     ("fitted", "fqe"): "FQE (needs none)",
 }
 MARKS = {"wis": "o", "wdr": "D", "fqe": "s"}
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["rule"],
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.labelcolor": COLOURS["ink"],
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
 
 
 def write(results: dict[str, Any], folder: Path) -> str:
     """``sepsis.png`` and ``sepsis.md``; returns the text."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         save(picture(results), folder / "sepsis.png")
     parts = (introduction, estimates, what_is_seen, limits, many_logs, strength, abstentions)
     text = "\n\n".join(filled(dedent(part(results))) for part in parts) + "\n"
