@@ -1,4 +1,4 @@
-"""How fast gradient updates are: ``offrl fit``, a loop by hand, d3rlpy and CORL, taking turns in one run.
+"""How fast gradient updates are: ``offrl fit``, a loop by hand, d3rlpy, CORL and JAX-CORL, taking turns.
 
     python benchmarks/speed.py --peer PEER/bin/python                   # everything, required cells first; resumable
     python benchmarks/speed.py --quick --only iql                       # a minute, to see that it works
@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ PRECISIONS = {
     "medium": ["--trainer.precision", "32-true", "--model.matmul_precision", "medium"],
     "bf16": ["--trainer.precision", "bf16-mixed"],
 }
+JAX = ("iql", "td3_bc", "cql")
+"""That JAX-CORL has."""
 CELLS = [(256, 256), (1024, 256), (256, 512), (1024, 512)]
 MINUTES = 6.0
 """That a cell takes, about, on one core of 2024."""
@@ -100,17 +103,22 @@ class Competitor:
         one = self.turn(block)["cpu"] / 1000
         self.updates = max(block, block * round(seconds / one / block))
 
-    def parts(self, updates: int) -> dict[str, Any]:
-        """What ours consists of, in CPU milliseconds per update."""
-        found: dict[str, Any] = {"parts": {}}
-        for inside in (False, True):
-            self.tell(apart=updates, inside=inside)
-            found["alone"] = self.hear()
-            self.tell(run=updates)
-            found["parts"] |= self.hear()
-            total = 1000 * self.hear()["cpu"] / updates
-            found["parts"].setdefault("total", total)  # that of the turn without clocks inside clocks
-        return found
+    def parts(self, updates: int, turns: int = 5) -> dict[str, Any]:
+        """What ours consists of, in CPU milliseconds per update: medians over turns with the clocks outside and inside."""
+        seen: dict[str, list[float]] = {}
+        for _ in range(turns):
+            for inside in (False, True):
+                self.tell(apart=updates, inside=inside)
+                self.hear()
+                self.tell(run=updates)
+                parts = self.hear()
+                total = 1000 * self.hear()["cpu"] / updates
+                if not inside:  # clocks inside clocks count
+                    parts["total"] = total
+                for name, spent in parts.items():
+                    seen.setdefault(name, []).append(spent)
+        self.tell(alone=True)
+        return {"parts": {name: statistics.median(spent) for name, spent in seen.items()}, "alone": self.hear()}
 
     def end(self) -> None:
         """Send it home."""
@@ -145,6 +153,9 @@ def commands(args: argparse.Namespace, data: Path, algorithm: str, batch: int, w
         if args.corl and width == 256 and precision in args.precisions:
             words = [str(data), algorithm, *sizes, products, args.corl]
             found[f"CORL {precision}"] = [here, str(WORKERS / "corl.py"), *words]
+    if args.jax_corl and "fp32" in args.precisions and algorithm in JAX and (algorithm, width) != ("cql", 512):
+        python, checkout = args.jax_corl
+        found["JAX-CORL fp32"] = [python, str(WORKERS / "jax_corl.py"), str(data), algorithm, *sizes, checkout]
     for precision in args.precisions:
         found[f"floor {precision}"] = [here, str(WORKERS / "floor.py"), algorithm, *sizes, precision]
     return found
@@ -230,6 +241,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="?", choices=("all", "page"), default="all")
     parser.add_argument("--peer", help="a Python that has d3rlpy (requirements-peer.txt)")
     parser.add_argument("--corl", help="a checkout of CORL")
+    parser.add_argument(
+        "--jax-corl",
+        nargs=2,
+        metavar=("PYTHON", "CHECKOUT"),
+        help="a Python that has JAX (requirements-jax.txt), and a checkout of JAX-CORL",
+    )
     parser.add_argument("--data", help="an .hdf5 in D4RL's layout; default: random numbers")
     parser.add_argument("--only", nargs="+", choices=sorted(ALGORITHMS), default=list(ALGORITHMS), metavar="ALGORITHM")
     parser.add_argument("--required", action="store_true", help="batch 256, width 256 alone")

@@ -137,12 +137,16 @@ def write_page(results: list[dict[str, Any]], folder: Path) -> tuple[Path, Path]
         if "versions" in about
     }
     versions = [f"{name} {number}" for name, number in first["versions"].items()]
-    versions += [f"d3rlpy {numbers['d3rlpy']} on torch {numbers['torch']}" for numbers in list(peers.values())[:1]]
+    versions += [
+        f"{name.split()[0]}: " + ", ".join(f"{library} {number}" for library, number in numbers.items())
+        for name, numbers in peers.items()
+        if name.endswith("fp32")
+    ]
     lines = [
         "# Speed of a gradient update",
         "",
         f"One thread on {machine['cpu']} (family {family}, model {model}; "
-        f"{', '.join(machine['matrix instructions'])}), {machine['system']}. {', '.join(versions)}.",
+        f"{', '.join(machine['matrix instructions'])}), {machine['system']}. {'; '.join(versions)}.",
         f"Data: {first['data']}. Competitors took turns in one run per cell; load averages at the end of the cells: "
         + ", ".join(sorted({f"{r['machine']['load_average']:.1f}" for r in results}))
         + ".",
@@ -177,8 +181,8 @@ def write_page(results: list[dict[str, Any]], folder: Path) -> tuple[Path, Path]
     return page, plot
 
 
-COLOURS = {"d3rlpy": "#9a9a9a", "CORL": "#c9b458", "by hand": "#7fb2d6", "ours": "#1f5f99"}
-SHOWN = ["d3rlpy fp32", "CORL fp32", "by hand fp32", "ours fp32", "by hand bf16", "ours bf16"]
+COLOURS = {"d3rlpy": "#9a9a9a", "CORL": "#c9b458", "JAX-CORL": "#e0a458", "by hand": "#7fb2d6", "ours": "#1f5f99"}
+SHOWN = ["d3rlpy fp32", "CORL fp32", "JAX-CORL fp32", "by hand fp32", "ours fp32", "by hand bf16", "ours bf16"]
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:

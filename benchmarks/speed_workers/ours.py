@@ -64,15 +64,18 @@ class Slices(pl.Callback):
 
     def take_apart(self, command: dict[str, Any]) -> None:
         """Time the parts of the next turn: those outside of an update, or its graph, for clocks inside clocks count."""
-        self.apart, self.clocks = command["apart"], {}
         model, path = self.model, self.model.update_path
         for owner, name, plain in self.replaced:
             setattr(owner, name, plain)
         self.replaced = []
+        if command.get("alone"):
+            self.turns.say(**alone(model))
+            return
+        self.apart, self.clocks = command["apart"], {}
         if command["inside"]:
             for graph in path.compiled.graphs:
                 self.put_clock(graph, "run", "graph")
-            self.turns.say(**alone(model))
+            self.turns.say()
             return
         self.put_clock(samplers, "gather", "sampling")
         self.put_clock(samplers.UniformSampler, "indices", "sampling")
