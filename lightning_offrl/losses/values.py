@@ -40,7 +40,8 @@ def expectile(difference: Tensor, level: float) -> Tensor:
     Returns:
         The shape of ``difference``.
     """
-    return torch.where(difference < 0, 1.0 - level, level) * difference.square()
+    square = difference.square()  # weighed before the choice: where() of two numbers would round them to float32
+    return torch.where(difference < 0, (1.0 - level) * square, level * square)
 
 
 def huber(difference: Tensor, threshold: float | None = 1.0) -> Tensor:

@@ -31,6 +31,8 @@ def test_td_target_refuses_a_column():
 def test_expectile_by_hand():
     """0.7 weighs u = 2 with 0.7 and u = -2 with 0.3: tau belongs to positive u = target - prediction."""
     assert_close(expectile(torch.tensor([2.0, -2.0, 0.0]), 0.7), torch.tensor([2.8, 1.2, 0.0]))
+    exact = expectile(torch.tensor([2.0, -2.0], dtype=torch.float64), 0.7)
+    assert_close(exact, torch.tensor([2.8, 1.2], dtype=torch.float64), rtol=1e-15, atol=0.0)
 
 
 def test_expectile_half_is_half_the_square():
