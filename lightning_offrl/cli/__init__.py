@@ -197,6 +197,12 @@ def _ope(words: list[str]) -> int:
 def _select(words: list[str]) -> int:
     from lightning_offrl.cli import ope, select
 
+    if any(word.split("=")[0] == "--from" for word in words) and not {"-h", "--help"} & set(words):
+        parser = _parser("select", "Plan again from what --json of an earlier choice wrote.")
+        parser.add_argument("--from", dest="source", required=True, metavar="FILE")
+        parser.add_argument("--json", metavar="FILE")
+        select.add_plan_options(parser)
+        return select.plan_again(vars(parser.parse_args(words)))
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope.add_options(parser)

@@ -22,6 +22,9 @@ vary by 25, after 8, 20 and 50 episodes:
                                     30 episodes            8.7    8.0    6.2
     exact, but the worst is put   3 episodes               5.0    2.8    2.0
     50 too high, counted as       30 episodes              34.8   13.1    0.7
+
+A policy without an eligible estimate takes part only if asked for (``unknown``), or once it was played: that nobody can
+judge it offline is a reason to try it where trying is allowed, and a reason not to where it might do harm.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.evaluation import Evaluation, Row
+from lightning_offrl.ope.evaluation import Evaluation
 from lightning_offrl.ope.selection import speaker
 from lightning_offrl.ope.table import aligned, number
 from lightning_offrl.ope.verdict import SPEAKERS
@@ -43,6 +47,8 @@ TRUST = 3.0
 """Most episodes that an estimate may count for."""
 ENOUGH = 10
 """Degrees of freedom from which on the noise is measured on the played episodes, not on the log."""
+UNKNOWN = "no eligible estimate with an interval"
+"""Why a policy is not in a plan."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,59 @@ class Belief:
         return torch.where(known, self.mean + quantile * torch.where(known, self.deviation, 0.0), torch.inf)
 
     def chance_best(self, draws: int = 20_000, seed: int = 0) -> Tensor:
-        """``[K]``, the posterior probability of each to be the best, of one problem, by that many draws."""
+        """``[K]``, the posterior probability of each to be the best of those of which anything is known, by draws."""
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(draws, *self.mean.shape, generator=generator, dtype=torch.float64)
-        winner = (self.mean + self.deviation * normal).argmax(-1)
-        return torch.bincount(winner, minlength=self.mean.shape[-1]).double() / draws
+        known = self.deviation.isfinite()
+        drawn = self.mean + torch.where(known, self.deviation, 0.0) * normal
+        winner = torch.where(known, drawn, -torch.inf).argmax(-1)
+        return known * torch.bincount(winner, minlength=self.mean.shape[-1]).double() / draws
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """All that a plan needs of evaluations.
+
+    Attributes:
+        by_name: mean and deviation of each policy's value, NaN where there is no eligible estimate with an interval.
+        log_mean: mean return of the log.
+        log_deviation: standard deviation of the return of one of its episodes.
+    """
+
+    by_name: dict[str, tuple[float, float]]
+    log_mean: float
+    log_deviation: float
+
+    @classmethod
+    def of(cls, evaluations: Mapping[str, Evaluation]) -> Estimates:
+        """From evaluations of the same estimand."""
+        first = next(iter(evaluations.values()))
+        log = first.row("naive").terms
+        spread = math.nan if log is None else float(log.per_episode.std())
+        return cls({name: estimated(one) for name, one in evaluations.items()}, first.returns[1], spread)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        known = {name: list(pair) if math.isfinite(sum(pair)) else None for name, pair in self.by_name.items()}
+        return {"policies": known, "log_mean": self.log_mean, "log_deviation": _plain(self.log_deviation)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Estimates:
+        """What `to_dict` wrote.
+
+        Raises:
+            InputError: something else.
+        """
+        try:
+            nothing = (math.nan, math.nan)
+            pairs = {
+                str(name): nothing if pair is None else (float(pair[0]), float(pair[1]))
+                for name, pair in content["policies"].items()
+            }
+            spread = content["log_deviation"]
+            return cls(pairs, float(content["log_mean"]), math.nan if spread is None else float(spread))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+            raise InputError("no estimates to plan from: expected what offrl select --json writes") from problem
 
 
 @dataclass
@@ -100,7 +154,7 @@ class Plan:
         now: what they and the played episodes say.
         played: ``[K]`` episodes so far.
         order: whom to play next, one name an episode, as if every policy returned its mean.
-        left_out: the others, with the reason.
+        left_out: the others: those without an eligible estimate with an interval.
         noise_from: where the noise comes from, in words.
     """
 
@@ -109,7 +163,7 @@ class Plan:
     now: Belief
     played: Tensor
     order: list[str]
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     noise_from: str = "given"
 
     def table(self) -> str:
@@ -129,28 +183,35 @@ class Plan:
                         f"{float(self.prior.worth[i]):.1f}",
                         f"{int(self.played[i])}",
                         _belief(self.now, i),
-                        f"{float(chance[i]):.0%}",
+                        f"{float(chance[i]):.0%}" if math.isfinite(float(self.now.deviation[i])) else "-",
                         f"{self.order.count(name)}",
                     ]
                 )
             lines += ["  " + line for line in aligned(cells)]
-            lines += ["  order: " + ", ".join(_runs(self.order))] if self.order else []
+            lines += ["  order: " + ", ".join(runs(self.order))] if self.order else []
             lines.append("  Returns count as in the estimates: same discount, same steps. Then plan again with them.")
-        lines += [f"  left out: {name} ({reason})" for name, reason in self.left_out.items()]
+        lines += [f"  {self.absent}"] if self.left_out else []
         return "\n".join(lines)
+
+    @property
+    def absent(self) -> str:
+        """Who is not in the plan, why, and how to have them in it; empty if all are."""
+        if not self.left_out:
+            return ""
+        return f"not in the plan: {', '.join(self.left_out)}: {UNKNOWN}; --plan-unknown N gives each N episodes first"
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             "names": self.names,
             "prior_mean": self.prior.mean.tolist(),
-            "prior_deviation": self.prior.deviation.tolist(),
+            "prior_deviation": [_plain(x) for x in self.prior.deviation.tolist()],
             "worth_episodes": self.prior.worth.tolist(),
             "noise": self.now.noise,
             "noise_from": self.noise_from,
             "played": self.played.tolist(),
             "mean": self.now.mean.tolist(),
-            "deviation": self.now.deviation.tolist(),
+            "deviation": [_plain(x) for x in self.now.deviation.tolist()],
             "chance_best": self.now.chance_best().tolist() if self.names else [],
             "order": self.order,
             "left_out": self.left_out,
@@ -158,48 +219,54 @@ class Plan:
 
 
 def plan(
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation] | Estimates,
     episodes: int = 20,
     *,
     played: Mapping[str, Sequence[float]] | None = None,
     noise: float | None = None,
     trust: float = TRUST,
+    unknown: int = 0,
 ) -> Plan:
     """Plan the next episodes.
 
     Args:
-        evaluations: by name, of the same estimand. A policy without an eligible estimate and interval is left out: the
-            log gives no reason to try it.
+        evaluations: by name, of the same estimand; or what a plan needs of them.
         episodes: how many to plan.
         played: returns by name of what was played already, in the evaluations' estimand.
         noise: standard deviation of an episode's return; None: within policies over what was played, once that has
             `ENOUGH` degrees of freedom, before that of the log's episodes.
         trust: most episodes that an estimate may count for.
+        unknown: episodes that every policy without an eligible estimate is given before all else, those played counted;
+            0: it is left out until it was played. In the order it is taken to return what the log does.
 
     Raises:
         InputError: returns of a policy that is not there, or numbers that cannot be.
     """
+    given = evaluations if isinstance(evaluations, Estimates) else Estimates.of(evaluations)
     played = dict(played or {})
-    unknown = [name for name in played if name not in evaluations]
-    if unknown:
-        raise InputError(f"there are returns of {unknown[0]!r}, which is none of {', '.join(evaluations)}")
+    strange = [name for name in played if name not in given.by_name]
+    if strange:
+        raise InputError(f"there are returns of {strange[0]!r}, which is none of {', '.join(given.by_name)}")
     returns = {name: torch.tensor(list(values), dtype=torch.float64) for name, values in played.items()}
     if any(not bool(values.isfinite().all()) for values in returns.values()):
         raise InputError("the returns of played episodes must be finite numbers")
-    if episodes < 0 or not trust > 0.0 or (noise is not None and not noise > 0.0):
-        raise InputError(f"a plan needs episodes >= 0, trust > 0 and noise > 0, got {episodes}, {trust} and {noise}")
+    if episodes < 0 or unknown < 0 or not trust > 0.0 or (noise is not None and not noise > 0.0):
+        raise InputError(
+            f"a plan needs episodes >= 0, unknown >= 0, trust > 0 and noise > 0, got {episodes}, {unknown}, {trust} "
+            f"and {noise}"
+        )
     told = "given"
     if noise is None:
-        noise, told = _noise(list(returns.values()), evaluations)
-    names, means, deviations, left_out = [], [], [], {}
-    for name, evaluation in evaluations.items():
-        mean, deviation = estimated(evaluation)
-        if math.isfinite(mean) and math.isfinite(deviation):
-            names.append(name)
-            means.append(mean)
-            deviations.append(max(deviation, noise / math.sqrt(trust)))
-        else:
-            left_out[name] = "no eligible estimate with an interval"
+        noise, told = _noise(list(returns.values()), given.log_deviation)
+    names, means, deviations, left_out = [], [], [], []
+    for name, (mean, deviation) in given.by_name.items():
+        judged = math.isfinite(mean) and math.isfinite(deviation)
+        if not judged and not unknown and not len(returns.get(name, ())):
+            left_out.append(name)
+            continue
+        names.append(name)
+        means.append(mean if judged else given.log_mean)
+        deviations.append(max(deviation, noise / math.sqrt(trust)) if judged else math.inf)
     prior = Belief(torch.tensor(means).double(), torch.tensor(deviations).double(), noise)
     empty = torch.zeros(0, dtype=torch.float64)
     count = torch.tensor([len(returns.get(name, empty)) for name in names], dtype=torch.float64)
@@ -207,8 +274,10 @@ def plan(
     now = prior.after(count, total)
     order: list[str] = []
     ahead, so_far = now, int(sum(len(values) for values in returns.values()))
+    owed = torch.where(prior.deviation.isfinite(), 0.0, unknown - count).clamp(min=0.0)
     for i in range(episodes if names else 0):
-        chosen = int(ahead.index(so_far + i).argmax())
+        chosen = int(owed.argmax() if bool(owed.any()) else ahead.index(so_far + i).argmax())
+        owed[chosen] = (owed[chosen] - 1.0).clamp(min=0.0)
         order.append(names[chosen])
         one = torch.zeros_like(ahead.mean)
         one[chosen] = 1.0
@@ -235,24 +304,28 @@ def estimated(evaluation: Evaluation) -> tuple[float, float]:
     return row.value, reach / z
 
 
-def _noise(returns: list[Tensor], evaluations: Mapping[str, Evaluation]) -> tuple[float, str]:
+def _noise(returns: list[Tensor], log: float) -> tuple[float, str]:
     degrees = sum(len(values) - 1 for values in returns if len(values))
     if degrees >= ENOUGH:
         squares = sum(float((values - values.mean()).square().sum()) for values in returns if len(values))
         if squares > 0.0:
             return math.sqrt(squares / degrees), "measured on the played episodes"
-    log: Row = next(iter(evaluations.values())).row("naive")
-    spread = 0.0 if log.terms is None else float(log.terms.per_episode.std())
-    if not spread > 0.0:
+    if not log > 0.0:
         raise InputError("the log's episodes all return the same; say how much an episode's return varies (noise)")
-    return spread, "as in the log"
+    return log, "as in the log"
+
+
+def _plain(x: float) -> float | None:
+    return x if math.isfinite(x) else None
 
 
 def _belief(belief: Belief, i: int) -> str:
+    if not math.isfinite(float(belief.deviation[i])):
+        return "unknown"
     return f"{number(float(belief.mean[i]))} +- {number(float(belief.deviation[i]), 3)}"
 
 
-def _runs(order: Sequence[str]) -> list[str]:
+def runs(order: Sequence[str]) -> list[str]:
     """``a a b`` as ``a x 2``, ``b``."""
     out: list[tuple[str, int]] = []
     for name in order:

@@ -1,8 +1,10 @@
 """Choosing among several policies by their evaluations, and judging such choices where the truth is known.
 
-    point    the estimate that speaks for the policy
-    lower    the conservative value: the smallest lower bound of the eligible estimates
-    top set  policies whose interval reaches the best lower bound: none of them is shown worse than the best
+    value         the estimate that speaks for the policy
+    lower         the lower bound of that estimate's interval
+    conservative  the smallest lower bound of the eligible estimates: what is safe to claim of a policy
+    regret        how much better than it another policy can be, at most
+    top set       policies that may be the best, by paired differences (`lightning_offrl.ope.top_set`)
 
 The best of K estimates is too high, because it was chosen for being high: evaluate the chosen policy again on episodes
 that took no part in the choice.
@@ -23,6 +25,7 @@ Measures of a ranking, with known truths (definitions differ between programs, s
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,8 +34,18 @@ from torch import Tensor
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.evaluation import Evaluation, Row
-from lightning_offrl.ope.table import aligned, bounds, number
+from lightning_offrl.ope.table import WIDTH, aligned, bounds, number
+from lightning_offrl.ope.top_set import gaps_of
 from lightning_offrl.ope.verdict import SPEAKERS
+
+RANKINGS = {
+    "lower": "the lower bound of the estimate that speaks for it",
+    "conservative": "its conservative value, the smallest lower bound of all its eligible estimates",
+    "value": "the estimate that speaks for it",
+    "regret": "how much better than it another may be, at most",
+}
+"""What policies can be ranked by."""
+RANK_BY = "lower"
 
 
 @dataclass
@@ -42,36 +55,60 @@ class Choice:
     Attributes:
         names: policies, as given.
         estimates: ``[P]`` point estimates; NaN where nothing is eligible.
-        lower: ``[P]`` conservative values; NaN where there is none.
-        upper: ``[P]`` upper bound of the estimate that speaks.
-        by: ``[P]``, its name.
+        lower: ``[P]`` lower bounds of the same estimates; NaN where there is none.
+        conservative: ``[P]``, what is safe to claim; NaN where there is nothing.
+        regret: ``[P]``, how much better another of these may be at most; NaN without an interval.
+        by: ``[P]``, the names of the estimates that speak.
+        rank_by: which of `RANKINGS` orders them.
+        ranking: names, best first: those with an interval.
         by_point: names, best point estimate first.
         by_lower: names, best conservative value first.
         top: names of the top set.
+        level: probability that it holds the best of those with an interval.
         measures: of the point estimates against truths, where these were given.
-        again: of the first of ``by_lower`` on episodes that took no part in the choice, or None.
+        again: of the first of ``ranking`` on episodes that took no part in the choice, or None.
     """
 
     names: list[str]
     estimates: Tensor
     lower: Tensor
-    upper: Tensor
+    conservative: Tensor
+    regret: Tensor
     by: list[str]
+    rank_by: str
+    ranking: list[str]
     by_point: list[str]
     by_lower: list[str]
     top: list[str]
+    level: float
     measures: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     truths: dict[str, float] = field(default_factory=dict)
     again: Evaluation | None = None
 
+    @property
+    def chosen(self) -> str | None:
+        """The first of ``ranking``; None where there is none."""
+        return self.ranking[0] if self.ranking else None
+
     def best(self, k: int) -> list[str]:
-        """The k policies with the largest conservative values."""
-        return self.by_lower[:k]
+        """The first k of ``ranking``."""
+        return self.ranking[:k]
+
+    @property
+    def doubt(self) -> str:
+        """What to mind about the choice: that its estimates disagree, or that there is but one."""
+        verdict = None if self.chosen is None else self.evaluations[self.chosen].verdict
+        return f"{verdict.word}: {verdict.sentence}." if verdict and verdict.word in ("DISAGREE", "SINGLE") else ""
+
+    @property
+    def rule(self) -> str:
+        """What orders them, in words."""
+        return f"Ranked by {RANKINGS[self.rank_by]}."
 
     def table(self) -> str:
         """Policies with ranks, the recommended one, and the measures."""
-        head = ["policy", "by", "value", "interval", "conservative", "rank", "rank by lower bound", "verdict"]
+        head = ["policy", "by", "value", "interval", "conservative", "rank", "rank by value", "verdict"]
         if self.truths:
             head.insert(7, "truth")
         cells = [head]
@@ -82,23 +119,27 @@ class Choice:
                 self.by[i],
                 number(float(self.estimates[i])),
                 "-" if row is None else bounds(row.interval),
-                number(float(self.lower[i])),
+                number(float(self.conservative[i])),
+                _place(name, self.ranking),
                 _place(name, self.by_point),
-                _place(name, self.by_lower),
                 self.evaluations[name].verdict.word + (" *" if name in self.top else ""),
             ]
             if self.truths:
                 cell.insert(7, number(self.truths.get(name)))
             cells.append(cell)
         lines = aligned(cells)
-        if self.by_lower:
-            lines += [
-                "",
-                f"Choice    {self.by_lower[0]}, the best conservative value; * not shown worse than the best.",
-            ]
+        if self.chosen is not None:
+            claim = float(self.conservative[self.names.index(self.chosen)])
+            lines += ["", f"Choice    {self.chosen}; worth {number(claim)} at least (its conservative value)."]
+            star = (
+                f"{self.rule} * may be the best: paired differences do not show another better (the best of all with "
+                f"an interval is among these with {self.level:.4g} probability)."
+            )
+            for said in filter(None, (self.doubt, star)):
+                lines += textwrap.wrap(said, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
             lines += self._again()
-            if len(self.by_lower) > 3:
-                lines.append(f"Top 3     {', '.join(self.best(3))} by conservative value.")
+            if len(self.ranking) > 3:
+                lines.append(f"Top 3     {', '.join(self.best(3))}.")
         else:
             lines += ["", "Choice    none: no policy has an eligible estimate with an interval."]
         if self.measures:
@@ -118,7 +159,7 @@ class Choice:
                 "          The value of a policy that was chosen for its value is too high: evaluate it again on",
                 "          episodes that took no part in the choice.",
             ]
-        row, before = speaker(self.again), float(self.estimates[self.names.index(self.by_lower[0])])
+        row, before = speaker(self.again), float(self.estimates[self.names.index(self.ranking[0])])
         other = f"On {self.again.n:,} other episodes"
         if row is None:
             return [f"          {other} nothing is eligible: {self.again.verdict.sentence}."]
@@ -145,6 +186,7 @@ def compare(
     *,
     behaviour_value: float | None = None,
     threshold: float | None = None,
+    rank_by: str = RANK_BY,
 ) -> Choice:
     """Rank policies that were evaluated on the same log.
 
@@ -153,12 +195,15 @@ def compare(
         truths: true values by name, to judge the ranking.
         behaviour_value: for SharpeRatio@k; None: the log's mean.
         threshold: what counts as safe; None: the same.
+        rank_by: one of `RANKINGS`.
 
     Raises:
-        InputError: no policy, or evaluations of different estimands.
+        InputError: no policy, evaluations of different estimands, or an unknown ranking.
     """
     if not evaluations:
         raise InputError("no policy to compare; give at least one")
+    if rank_by not in RANKINGS:
+        raise InputError(f"policies cannot be ranked by {rank_by!r}; there are {', '.join(RANKINGS)}")
     estimands = {(e.data, e.n, e.discount, e.horizon) for e in evaluations.values()}
     if len(estimands) > 1:
         raise InputError(f"these evaluations cannot be compared: data, episodes, discount, horizon are {estimands}")
@@ -166,27 +211,37 @@ def compare(
     rows = [speaker(evaluations[name]) for name in names]
     nan = math.nan
     estimates = torch.tensor([nan if row is None else row.value for row in rows], dtype=torch.float64)
-    lower = torch.tensor(
+    bounded = [i for i, row in enumerate(rows) if row is not None and row.interval is not None and row.interval.usable]
+    lower, regret = torch.full_like(estimates, nan), torch.full_like(estimates, nan)
+    conservative = torch.tensor(
         [nan if (value := evaluations[name].conservative) is None else value for name in names], dtype=torch.float64
     )
-    upper = torch.tensor(
-        [nan if row is None or row.interval is None else row.interval.high for row in rows], dtype=torch.float64
-    )
+    level = next(iter(evaluations.values())).level
+    top = [name for name, row in zip(names, rows, strict=True) if row is not None]
+    if bounded:
+        spoken = [row for row in (rows[i] for i in bounded) if row is not None]
+        lower[bounded] = torch.tensor([row.interval.low for row in spoken if row.interval], dtype=torch.float64)
+        compared = gaps_of(spoken, level)
+        regret[bounded] = compared.regret
+        worse = {names[i] for i, kept in zip(bounded, compared.kept.tolist(), strict=True) if not kept}
+        top = [name for name in top if name not in worse]
+    key = {"lower": lower, "conservative": conservative, "value": estimates, "regret": -regret}[rank_by]
     choice = Choice(
         names,
         estimates,
         lower,
-        upper,
+        conservative,
+        regret,
         ["-" if row is None else row.name for row in rows],
+        rank_by,
+        _ordered(names, torch.where(lower.isnan(), nan, key)),
         _ordered(names, estimates),
-        _ordered(names, lower),
-        [],
+        _ordered(names, conservative),
+        top,
+        level,
         evaluations=dict(evaluations),
         truths=dict(truths or {}),
     )
-    if choice.by_lower:
-        best = float(lower[names.index(choice.by_lower[0])])
-        choice.top = [name for name, high in zip(names, upper.tolist(), strict=True) if high >= best]
     known = [i for i, name in enumerate(names) if name in choice.truths and not math.isnan(float(estimates[i]))]
     if len(known) > 1:
         first = next(iter(evaluations.values()))

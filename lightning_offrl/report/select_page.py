@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_offrl.ope.plan import Plan
+from lightning_offrl.ope.plan import Belief, Plan, runs
 from lightning_offrl.ope.selection import Choice, speaker
 from lightning_offrl.report import html, ope_figures, plots
 from lightning_offrl.report.html import Block, Markup
 from lightning_offrl.report.ope_page import bar, between, estimand, number, style, write_page
 
+SHORT = {
+    "lower": "lower bound",
+    "conservative": "conservative value",
+    "value": "estimate",
+    "regret": "bound of the regret",
+}
+
 
 def document(choice: Choice, plan: Plan | None = None) -> Markup:
     """The whole page."""
     first = next(iter(choice.evaluations.values()))
-    chosen = choice.by_lower[0] if choice.by_lower else None
+    chosen = choice.chosen
     sections: list[Block] = [html.section("Policies", *_policies(choice))]
     if choice.measures:
         sections.append(html.section("Against the truth", _measures(choice)))
@@ -23,7 +31,7 @@ def document(choice: Choice, plan: Plan | None = None) -> Markup:
         sections.append(html.section("Whom to play first", *_plan(plan)))
     sections.append(html.section("Where it comes from", _provenance(choice)))
     page = html.page(
-        f"{chosen} is the safest choice" if chosen else "This log cannot tell these policies apart",
+        f"Choose {chosen}" if chosen else "This log cannot tell these policies apart",
         _top(choice),
         *sections,
         eyebrow=f"choice among {len(choice.names)} policies \N{MIDDLE DOT} {first.data}",
@@ -45,21 +53,25 @@ def write(choice: Choice, path: str | Path, plan: Plan | None = None) -> Path:
 def _top(choice: Choice) -> Markup:
     first = next(iter(choice.evaluations.values()))
     said: list[Block] = [html.paragraph(f"Estimated: {estimand(first)}.", "lead")]
-    if not choice.by_lower:
+    chosen = choice.chosen
+    if chosen is None:
         said.append(
             html.paragraph("No policy has an eligible estimate with an interval, so nothing is chosen.", "lead")
         )
         return html.join([Markup('<p class="verdict refuse">No choice</p>'), *said])
-    chosen = choice.by_lower[0]
     at = choice.names.index(chosen)
+    regret = float(choice.regret[at])
+    short = f"no other is better by more than {number(regret)}" if regret > 0.0 else "none of the others is as good"
     said.append(
         html.paragraph(
-            f"{chosen} has the largest conservative value, {number(float(choice.lower[at]))}; its estimate is "
-            f"{number(float(choice.estimates[at]))}. {len(choice.top)} of {len(choice.names)} policies are "
-            "not shown worse.",
+            f"{chosen} is worth {number(float(choice.estimates[at]))} by estimate and "
+            f"{number(float(choice.conservative[at]))} at least (its conservative value). "
+            f"{len(choice.top)} of {len(choice.names)} policies may be the best; of those with an interval, {short} "
+            f"({choice.level:.4g} probability).",
             "lead",
         )
     )
+    said += [html.paragraph(words) for words in (choice.doubt, choice.rule) if words]
     if choice.again is None:
         said.append(
             html.paragraph(
@@ -79,9 +91,9 @@ def _top(choice: Choice) -> Markup:
             )
         )
     facts = [
-        (chosen, "largest conservative value"),
+        (chosen, f"first by {SHORT[choice.rank_by]}"),
         (choice.by_point[0], "largest estimate"),
-        (str(len(choice.top)), "not shown worse than the best"),
+        (str(len(choice.top)), "may be the best"),
         (number(first.returns[1]), "mean return of the log"),
     ]
     return html.join([Markup('<p class="verdict improve">Chosen</p>'), *said, html.tiles(facts)])
@@ -89,15 +101,16 @@ def _top(choice: Choice) -> Markup:
 
 def _policies(choice: Choice) -> list[Block]:
     first = next(iter(choice.evaluations.values()))
-    order = choice.by_point + [name for name in choice.names if name not in choice.by_point]
+    order = choice.ranking + [name for name in choice.by_point if name not in choice.ranking]
+    order += [name for name in choice.names if name not in order]
     found = [bar(speaker(choice.evaluations[name]), name) for name in order]
     rows = [replace(b, colour="series-3" if b.name in choice.top else "series-2") for b in found]
     lines = {"mean return of the log": (first.returns[1], "data")}
-    if choice.by_lower:
-        best = float(choice.lower[choice.names.index(choice.by_lower[0])])
-        lines["best conservative value"] = (best, "series-1")
+    if choice.chosen is not None and choice.rank_by == "lower":
+        best = float(choice.lower[choice.names.index(choice.chosen)])
+        lines["best lower bound"] = (best, "series-1")
     spoken = "; ".join(f"{b.name} {b.words if b.value is None else number(b.value)}" for b in rows)
-    header = ["policy", "estimate", "value", "interval", "conservative", "rank", "by lower bound", "verdict"]
+    header = ["policy", "estimate", "value", "interval", "conservative", "rank", "by value", "verdict"]
     if choice.truths:
         header.insert(6, "truth")
     cells: list[list[Block]] = []
@@ -109,22 +122,24 @@ def _policies(choice: Choice) -> list[Block]:
             choice.by[i].replace("-", "\N{EN DASH}"),
             number(float(choice.estimates[i])),
             between(None if row is None else row.interval),
-            number(float(choice.lower[i])),
+            number(float(choice.conservative[i])),
+            _place(name, choice.ranking),
             _place(name, choice.by_point),
-            _place(name, choice.by_lower),
             choice.evaluations[name].verdict.word.lower(),
         ]
         if choice.truths:
             cell.insert(6, number(choice.truths.get(name)))
         cells.append(cell)
-    chosen = order.index(choice.by_lower[0]) if choice.by_lower else None
+    chosen = None if choice.chosen is None else order.index(choice.chosen)
     return [
         html.figure(
             plots.svg(
                 ope_figures.intervals(rows, lines, x_label="estimated return"), f"Policies by estimate. {spoken}"
             ),
             "Every policy with the estimate that speaks for it",
-            "Green: the interval reaches the best conservative value, so it is not shown worse than the best.",
+            f"Green: may be the best; the best of all with an interval is among these with {choice.level:.4g} "
+            "probability. What the policies share, such as lucky episodes, cancels in paired differences, so one can "
+            "be shown worse although its interval overlaps.",
         ),
         html.table(header, cells, highlight=chosen),
     ]
@@ -137,37 +152,39 @@ def _measures(choice: Choice) -> Markup:
 
 
 def _plan(plan: Plan) -> list[Block]:
+    absent = [html.paragraph(plan.absent[0].upper() + plan.absent[1:] + ".", "note")] if plan.left_out else []
     if not plan.names:
-        return [html.paragraph("No policy has an estimate to begin a plan with.")]
+        return [html.paragraph("No policy has an estimate to begin a plan with."), *absent]
     chance = plan.now.chance_best()
     rows: list[list[Block]] = [
         [
             name,
-            f"{number(float(plan.prior.mean[i]))} ± {number(float(plan.prior.deviation[i]))}",
+            _belief(plan.prior, i),
             f"{float(plan.prior.worth[i]):.1f}",
             str(int(plan.played[i])),
-            f"{number(float(plan.now.mean[i]))} ± {number(float(plan.now.deviation[i]))}",
-            f"{float(chance[i]):.0%}",
+            _belief(plan.now, i),
+            f"{float(chance[i]):.0%}" if math.isfinite(float(plan.now.deviation[i])) else "\N{EN DASH}",
             str(plan.order.count(name)),
         ]
         for i, name in enumerate(plan.names)
     ]
     header = ["policy", "by the estimate", "worth episodes", "played", "now", "best with", "planned"]
-    reasons = dict.fromkeys(plan.left_out.values())
-    left = "".join(
-        f" Left out, with {reason}: {', '.join(name for name, why in plan.left_out.items() if why == reason)}."
-        for reason in reasons
-    )
     return [
         html.paragraph(
             f"The next {len(plan.order)} episodes, by the upper quantiles of what is believed (Bayes-UCB), as if every "
             "policy returned its mean; plan again with what they return. Their returns must be counted as here: the "
             f"same discount and steps. An episode's return varies by {number(plan.now.noise)} ({plan.noise_from}); no "
-            f"estimate counts for more than a few episodes, so that a misleading log is found out.{left}"
+            "estimate counts for more than a few episodes, so that a misleading log is found out."
         ),
         html.table(header, rows),
-        html.paragraph("Order: " + ", ".join(plan.order) + ".", "note"),
+        html.paragraph("Order: " + ", ".join(runs(plan.order)) + ".", "note"),
+        *absent,
     ]
+
+
+def _belief(belief: Belief, i: int) -> str:
+    mean, deviation = float(belief.mean[i]), float(belief.deviation[i])
+    return f"{number(mean)} ± {number(deviation)}" if math.isfinite(deviation) else "unknown"
 
 
 def _provenance(choice: Choice) -> Markup:

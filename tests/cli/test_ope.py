@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.cli import main
+from lightning_offrl.cli import main, select
 from lightning_offrl.cli.ope import INTERVALS
 from lightning_offrl.data.sources import load
 from lightning_offrl.export.policy import export_policy
+from lightning_offrl.ope import selection
 from lightning_offrl.ope.intervals import METHODS
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
@@ -167,8 +168,13 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
+    assert "Ranked by the lower bound of the estimate that speaks" in said
     found = json.loads(Path("out.json").read_text())
     assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behaviour", "far"}
+    assert found["rank_by"] == "lower" and found["ranking"][0] == found["chosen"] == "better"
+    assert found["regret"]["far"] is None and found["regret"]["better"] == 0.0 and found["top"] == ["better"]
+    assert main(f"{line} --rank-by conservative".split()) == 0
+    assert json.loads(Path("out.json").read_text())["ranking"] == found["by_lower"]
     assert main(f"select --policies far.json {COMMON}".split()) == 3
 
 
@@ -180,10 +186,19 @@ def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(lo
     assert main(f"{line} --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
-    assert "left out: far" in said and "Whom to play first" in Path("page.html").read_text()
+    assert "not in the plan: far: no eligible estimate" in said
+    assert "Whom to play first" in Path("page.html").read_text()
     found = json.loads(Path("out.json").read_text())
     assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
     assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
+    # again from the file: the same plan without evaluating anything, and another with more episodes and the unknown one
+    assert main("select --from out.json --plan 5 --played played.json --json again.json".split()) == 0
+    assert json.loads(Path("again.json").read_text()) == found
+    Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2], "better": [0.9]}))
+    capsys.readouterr()
+    assert main("select --from out.json --plan 6 --plan-unknown 2 --played played.json".split()) == 0
+    said = capsys.readouterr().out
+    assert "order: far x 2, " in said and "not in the plan" not in said
 
 
 def test_a_policy_from_python_code(log: Path, capsys):
@@ -207,9 +222,17 @@ def test_a_policy_from_python_code(log: Path, capsys):
         ),
         ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
         ("select --policies better.json --data log.npz --direct none --played x.json", "give --plan N as well"),
+        ("select --policies better.json --data log.npz --direct none --plan-unknown 2", "give --plan N as well"),
+        ("select --from nothere.json --plan 3", "nothere.json cannot be read"),
+        ("select --from better.json --plan 3", "expected what offrl select --json writes"),
+        ("select --from better.json", "--from is for a plan"),
         ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):
     status, said = offrl(line)
     assert status == 2 and sentence in said and said.count("\n") == 1
+
+
+def test_the_rankings_of_the_command_line_are_those_of_the_package():
+    assert tuple(selection.RANKINGS) == select.RANKINGS and selection.RANK_BY == select.RANKINGS[0]

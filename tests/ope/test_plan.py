@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.importance import plain
 from lightning_offrl.ope.intervals import Interval
-from lightning_offrl.ope.plan import Belief, estimated, plan
+from lightning_offrl.ope.plan import Belief, Estimates, estimated, plan
 from lightning_offrl.ope.verdict import Verdict
 
 Z95 = 1.959963984540054
@@ -112,7 +113,10 @@ def test_prior_reaches_as_far_as_any_interval():
 def test_plan_from_evaluations():
     given = {"a": evaluation(("wis", "weights", 8.0, 4.0, 12.0)), "b": evaluation(("wis", "weights", 7.0, 6.9, 7.1))}
     found = plan({**given, "none": evaluation()}, 12)
-    assert found.names == ["a", "b"] and "no eligible" in found.left_out["none"]
+    assert found.names == ["a", "b"] and found.left_out == ["none"]
+    assert (
+        "not in the plan: none: no eligible estimate with an interval; --plan-unknown N gives each N episodes first"
+    ) in found.table()
     assert found.prior.noise == 4.0 and found.noise_from == "as in the log"  # deviation of 1, 5, 9
     # b's narrow interval does not count for more than three episodes
     assert found.prior.deviation.tolist() == pytest.approx([max(4 / Z95, 4 / math.sqrt(3)), 4 / math.sqrt(3)])
@@ -122,6 +126,32 @@ def test_plan_from_evaluations():
     assert bad.now.noise == pytest.approx(math.sqrt((10 + 2) / 10)) and "played episodes" in bad.noise_from
     for word in ("order:", "worth episodes", "b x"):
         assert word in bad.table(), bad.table()
+
+
+def test_policies_that_nobody_can_judge_are_tried_only_if_asked_for():
+    given = {"a": evaluation(("wis", "weights", 8.0, 4.0, 12.0)), "x": evaluation(), "y": evaluation()}
+    found = plan(given, 7, unknown=3, played={"x": [9.0, 9.0]})
+    assert found.names == ["a", "x", "y"] and not found.left_out and "not in the plan" not in found.table()
+    # y is owed three episodes and x one more; then whoever has the largest quantile
+    assert found.order[:4] == ["y", "y", "x", "y"] and found.order[4] in ("a", "x", "y")
+    # a flat prior: after two episodes of 9 with the log's deviation 4, x is worth 9 +- 4 / sqrt 2, and y nothing yet
+    assert found.now.mean.tolist() == [8.0, 9.0, 5.0] and found.now.deviation[1] == pytest.approx(4 / math.sqrt(2))
+    assert "unknown" in found.table() and found.now.chance_best()[2] == 0.0
+    content = found.to_dict()
+    assert content["prior_deviation"][1:] == [None, None] and "NaN" not in json.dumps(content, allow_nan=False)
+    # played once, it is known; never played and not asked for, it is left out
+    once = plan(given, 4, played={"x": [9.0]})
+    assert once.names == ["a", "x"] and once.left_out == ["y"]
+    assert plan({"y": evaluation()}, 2, unknown=1).order == ["y", "y"]
+
+
+def test_a_plan_from_what_was_written():
+    given = {"a": evaluation(("wis", "weights", 8.0, 4.0, 12.0)), "none": evaluation()}
+    stored = Estimates.from_dict(json.loads(json.dumps(Estimates.of(given).to_dict())))
+    assert plan(stored, 9, played={"a": [1.0]}).to_dict() == plan(given, 9, played={"a": [1.0]}).to_dict()
+    for wrong in (None, {}, {"policies": {"a": 1.0}, "log_mean": 1.0, "log_deviation": 1.0}):
+        with pytest.raises(InputError, match="offrl select --json"):
+            Estimates.from_dict(wrong)
 
 
 def test_what_cannot_be_planned():

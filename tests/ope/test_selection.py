@@ -11,6 +11,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import Interval
 from lightning_offrl.ope.selection import (
+    RANKINGS,
     average_ranks,
     compare,
     misjudged,
@@ -90,7 +91,7 @@ def evaluation(value: float | None, half: float = 1.0, discount: float = 0.9) ->
     return Evaluation("p", "log", 100, discount, None, "logged", rows, verdict, (1.0, 5.0, 9.0, 9.5))
 
 
-def test_choice_goes_by_lower_bounds_and_keeps_what_is_not_shown_worse():
+def test_choice_goes_by_lower_bounds_and_keeps_what_may_be_the_best():
     found = compare(
         {
             "wild": evaluation(9.0, 5.0),
@@ -101,11 +102,54 @@ def test_choice_goes_by_lower_bounds_and_keeps_what_is_not_shown_worse():
         {"wild": 4.0, "sure": 8.0, "poor": 3.0, "none": 1.0},
     )
     assert found.by_point == ["wild", "sure", "poor"] and found.by_lower == ["sure", "wild", "poor"]
+    assert found.ranking == ["sure", "wild", "poor"] and found.chosen == "sure"
+    # as if independent: errors 5 / 1.96, 0.5 / 1.96 and 1 / 1.96, two rivals at 0.975 each; wild leads poor by 6
     assert found.top == ["wild", "sure"]
+    z = 1.9623  # Student's t with 1,000 degrees of freedom
+    assert found.regret[1].item() == pytest.approx(1.0 + z / 1.96 * math.hypot(5.0, 0.5), abs=1e-3)
+    assert math.isnan(found.regret[3].item())
     assert found.measures["regret@1"] == pytest.approx(0.8)  # of the three with an estimate
     assert found.measures["regret@1 of all"] == pytest.approx(4 / 7)  # (8 - 4) / (8 - 1)
     table = found.table()
-    assert "Choice    sure" in table and "evaluate it again" in table and "ABSTAIN" in table
+    assert "Choice    sure; worth 7.5 at least" in table and "evaluate it again" in table and "ABSTAIN" in table
+
+
+def spoken_by_two(value: float, low: float, noisy: float, spread: float = 0.1) -> Evaluation:
+    """``cwpdis`` with a lower bound, and ``pdis`` with a lower one; both seen in 1,000 resamples."""
+    draws = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    out = evaluation(value, value - low)
+    row = out.rows[1]
+    row.name, row.resampled = "cwpdis", value + spread * draws
+    out.rows.append(Row("pdis", "weights", value, "eligible", Interval(noisy, 99.0, 0.95, "percentile")))
+    out.verdict = Verdict("SINGLE", "one", min(low, noisy), "pdis")
+    return out
+
+
+def test_every_ranking_has_its_order():
+    given = {"a": spoken_by_two(5.0, 4.0, 1.0), "b": spoken_by_two(4.5, 4.2, 0.5), "c": spoken_by_two(4.0, 3.0, 2.0)}
+    orders = {name: compare(given, rank_by=name).ranking for name in RANKINGS}
+    # the differences are sure, for all move alike: so the regret is that of the values
+    assert orders == {
+        "lower": ["b", "a", "c"],
+        "conservative": ["c", "a", "b"],
+        "value": list("abc"),
+        "regret": list("abc"),
+    }
+    found = compare(given)
+    assert found.rank_by == "lower" and found.top == ["a"] and found.regret.tolist() == pytest.approx([0.0, 0.5, 1.0])
+    assert found.conservative.tolist() == [1.0, 0.5, 2.0] and "worth 0.5 at least" in found.table()
+    for name, words in RANKINGS.items():
+        assert words in " ".join(compare(given, rank_by=name).table().split())
+    with pytest.raises(InputError, match="cannot be ranked by 'luck'; there are lower"):
+        compare(given, rank_by="luck")
+
+
+def test_a_policy_without_an_interval_may_be_the_best_and_is_not_ranked():
+    bare = evaluation(20.0)
+    bare.rows[1].interval, bare.verdict = None, Verdict("SINGLE", "one")
+    found = compare({"a": evaluation(2.0), "bare": bare, "none": evaluation(None)})
+    assert found.ranking == ["a"] and found.by_point == ["bare", "a"] and found.top == ["a", "bare"]
+    assert found.chosen == "a" and [math.isnan(x) for x in found.lower.tolist()] == [False, True, True]
 
 
 def test_without_an_eligible_policy_nothing_is_chosen():
