@@ -15,6 +15,8 @@ from lightning_offrl.ope.direct import DirectEstimate, lstd
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.evaluation import Evaluation
 from lightning_offrl.ope.policies import TargetPolicy
+from lightning_offrl.ope.selection import speaker
+from lightning_offrl.ope.top_set import standard_error
 from lightning_offrl.ope.trained import from_algorithm
 
 
@@ -22,8 +24,9 @@ class EvaluateOPE(Callback):
     """Estimates the policy's value every so many gradient updates, on the held-out episodes where there are some.
 
     Logged under ``ope/``: for every eligible estimate ``NAME/value``, ``NAME/low`` and ``NAME/high`` (an estimate that
-    abstains logs nothing), ``eligible`` (how many), ``conservative`` (the smallest lower bound), ``naive/value`` (the
-    mean return of those episodes), and ``unsupported`` (the share of the policy's actions far from the log's). Values
+    abstains logs nothing), ``eligible`` (how many), ``conservative`` (the smallest lower bound), ``less_error`` (the
+    estimate that speaks less one standard error: what `offrl select` ranks by), ``naive/value`` (the mean return of
+    those episodes), and ``unsupported`` (the share of the policy's actions far from the log's). Values
     are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
 
     These names are stable: ``Checkpoint(monitor="ope/conservative")`` keeps the checkpoint that is best offline, and
@@ -156,6 +159,9 @@ class EvaluateOPE(Callback):
                 out[f"ope/{row.name}/low"], out[f"ope/{row.name}/high"] = row.interval.low, row.interval.high
         if found.conservative is not None:
             out["ope/conservative"] = found.conservative
+        spoken = speaker(found)
+        if spoken is not None and spoken.interval is not None and spoken.interval.usable:
+            out["ope/less_error"] = spoken.value - standard_error(spoken)[0]
         if "far" in found.support:
             out["ope/unsupported"] = found.support["far"].share
         return out

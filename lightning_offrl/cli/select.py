@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.plan import Estimates, Plan
 
 
-RANKINGS = ("lower", "conservative", "value", "regret")
+RANKINGS = ("less-error", "lower", "conservative", "value", "regret")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rank-by",
         choices=RANKINGS,
         default=RANKINGS[0],
-        help="order policies by the lower bound of the estimate that speaks for each; by the smallest lower bound of "
-        "all its estimates; by the estimate; or by how much better than it another may be at most",
+        help="order policies by the estimate that speaks for each, less one standard error; by its lower bound; by the "
+        "smallest lower bound of all eligible estimates; by the estimate; or by how much better than it another may "
+        "be at most",
     )
     add(
         "--second-split",

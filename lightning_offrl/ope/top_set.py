@@ -121,11 +121,12 @@ def _error(a: Row, b: Row) -> tuple[float, int]:
         assert fitted.resampled is not None
         other = weighted.terms.resampled(fitted.counts.double())
         return float((fitted.resampled - other).std()), len(other) - 1
-    (one, first), (two, second) = _alone(a), _alone(b)
+    (one, first), (two, second) = standard_error(a), standard_error(b)
     return math.hypot(one, two), min(first, second)
 
 
-def _alone(row: Row) -> tuple[float, int]:
+def standard_error(row: Row) -> tuple[float, int]:
+    """Of an estimate with an interval, and its degrees of freedom: from its resamples, else from the interval."""
     if row.resampled is not None and len(row.resampled) > 1:
         return float(row.resampled.std()), len(row.resampled) - 1
     assert row.interval is not None

@@ -13,6 +13,7 @@ from lightning_offrl.report.html import Block, Markup
 from lightning_offrl.report.ope_page import bar, between, estimand, number, style, write_page
 
 SHORT = {
+    "less-error": "estimate less one error",
     "lower": "lower bound",
     "conservative": "conservative value",
     "value": "estimate",
@@ -113,6 +114,9 @@ def _policies(choice: Choice) -> list[Block]:
     header = ["policy", "estimate", "value", "interval", "conservative", "rank", "by value", "verdict"]
     if choice.truths:
         header.insert(6, "truth")
+    key = choice.key
+    if key is not None:
+        header.insert(5, key[0])
     cells: list[list[Block]] = []
     for name in order:
         i = choice.names.index(name)
@@ -129,6 +133,8 @@ def _policies(choice: Choice) -> list[Block]:
         ]
         if choice.truths:
             cell.insert(6, number(choice.truths.get(name)))
+        if key is not None:
+            cell.insert(5, number(float(key[1][i])))
         cells.append(cell)
     chosen = None if choice.chosen is None else order.index(choice.chosen)
     return [

@@ -47,6 +47,8 @@ def test_what_is_logged_is_the_evaluation_of_the_held_out_episodes(make_arrays):
     if found.status == "eligible":
         assert logged["ope/lstd/value"] == pytest.approx(found.value)
         assert logged["ope/lstd/low"] < logged["ope/lstd/value"] < logged["ope/lstd/high"]
+        spread = float(callback.last.row("lstd").resampled.std())
+        assert logged["ope/less_error"] == pytest.approx(found.value - spread)
     else:
         assert "ope/lstd/value" not in logged
     assert math.isfinite(logged["ope/naive/value"]) and 0.0 <= logged["ope/unsupported"] <= 1.0

@@ -168,10 +168,10 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
-    assert "Ranked by the lower bound of the estimate that speaks" in said
+    assert "Ranked by the estimate that speaks for it, less one standard error." in said
     found = json.loads(Path("out.json").read_text())
     assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behaviour", "far"}
-    assert found["rank_by"] == "lower" and found["ranking"][0] == found["chosen"] == "better"
+    assert found["rank_by"] == "less-error" and found["ranking"][0] == found["chosen"] == "better"
     assert found["regret"]["far"] is None and found["regret"]["better"] == 0.0 and found["top"] == ["better"]
     assert main(f"{line} --rank-by conservative".split()) == 0
     assert json.loads(Path("out.json").read_text())["ranking"] == found["by_lower"]

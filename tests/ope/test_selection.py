@@ -105,6 +105,7 @@ def test_choice_goes_by_lower_bounds_and_keeps_what_may_be_the_best():
     assert found.ranking == ["sure", "wild", "poor"] and found.chosen == "sure"
     # as if independent: errors 5 / 1.96, 0.5 / 1.96 and 1 / 1.96, two rivals at 0.975 each; wild leads poor by 6
     assert found.top == ["wild", "sure"]
+    assert found.less_error[:3].tolist() == pytest.approx([9.0 - 5 / 1.96, 8.0 - 0.5 / 1.96, 3.0 - 1 / 1.96], abs=1e-4)
     z = 1.9623  # Student's t with 1,000 degrees of freedom
     assert found.regret[1].item() == pytest.approx(1.0 + z / 1.96 * math.hypot(5.0, 0.5), abs=1e-3)
     assert math.isnan(found.regret[3].item())
@@ -126,21 +127,25 @@ def spoken_by_two(value: float, low: float, noisy: float, spread: float = 0.1) -
 
 
 def test_every_ranking_has_its_order():
-    given = {"a": spoken_by_two(5.0, 4.0, 1.0), "b": spoken_by_two(4.5, 4.2, 0.5), "c": spoken_by_two(4.0, 3.0, 2.0)}
-    orders = {name: compare(given, rank_by=name).ranking for name in RANKINGS}
-    # the differences are sure, for all move alike: so the regret is that of the values
-    assert orders == {
-        "lower": ["b", "a", "c"],
-        "conservative": ["c", "a", "b"],
-        "value": list("abc"),
-        "regret": list("abc"),
+    given = {
+        "a": spoken_by_two(5.0, 4.3, 1.0, spread=0.7),
+        "b": spoken_by_two(4.5, 4.2, 0.5),
+        "c": spoken_by_two(4.0, 3.0, 2.0),
     }
-    found = compare(given)
-    assert found.rank_by == "lower" and found.top == ["a"] and found.regret.tolist() == pytest.approx([0.0, 0.5, 1.0])
-    assert found.conservative.tolist() == [1.0, 0.5, 2.0] and "worth 0.5 at least" in found.table()
+    orders = {name: "".join(compare(given, rank_by=name).ranking) for name in RANKINGS}
+    assert orders == {"less-error": "bac", "lower": "abc", "conservative": "cab", "value": "abc", "regret": "abc"}
+    found, draws = compare(given), torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = float(draws.std())
+    assert found.rank_by == "less-error" and found.less_error.tolist() == pytest.approx(
+        [5.0 - 0.7 * one, 4.5 - 0.1 * one, 4.0 - 0.1 * one]
+    )
+    # b and c move alike, so c is surely 0.5 worse; b is 0.5 behind a, whose distance varies by 0.6
+    far = 0.6 * float(draws.quantile(0.95))
+    assert found.top == ["a", "b"] and found.regret[1:].tolist() == pytest.approx([0.5 + far, 1.0 + far], rel=1e-3)
+    assert found.conservative.tolist() == [1.0, 0.5, 2.0] and "b; worth 0.5 at least" in found.table()
     for name, words in RANKINGS.items():
         assert words in " ".join(compare(given, rank_by=name).table().split())
-    with pytest.raises(InputError, match="cannot be ranked by 'luck'; there are lower"):
+    with pytest.raises(InputError, match="cannot be ranked by 'luck'; there are less-error"):
         compare(given, rank_by="luck")
 
 
