@@ -11,6 +11,10 @@ maximum over rivals is what corrects for the number of rivals (multiple comparis
 bootstrap of the maximum: Mogstad, Romano, Shaikh and Wilhelm, 2024, section 3). Near-duplicates cost nothing, for their
 maximum is that of one. The best by value always stays in.
 
+With known values (``benchmarks/ranking.py``) the set held the best in 99 % of the logs, 96.7 % in the worst setting,
+and 40 % of the candidates; all whose interval reaches the best smallest lower bound are 64 % of them. Fits that
+overrated what the log does not show broke the promise (92.8 %), as they did for any other rule.
+
 What it does not cover: an estimate that is wrong in the same way at any number of episodes, and policies without one.
 """
 
