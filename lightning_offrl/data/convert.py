@@ -60,7 +60,8 @@ def convert(
 ) -> Converted:
     """Write a dataset into Minari's local store, so that it loads as the same episodes.
 
-    The dataset is written under a temporary name and renamed, so that it is there whole or not at all. Observations are
+    The dataset is written under a temporary name and renamed, so that it is there whole or not at all; what killed
+    processes of this computer left half written there is removed, and a note says so. Observations are
     stored as read (float32, one-hot for numbered states, pictures without loss), actions in the environment's units,
     logged log-densities as ``infos/behavior_log_prob``, masks of legal actions as ``infos/action_mask``, times and
     groups of imported logs as ``infos/log``, with the names and units of all columns. What has no place there is left

@@ -33,7 +33,8 @@ def import_logs(
 ) -> Converted:
     """Read logs by a map and write them into Minari's local store.
 
-    The dataset is there whole or not at all. Names and units of the columns are stored with it, for the dataset report.
+    The dataset is there whole or not at all; what killed imports left half written there is removed, with a note.
+    Names and units of the columns are stored with it, for the dataset report.
 
     Args:
         files: ``.parquet`` or ``.csv`` files, or directories of them, in order.

@@ -254,18 +254,19 @@ def test_actions_that_the_map_leaves_open(tmp_path: Path) -> None:
         import_logs(written(tmp_path, log), {**settings, "action_mask": SPELLINGS["flags by name"]}, "test/x-v0")
 
 
-def test_the_example_shows_both_ways() -> None:
+def test_the_example_shows_every_way() -> None:
     lines = EXAMPLE.splitlines()
     settings = yaml.safe_load(EXAMPLE)
     del settings["propensity"]
     (choice,) = (line for line in lines if line.startswith("# or a choice:"))
     settings |= yaml.safe_load(choice.removeprefix("# or a choice:"))
-    flags, listed = (
+    flags, named, listed = (
         parse_map({**settings, **yaml.safe_load(line.removeprefix("# "))}).action_mask
         for line in lines
         if line.startswith("# action_mask:")
     )
     assert flags == LegalActions(columns=("may_none", "may_half", "may_full"))
+    assert named == LegalActions(columns=("may_full", "may_half", "may_none"), actions=("full", "half", "none"))
     assert listed == LegalActions(column="allowed", separator=";")
 
 
@@ -331,7 +332,7 @@ REFUSED: dict[str, tuple[list[list[Any]], dict[str, Any], str]] = {
     "another separator": (
         spoilt(5, "allowed", "none|full"),
         LISTS,
-        "(are the actions separated by '|'? then set action_mask.separator in the map)",
+        "the legal actions 'none|full' are separated by '|', not ';': set action_mask.separator in the map",
     ),
     "continuous actions": (
         rows(),

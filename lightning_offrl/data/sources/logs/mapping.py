@@ -92,8 +92,9 @@ action:
   - {column: dose, low: 0, high: 10, unit: mg, clip: true}
 # or a choice:  action: {column: arm, categories: [none, half, full]}
 # which actions of a choice were legal, a column of 1/0 or true/false for each action, or one that lists them:
-# action_mask: [may_none, may_half, may_full]        # in the order of the categories; or columns: {none: may_none, ...}
-# action_mask: {column: allowed, separator: ";"}     # texts such as none;half, or lists in Parquet; missing: all, error
+# action_mask: [may_none, may_half, may_full]        # in the order of the categories
+# action_mask: {columns: {full: may_full, half: may_half, none: may_none}}    # by name
+# action_mask: {column: allowed, separator: ";", missing: error}   # none;half, or lists in Parquet; missing: all
 reward: {column: score, missing: 0, scale: 0.1}
 outcome_row: same                  # same: reward and ends stand in the row of the action; next: in the row after
 terminated: {column: status, values: [died, recovered]}     # or a column of true/false, 1/0

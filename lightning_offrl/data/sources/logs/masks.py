@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_offrl.data.sources.logs.values import Reader
 
 ROLE = "action_mask"
-_OTHER_SEPARATORS = (";", "|", ",", "/", "+", " ")
+_SEPARATORS = (";", "|", ",", "/", "+", " ")
 
 
 @dataclass(frozen=True)
@@ -204,15 +204,12 @@ def _of_texts(reader: Reader, chunk: Chunk, mask: LegalActions, number: dict[str
         for name in _names(cell, mask.separator, number):
             if name not in number:
                 row = int(np.flatnonzero(place.ravel() == i)[0])
-                others = [sign for sign in _OTHER_SEPARATORS if sign in name and sign != mask.separator]
-                hint = (
-                    f" (are the actions separated by {others[0]!r}? then set {ROLE}.separator in the map)"
-                    if others and len(number) > 1
-                    else ""
+                other = next(
+                    (s for s in _SEPARATORS if s in name and all(n in number for n in _names(name, s, {}))), ""
                 )
-                raise reader.error(
-                    chunk, row, mask.column, f"the legal actions {cell!r} hold {name!r}, {_none_of(name, number)}{hint}"
-                )
+                why = f"are separated by {other!r}, not {mask.separator!r}: set {ROLE}.separator in the map"
+                what = why if other else f"hold {name!r}, {_none_of(name, number)}"
+                raise reader.error(chunk, row, mask.column, f"the legal actions {cell!r} {what}")
             table[i, number[name]] = 1
         if cell == "":
             table[i] = -1
