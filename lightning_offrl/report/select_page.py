@@ -74,10 +74,12 @@ def _top(choice: Choice) -> Markup:
         )
         said.append(
             html.paragraph(
-                f"Its value is too high for having been chosen by it. On {choice.again.n:,} episodes that took no part "
-                f"in the choice {words}; report this one."
+                f"Its value is too high for having been chosen by it. On {choice.again.unit} that took no part in the "
+                f"choice {words}; report this one."
             )
         )
+    if first.clusters is not None:
+        said.append(html.paragraph(f"Intervals resample whole clusters: the log has {first.unit}."))
     facts = [
         (chosen, "largest conservative value"),
         (choice.by_point[0], "largest estimate"),
