@@ -295,7 +295,7 @@ def _direct_row(
         if len(estimate.replicates) < FEW_REFITS:
             row.notes = (f"interval from only {len(estimate.replicates)} refits",)
     else:
-        row.notes = ("no interval: it needs refits to resampled episodes",)
+        row.notes = (f"no interval: it needs refits to resampled {'clusters' if data.together else 'episodes'}",)
     if not math.isfinite(row.value):
         row.reasons += ("its value is not a finite number",)
     row.status = "abstains" if row.reasons else "eligible"
