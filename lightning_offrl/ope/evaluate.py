@@ -307,11 +307,11 @@ def _said_of(clusters: Clusters, guaranteed: bool) -> list[str]:
     if clusters.alone:
         where = f" (column {clusters.column})" if clusters.column else ""
         return [f"every episode is a cluster of its own{where}, so intervals are those of episodes"]
-    notes = [f"what is resampled is {clusters.words}, all episodes of each; errors and intervals are of these"]
     like = f"{clusters.words} vary like {clusters.effective:.1f} of equal size"
     if clusters.effective < FEWEST_CLUSTERS:
-        notes.append(f"{like}: too few for any interval, which needs {FEWEST_CLUSTERS}")
-    elif clusters.effective < FEW_CLUSTERS:
+        return [f"{like}: too few for any interval, which needs {FEWEST_CLUSTERS}"]
+    notes = [f"what is resampled is {clusters.words}, all episodes of each; errors and intervals are of these"]
+    if clusters.effective < FEW_CLUSTERS:
         notes.append(f"{like}: below {FEW_CLUSTERS}, intervals may be too narrow (Cameron, Gelbach and Miller, 2008)")
     if guaranteed:
         notes.append("no guaranteed intervals: they are for independent episodes")

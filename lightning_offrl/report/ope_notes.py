@@ -34,6 +34,16 @@ def rests_on(family: str) -> str:
     return _FAMILY.get(family, family)
 
 
+def resampled(clusters: Clusters) -> str:
+    """What intervals are of, in words."""
+    if clusters.alone:
+        return "each has its own, so intervals resample episodes"
+    if clusters.effective < FEWEST_CLUSTERS:
+        return f"they vary like {clusters.effective:.1f} of equal size, too few for any interval"
+    few = f", though these vary like {clusters.effective:.1f} of equal size, and with so few may be too narrow"
+    return f"intervals resample whole clusters{few if clusters.effective < FEW_CLUSTERS else ''}"
+
+
 def assumptions(result: Evaluation) -> Markup:
     """What no number on the page can check, for the kinds of estimates that are there."""
     used = {row.family for row in result.rows if row.status == "eligible"} or {row.family for row in result.rows}
@@ -76,8 +86,8 @@ def _independence(clusters: Clusters | None) -> str:
             "narrow: say which with --cluster."
         )
     return (
-        f"Episodes of different clusters are independent ({clusters.words}). Those of one may depend on each other in "
-        "any way. Clusters that share a site or a teacher are not independent, and then intervals are too narrow."
+        f"The {clusters.words} are independent of each other; episodes of one may depend on each other in any way. "
+        "Where clusters share a site or a teacher, intervals are still too narrow."
     )
 
 

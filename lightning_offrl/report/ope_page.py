@@ -16,7 +16,7 @@ from lightning_offrl.ope.verdict import SPEAKERS
 from lightning_offrl.report import html, ope_figures, plots
 from lightning_offrl.report.html import Block, Markup
 from lightning_offrl.report.ope_figures import Bar
-from lightning_offrl.report.ope_notes import assumptions, definitions, rests_on
+from lightning_offrl.report.ope_notes import assumptions, definitions, resampled, rests_on
 
 _MINUS = "\N{MINUS SIGN}"
 _KIND = {
@@ -124,6 +124,8 @@ def _top(result: Evaluation) -> Markup:
     verdict, p5, p95 = result.verdict, result.returns[0], result.returns[2]
     said: list[Block] = [html.paragraph(f"Estimated: {estimand(result)}.", "lead")]
     said.append(html.paragraph(_capital(verdict.sentence) + ".", "lead"))
+    if result.clusters is not None:
+        said.append(html.paragraph(f"From {result.unit}; {resampled(result.clusters)}."))
     if verdict.conservative is not None:
         against = f" {_capital(verdict.against_data)}." if verdict.against_data else ""
         said.append(
@@ -158,7 +160,7 @@ def _top(result: Evaluation) -> Markup:
     clusters, weights = result.clusters, result.weights
     if clusters is not None:
         of = f" (column {clusters.column})" if clusters.column else ""
-        facts.append((f"{clusters.n:,}", f"clusters{of}, which intervals resample"))
+        facts.append((f"{clusters.n:,}", f"clusters{of}"))
     if weights is not None:
         facts.append((number(round(weights.ess, 1)), "effective sample size of the weights"))
         facts.append((f"{weights.top_share:.1%}", "of all weight on one episode"))

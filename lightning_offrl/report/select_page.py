@@ -9,6 +9,7 @@ from lightning_offrl.ope.plan import Plan
 from lightning_offrl.ope.selection import Choice, speaker
 from lightning_offrl.report import html, ope_figures, plots
 from lightning_offrl.report.html import Block, Markup
+from lightning_offrl.report.ope_notes import resampled
 from lightning_offrl.report.ope_page import bar, between, estimand, number, style, write_page
 
 
@@ -79,7 +80,7 @@ def _top(choice: Choice) -> Markup:
             )
         )
     if first.clusters is not None:
-        said.append(html.paragraph(f"Intervals resample whole clusters: the log has {first.unit}."))
+        said.append(html.paragraph(f"From {first.unit}; {resampled(first.clusters)}."))
     facts = [
         (chosen, "largest conservative value"),
         (choice.by_point[0], "largest estimate"),

@@ -202,7 +202,8 @@ def test_several_episodes_of_one_person(log: Path, capsys):
     assert found["provenance"]["resampled"] == "60 clusters (column subject)"
     assert {row["interval"]["method"] for row in found["estimates"]} == {"percentile-t", "refits"}
     page = Path("page.html").read_text()
-    assert "Episodes of different clusters are independent (60 clusters (column subject))" in page
+    assert "The 60 clusters (column subject) are independent of each other" in page
+    assert "From 300 episodes of 60 clusters (column subject); intervals resample whole clusters." in page
     split = "--held-out 0.5 --split-seed 3"
     assert main(f"ope --policy better.json {line} {options} --by ward {split} --json out.json".split()) in (0, 3, 4)
     assert "nobody" not in capsys.readouterr().err
@@ -215,7 +216,10 @@ def test_several_episodes_of_one_person(log: Path, capsys):
     assert main(f"{choose} --json out.json".split()) == 0
     assert "On 150 other episodes of 30 clusters (column subject) its value is" in capsys.readouterr().out
     assert json.loads(Path("out.json").read_text())["again"]["clusters"]["number"] == 30
-    assert "the log has 150 episodes of 30 clusters (column subject)" in Path("page.html").read_text()
+    assert (
+        "From 150 episodes of 30 clusters (column subject); intervals resample whole clusters"
+        in Path("page.html").read_text()
+    )
 
 
 def test_a_policy_from_python_code(log: Path, capsys):

@@ -356,7 +356,10 @@ def test_few_clusters_are_said_and_fewer_have_no_interval():
     assert few.row("lstd").status == "eligible" and few.row("lstd").notes == ("no interval: too few clusters",)
     assert few.conservative is None and few.verdict.against_data.startswith("no interval of the difference")
     assert "9 clusters (column ward) vary like 9.0 of equal size: too few for any interval, which needs 10" in few.notes
-    assert "no guaranteed intervals: they are for independent episodes" in few.notes
+    assert few.row("naive").guaranteed is None
+    bounded = everything(episodes, [i % 50 for i in range(400)], reward_range=(0.0, 1.0))
+    assert "no guaranteed intervals: they are for independent episodes" in bounded.notes and bounded.bounds.usable
+    assert bounded.row("naive").guaranteed is None and few.bounds is None
     # many clusters of which one has most episodes are few
     uneven = everything(episodes, [0] * 200 + list(range(1, 201)))
     assert uneven.clusters.n == 201 and uneven.row("naive").interval is None
