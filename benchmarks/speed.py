@@ -104,7 +104,7 @@ class Competitor:
         self.updates = max(block, block * round(seconds / one / block))
 
     def parts(self, updates: int, turns: int = 5) -> dict[str, Any]:
-        """What ours consists of, in CPU milliseconds per update: medians over turns with the clocks outside and inside."""
+        """What ours consists of, in CPU milliseconds per update: medians over turns, clocks outside and inside."""
         seen: dict[str, list[float]] = {}
         for _ in range(turns):
             for inside in (False, True):
