@@ -70,5 +70,6 @@ def read_log(options: dict[str, Any]) -> Log:
     kept = split_by_episode(episodes, share, seed, clusters)[1]
     held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {seed})"
     if clusters is not None:
-        held_out += f", and none of those whom they belong to is outside; fit alike, with --data.cluster {column}"
+        how = f"with --data.cluster {column}" if options.get("labels") is None else "without these clusters"
+        held_out += f", whole clusters: unseen by a policy only if it was fitted {how}"
     return log.select(kept, [held_out])
