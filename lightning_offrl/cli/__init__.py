@@ -190,7 +190,6 @@ def _ope(words: list[str]) -> int:
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
-    parser.add_argument("--labels", metavar="CSV", help="labels of the episodes, one line each, with a header")
     return ope.ope(vars(parser.parse_args(words)))
 
 

@@ -91,6 +91,9 @@ class Choice:
                 cell.insert(7, number(self.truths.get(name)))
             cells.append(cell)
         lines = aligned(cells)
+        first = next(iter(self.evaluations.values()))
+        if first.clusters is not None:
+            lines += ["", f"Data      {first.data}: {first.unit}."]
         if self.by_lower:
             lines += [
                 "",
@@ -119,7 +122,7 @@ class Choice:
                 "          episodes that took no part in the choice.",
             ]
         row, before = speaker(self.again), float(self.estimates[self.names.index(self.by_lower[0])])
-        other = f"On {self.again.n:,} other episodes"
+        other = f"On {self.again.unit.replace('episodes', 'other episodes', 1)}"
         if row is None:
             return [f"          {other} nothing is eligible: {self.again.verdict.sentence}."]
         return [
