@@ -242,8 +242,11 @@ def bernstein(terms: Terms, low: float, high: float, *, level: float = 0.95) -> 
 def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Interval:
     """From the values of models refitted to bootstrap samples of episodes.
 
-    With fewer than 40 refits their quantiles mean little: then ``value +- t sd`` with Student's t for R - 1 degrees of
-    freedom. The spread of Q over first states is no such interval: it leaves out the error of the fit.
+    The quantile p is the value of rank ``p (R + 1)`` (Davison and Hinkley, 1997, section 2.4): another draw from where
+    the R came from lies below it with probability p exactly, while ranks up to ``p (R - 1) + 1`` leave 90 % between
+    the outer two of 40. Where there is no such rank (fewer than 39 refits at 95 %): ``value +- t sd`` with Student's t
+    for R - 1 degrees of freedom. The spread of Q over first states is no such interval: it leaves out the error of the
+    fit.
 
     Args:
         value: the estimate from all data.
@@ -256,10 +259,13 @@ def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Int
     alpha = _alpha(level)
     if replicates.ndim != 1 or len(replicates) < 2:
         raise InputError(f"an interval from refits needs at least 2 of them (10 or more are useful), got {replicates}")
-    if len(replicates) >= 40:
-        low, high = _quantiles(replicates.double(), alpha)
+    count = len(replicates)
+    rank = alpha / 2.0 * (count + 1)
+    if rank > 1.0 - 1e-9:
+        place = max(rank - 1.0, 0.0) / (count - 1)
+        low, high = _quantiles(replicates.double(), alpha, (place, 1.0 - place))
         return Interval(low, high, level, "refits")
-    half = student_t(1.0 - alpha / 2.0, len(replicates) - 1) * float(replicates.double().std())
+    half = student_t(1.0 - alpha / 2.0, count - 1) * float(replicates.double().std())
     return Interval(value - half, value + half, level, "refits")
 
 
