@@ -320,6 +320,9 @@ def precision(args: argparse.Namespace) -> int:
         "compiled update, the float32 runs through the plain one. **Short runs**, means of each run's five "
         "evaluations, mean ± standard error over seeds (number).",
         "",
+        f"Processor: {', '.join(sorted({r['machine']['cpu'] for runs in lower.values() for r in runs}))}. On AMD's, "
+        "`medium` multiplies in float32: there its rows compare two libraries and two loops, not two precisions.",
+        "",
         *rest.precision_table(reference, lower),
         "",
         "Made by `python benchmarks/score.py precision`.",

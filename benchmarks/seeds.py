@@ -2,9 +2,10 @@
 
     python benchmarks/seeds.py [--widths 64 256] [--precisions fp32 bf16]
 
-IQL through the command line, compiled, one thread per process, batch 256. One process with eight stacked seeds, one
-with a single seed, and one single-seed process per core all at once take turns. What counts is wall time per update and
-seed of the whole machine, so it needs a machine with nothing else to do. The page goes to ``results/seeds.md``.
+IQL through the command line, compiled, batch 256. One process with eight stacked seeds, on one thread and on as many
+as there are cores, one with a single seed likewise, and one single-seed process of one thread per core all at once take
+turns. What counts is wall time per update and seed of the whole machine, so it needs a machine with nothing else to do.
+The page goes to ``results/seeds.md``.
 """
 
 from __future__ import annotations
@@ -55,17 +56,20 @@ def measure(args: argparse.Namespace, data: Path, width: int, precision: str) ->
             "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache",
         }
         try:
-            for i, seeds in enumerate([STACKED, *[1] * cores]):
+            for i, (seeds, threads) in enumerate([(STACKED, 1), (STACKED, cores), (1, cores), *[(1, 1)] * cores]):
                 words = command(data, width, precision, seeds, Path(folder) / f"run{i}")
-                found.append(Competitor(words, Path(folder) / f"{i}.log", environment))
-                note(f"  {seeds} seed{'s' if seeds > 1 else ''}")
-            stacked, singles = found[0], found[1:]
-            stacked.choose_updates(args.seconds)
-            singles[0].choose_updates(args.seconds)
-            times: dict[str, list[float]] = {"stacked": [], "single": [], "side by side": []}
+                own = {**environment, "OMP_NUM_THREADS": str(threads)}
+                found.append(Competitor(words, Path(folder) / f"{i}.log", own))
+                note(f"  {seeds} seed{'s' if seeds > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}")
+            alone = {"stacked": found[0], "stacked, all cores": found[1], "single, all cores": found[2]}
+            alone["single"], singles = found[3], found[3:]
+            for competitor in alone.values():
+                competitor.choose_updates(args.seconds)
+            times: dict[str, list[float]] = {name: [] for name in (*alone, "side by side")}
             for _ in range(args.rounds):
-                times["stacked"].append(stacked.turn(stacked.updates)["wall"] / STACKED)
-                times["single"].append(singles[0].turn(singles[0].updates)["wall"])
+                for name, competitor in alone.items():
+                    seeds = STACKED if name.startswith("stacked") else 1
+                    times[name].append(competitor.turn(competitor.updates)["wall"] / seeds)
                 times["side by side"].append(together(singles))
         finally:
             for competitor in found:
@@ -76,23 +80,27 @@ def measure(args: argparse.Namespace, data: Path, width: int, precision: str) ->
 def page(results: list[dict[str, Any]]) -> str:
     """A table, and what it says about which way is faster."""
     first = results[0]
+    cores = first["processes"]
     lines = [
         "# Seeds at once: stacked or in processes",
         "",
         f"IQL, batch 256, {first['machine']['cpu']} (family {first['machine']['family, model, stepping'][0]}), "
-        f"{first['processes']} cores, load average {first['machine']['load_average']:.1f}. Wall milliseconds per "
-        "update and seed, median of turns: smaller is more seeds in the same time.",
+        f"{cores} cores, load average {first['machine']['load_average']:.1f}. Wall milliseconds per "
+        "update and seed, median of turns: smaller is more seeds in the same time. The last column is of the two ways "
+        "that use every core.",
         "",
-        f"| width | precision | one seed, one process | {STACKED} stacked seeds, one process "
-        f"| {first['processes']} processes of one seed | faster |",
-        "|---|---|---|---|---|---|",
+        f"| width | precision | one seed, one thread | one seed, {cores} threads | {STACKED} stacked seeds, one thread "
+        f"| {STACKED} stacked seeds, {cores} threads | {cores} processes of one seed and thread | fastest |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    names = {"stacked, all cores": f"stacked, {cores} threads", "side by side": "processes"}
     for result in results:
-        single, stacked, side = (statistics.median(result["wall"][k]) for k in ("single", "stacked", "side by side"))
-        faster = f"stacked {side / stacked:.2f} x" if stacked < side else f"processes {stacked / side:.2f} x"
-        lines.append(
-            f"| {result['width']} | {result['precision']} | {single:.3f} | {stacked:.3f} | {side:.3f} | {faster} |"
-        )
+        middle = {name: statistics.median(times) for name, times in result["wall"].items()}
+        ways = ("single", "single, all cores", "stacked", "stacked, all cores", "side by side")
+        best, second = sorted(names, key=lambda name: middle[name])
+        cells = [f"{middle[way]:.3f}" for way in ways]
+        cells.append(f"{names[best]}, {middle[second] / middle[best]:.2f} x")
+        lines.append(f"| {result['width']} | {result['precision']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

@@ -266,7 +266,7 @@ class OfflineAlgorithm(pl.LightningModule):
         """``update`` with its metrics cut from the graph; the function that can be traced as a whole."""
         return {name: value.detach() for name, value in self.update(batch).items()}
 
-    def gradient_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def gradient_update(self, batch: TensorDictBase) -> Mapping[str, Tensor]:
         """One whole gradient update: losses, optimizers, schedules, counters, targets.
 
         Args:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_offrl.capture import Captured
 from lightning_offrl.descent import adam_factors, start_adam
 from lightning_offrl.draws import Request
+from lightning_offrl.metrics import MetricVector
 from lightning_offrl.tracing import Question, Stage, Step, Untraceable, baked_values, explained, rehearse, trace
 
 Run = Callable[..., Sequence[Tensor]]
@@ -64,7 +65,7 @@ class Graph:
     asked: list[tuple[Question, Any]]
     """What the page asked the count of updates, and the answers."""
     draws: list[Request]
-    metrics: list[str]
+    metrics: tuple[str, ...]
     run: Run
     fixed: list[Tensor]
     """Parameters, buffers and optimizer states that it reads or changes."""
@@ -122,7 +123,7 @@ class CompiledUpdate:
             rank_zero_info(f"{type(self.algorithm).__name__} is compiled again, because {changed[0]} has changed")
             self.graphs, self._together, self._steps = [], [], {}
 
-    def __call__(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def __call__(self, batch: TensorDictBase) -> MetricVector:
         """Losses, gradients, steps and traced hooks of one update.
 
         Args:
@@ -151,7 +152,7 @@ class CompiledUpdate:
             )
         for parameter in graph.stepped:
             steps[parameter] += 1
-        return dict(zip(graph.metrics, metrics.unbind(0), strict=True))
+        return MetricVector(graph.metrics, metrics)
 
     def _make(self, batch: TensorDictBase) -> Graph:
         algorithm = self.algorithm
@@ -182,7 +183,7 @@ class CompiledUpdate:
             strides=[leaf.stride() for leaf in leaves],
             asked=plan.asked,
             draws=plan.draws,
-            metrics=list(plan.metrics),
+            metrics=tuple(plan.metrics),
             run=module,
             fixed=[tensor for tensor, needed in zip(fixed, used, strict=False) if needed],
             leaves=[i for i in range(len(leaves)) if used[first + i]],

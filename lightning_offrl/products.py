@@ -49,10 +49,15 @@ def choose(asked: MatmulPrecision, parameters: Iterable[Tensor], batch_size: int
     """
     if asked != "auto":
         return asked
-    sizes = [p.shape[-2] * p.shape[-1] * batch_size for p in parameters if p.ndim >= 2 and p.dtype == torch.float32]
-    if torch.get_float32_matmul_precision() != "highest" or max(sizes, default=0) < WORTH_IT:
+    single = (p for p in parameters if p.dtype == torch.float32)
+    if torch.get_float32_matmul_precision() != "highest" or largest(single, batch_size) < WORTH_IT:
         return None
     return "medium" if medium_is_exact_and_faster() else None
+
+
+def largest(parameters: Iterable[Tensor], batch_size: int) -> int:
+    """Multiplications in the largest product of these networks with a batch."""
+    return max((p.shape[-2] * p.shape[-1] * batch_size for p in parameters if p.ndim >= 2), default=0)
 
 
 def _vendor() -> str:

@@ -331,7 +331,8 @@ def explained() -> Iterator[None]:
         elif "error:" in text:  # a compiler's page: its first complaint
             text = next(line.strip() for line in str(error).splitlines() if "error:" in line)
         ours = [f for f in traceback.extract_tb(error.__traceback__) if not {"torch", "tensordict"} & set(_parts(f))]
-        at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename != __file__ else ""
+        binding = (__file__, __file__.replace("tracing", "compiled"))  # where a compiler is called: no line of a page
+        at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename not in binding else ""
         raise Untraceable(f"cannot be one graph: {text[:300]}{at}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -109,7 +109,7 @@ class UpdatePath:
         if self.compiled is not None:
             self.compiled.check()
 
-    def losses_and_steps(self, algorithm: Any, batch: TensorDictBase) -> dict[str, Tensor]:
+    def losses_and_steps(self, algorithm: Any, batch: TensorDictBase) -> Mapping[str, Tensor]:
         """One update but for schedules, counters and untraced hooks.
 
         Args:

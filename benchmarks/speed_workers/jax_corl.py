@@ -2,7 +2,8 @@
 
     JAX/bin/python jax_corl.py DATA.hdf5 iql|td3_bc|cql BATCH WIDTH CHECKOUT
 
-Eight updates are one compiled function, as its scripts have it, and that function is what is timed. Simulator, dataset
+Eight updates are one compiled function, as its scripts have it, and that function is what is timed, on one core as
+everybody here. Simulator, dataset
 reader, progress bar and wandb are stand-ins that cost nothing. Networks are as in its scripts, but for the width and
 IQL's layer normalisation, which is off as with everybody here; TD3+BC's critics keep theirs, which cannot be set.
 """
@@ -20,7 +21,8 @@ from typing import Any
 
 from turns import Turns
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+if hasattr(os, "sched_setaffinity"):  # the only way to keep XLA to one thread: it takes as many as there are cores
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 import flax
 import h5py
 import jax

@@ -38,8 +38,10 @@ from lightning_offrl.diagnostics.values import (
     q_gap,
     value_range,
 )
+from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.envs.evaluation import Evaluator
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope import legal
 from lightning_offrl.ope.behaviour import fit_behaviour
 from lightning_offrl.ope.policies import TargetPolicy
 from lightning_offrl.ope.trained import from_algorithm
@@ -91,8 +93,8 @@ class ShiftCallback(Callback):
     log and by W&B where it is a logger, and again if it comes back; the knob to try is told with it. Calibration and
     drift of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed
     as it acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
-    diagnosed. Legal-action masks are not applied. Training is not disturbed: no random state that it uses is moved.
-    With several processes, rank 0 computes.
+    diagnosed. Where the log (or the environment) says which actions are legal, the policy is told. Training is not
+    disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
     Args:
         every: period in gradient updates; 0: after the last update only.
@@ -278,8 +280,8 @@ class ShiftCallback(Callback):
         left = discount ** (end[steps.rows] - steps.rows + 1).double()
         whole = terminated[end[steps.rows]] | (left < _SEEN)
         returns = togo[episodes.start]
-        first = torch.arange(episodes.n_episodes)[:_FIRST_STATES]
-        v0 = self._v(one, policy, episodes.data["observation"][episodes.start[first]])
+        first = episodes.start[:_FIRST_STATES]
+        v0 = self._v(one, policy, episodes.data["observation"][first], legal.legal_actions(episodes, first))
         found = [
             disagreement(at_policy, at_data),
             bounds,
@@ -295,22 +297,23 @@ class ShiftCallback(Callback):
     def _gap(self, one: _Single, policy: TargetPolicy, discount: float, scale: float, shift: float) -> Diagnosis:
         """V(s0) less what lies behind the time limit, against the discounted return of the same episodes."""
         assert self._evaluator is not None
-        seen = self._evaluator.run(
-            lambda observation: policy.sample(observation, 1, torch.Generator())[0],
-            seed=1000 + self.seed,
-            discount=discount,
-        )
+
+        def act(observation: Any, action_mask: Tensor | None = None) -> Tensor:
+            return legal.sample(policy, observation, 1, torch.Generator(), action_mask)[0]
+
+        seen = self._evaluator.run(act, seed=1000 + self.seed, discount=discount)
         length = torch.as_tensor(seen.lengths).double()
         steps = length if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)
         online = scale * torch.as_tensor(seen.returns) + shift * steps
         behind = torch.where(torch.as_tensor(seen.terminated), 0.0, discount**length)
-        offline = self._v(one, policy, seen.first) - behind * self._v(one, policy, seen.last)
+        first, last = (self._v(one, policy, *at) for at in ((seen.first, seen.first_mask), (seen.last, seen.last_mask)))
+        offline = first - behind * last
         return offline_online_gap(offline, online, tail=float(behind.mean()))
 
     @staticmethod
-    def _v(one: _Single, policy: TargetPolicy, observation: Any) -> Tensor:
+    def _v(one: _Single, policy: TargetPolicy, observation: Any, mask: Tensor | None) -> Tensor:
         """Mean of the critics at the policy's actions, ``[B]``."""
-        return one.q(observation, policy.sample(observation, 1, torch.Generator())[0]).mean(0)
+        return one.q(observation, legal.sample(policy, observation, 1, torch.Generator(), mask)[0]).mean(0)
 
     def summary(self) -> str:
         """The latest diagnoses as text."""
@@ -329,12 +332,14 @@ class _Single:
         self._device: torch.device = tensors[0].device
         self._dtype: torch.dtype = tensors[0].dtype
 
-    def act(self, observation: Any) -> Tensor:
+    def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """Greedy actions ``[B, ...]``."""
-        return self._first(self.module.act(self._lift(observation)))
+        told = action_mask is not None and takes_mask(self.module.act)
+        mask = {"action_mask": self._lift(action_mask)} if told else {}
+        return self._first(self.module.act(self._lift(observation), **mask))
 
     def _policy(self, observation: Any) -> Any:
-        """The density, with the dimension of seeds taken away."""
+        """The density of continuous actions, with the dimension of seeds taken away."""
         found = cast(Any, self.module).policy(observation)
         if not self.stacked or isinstance(found, Tensor):
             return found

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.evaluate_env import random_state_kept
+from lightning_offrl.data.clusters import Clusters, clusters_of
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct import DirectEstimate, lstd
@@ -33,7 +34,8 @@ class EvaluateOPE(Callback):
     passes over evaluations in which nothing was eligible (give both the same period). The curve is in the checkpoint,
     so it survives a resumption.
 
-    Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
+    Training is not disturbed: no random state that it uses is moved. With several processes, rank 0 computes. Where the
+    data module has a ``cluster``, intervals resample these.
 
     Args:
         every: period in gradient updates; 0 evaluates after the last update only.
@@ -93,6 +95,8 @@ class EvaluateOPE(Callback):
         """Refuse what cannot be evaluated, before any training."""
         if cast(OfflineAlgorithm, pl_module).lead:
             raise InputError("EvaluateOPE evaluates one run at a time; leave it out of runs with stacked seeds")
+        if getattr(getattr(trainer, "datamodule", None), "cluster", None) is not None:
+            self._log(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -120,34 +124,39 @@ class EvaluateOPE(Callback):
 
     def _metrics(self, trainer: Trainer, module: OfflineAlgorithm) -> dict[str, float]:
         data: Any = getattr(trainer, "datamodule", None)
-        held_out: Episodes | None = data.validation
-        episodes = data.train if held_out is None else held_out
-        if episodes.n_episodes > self.max_episodes:
-            episodes = episodes.select(torch.arange(self.max_episodes))
+        episodes, together = self._log(trainer)
         discount = float(data.discount if self.discount is None else self.discount)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
             with random_state_kept(module.device):
                 policy = from_algorithm(module, stochastic=self.stochastic)
-                fitted = self._fitted(policy, episodes, discount)
-                self.last = evaluate(
-                    policy, episodes, discount=discount, horizon=self.horizon, direct=fitted, seed=self.seed, n_boot=400
-                )
+                how: dict[str, Any] = {"discount": discount, "clusters": together, "seed": self.seed}
+                fitted = self._fitted(policy, episodes, how)
+                self.last = evaluate(policy, episodes, horizon=self.horizon, direct=fitted, n_boot=400, **how)
         finally:
             for part, training in modes:
                 part.training = training
         return self._named(self.last)
 
-    def _fitted(self, policy: TargetPolicy, episodes: Episodes, discount: float) -> list[DirectEstimate]:
+    def _log(self, trainer: Trainer) -> tuple[Episodes, Clusters | None]:
+        """The episodes to evaluate on, and whom they belong to."""
+        data: Any = getattr(trainer, "datamodule", None)
+        held_out: Episodes | None = data.validation
+        episodes = data.train if held_out is None else held_out
+        if episodes.n_episodes > self.max_episodes:
+            episodes = episodes.select(torch.arange(self.max_episodes))
+        column = getattr(data, "cluster", None)
+        return episodes, None if column is None else clusters_of(episodes, column)
+
+    def _fitted(self, policy: TargetPolicy, episodes: Episodes, how: dict[str, Any]) -> list[DirectEstimate]:
         if self.direct == "none":
             return []
         if self.direct == "lstd":
-            return [lstd(policy, episodes, discount=discount, replicates=self.refits, seed=self.seed)]
+            return [lstd(policy, episodes, replicates=self.refits, **how)]
         from lightning_offrl.ope.fqe import fqe
 
-        found = fqe(policy, episodes, discount=discount, updates=self.updates, replicates=self.refits, seed=self.seed)
-        return [found]
+        return [fqe(policy, episodes, updates=self.updates, replicates=self.refits, **how)]
 
     @staticmethod
     def _named(found: Evaluation) -> dict[str, float]:

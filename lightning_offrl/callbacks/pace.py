@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_offrl.products import WORTH_IT, largest
 
 
 class Pace(Callback):
@@ -17,10 +20,11 @@ class Pace(Callback):
 
     Args:
         after: seconds of updates before it speaks; a shorter run speaks at its end.
+        advise: say where more threads would help; for runs whose number of threads nobody chose.
     """
 
-    def __init__(self, after: float = 5.0) -> None:
-        self.after = after
+    def __init__(self, after: float = 5.0, advise: bool = False) -> None:
+        self.after, self.advise = after, advise
         self._spent, self._made = 0.0, 0
         self._begun = (0.0, 0, 0)
         self._said = False
@@ -51,11 +55,20 @@ class Pace(Callback):
     def _say(self, trainer: Any, pl_module: Any) -> None:
         self._said = True
         block = getattr(getattr(trainer, "datamodule", None), "block", None)
-        threads = torch.get_num_threads()
         parts = [
             pl_module.update_path.description(),
             f"K = {block}" if block else "",
-            f"{threads} thread{'s' if threads > 1 else ''}" if pl_module.device.type == "cpu" else "",
+            self._threads(trainer, pl_module) if pl_module.device.type == "cpu" else "",
             str(trainer.precision),
         ]
         rank_zero_info(f"{self._made / self._spent:,.0f} updates/s: {', '.join(part for part in parts if part)}")
+
+    def _threads(self, trainer: Any, pl_module: Any) -> str:
+        """How many, and whether two would be faster: with large products, where the machine has nothing else to do."""
+        threads = torch.get_num_threads()
+        if threads > 1:
+            return f"{threads} threads"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        size = largest(pl_module.parameters(), getattr(getattr(trainer, "datamodule", None), "batch_size", 0))
+        more = self.advise and cores > 1 and size >= WORTH_IT and trainer.world_size == 1
+        return "1 thread" + (" (where nothing else runs, --threads 2 is faster)" if more else "")

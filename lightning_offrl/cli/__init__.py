@@ -190,7 +190,6 @@ def _ope(words: list[str]) -> int:
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
-    parser.add_argument("--labels", metavar="CSV", help="labels of the episodes, one line each, with a header")
     return ope.ope(vars(parser.parse_args(words)))
 
 
@@ -226,8 +225,14 @@ def _data(words: list[str]) -> None:
     report.add_argument("--output", metavar="PATH", help="an .html path or a directory; default: NAME-report.html here")
     report.add_argument("--discount", type=float, default=0.99, help="gamma per step, of the values to be learned")
     report.add_argument("--seed", type=int, default=0, help="of what is sampled")
-    convert = verbs.add_parser("convert", help="write a D4RL file as a Minari dataset", allow_abbrev=False)
-    convert.add_argument("source", help=source)
+    convert = verbs.add_parser(
+        "convert",
+        help="write a D4RL file, an .npz or a dataset as a Minari dataset",
+        description="Write a dataset as a Minari dataset: the same transitions, masks of legal actions, behaviour "
+        "log-probabilities, times, groups and names of columns; what has no place there is named.",
+        allow_abbrev=False,
+    )
+    convert.add_argument("source", help="a Minari id, or the path of a D4RL .hdf5 file or of an .npz")
     convert.add_argument("dataset_id", help="namespace/name-v0 of the new Minari dataset")
     convert.add_argument("--environment", metavar="ID", help="Gymnasium id that the data came from")
     convert.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
@@ -235,7 +240,7 @@ def _data(words: list[str]) -> None:
         "import",
         help="write logs (Parquet or CSV) as a Minari dataset",
         description="Write logs as a Minari dataset; the map says which column is what (see "
-        "lightning_offrl.data.sources.logs, or --example).",
+        "lightning_offrl.data.sources.logs, or --example, which also shows missing values, units, legal actions).",
         allow_abbrev=False,
     )
     logs.add_argument("files", nargs="*", help=".parquet or .csv files, or directories of them, in order")

@@ -126,8 +126,9 @@ class FitCLI(LightningCLI):
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads; null: OMP_NUM_THREADS, else 1. Small networks gain little from more, and lose most of "
-            "their speed to them where cores are shared.",
+            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make compiled updates 1.3 (width 64) to 1.7 times "
+            "as fast (width 256) on a machine with nothing else to do; where other work has the cores, threads wait "
+            "for one another and most of the speed is lost, so several runs side by side take one each.",
         )
         parser.add_argument(
             "--processes",
@@ -213,7 +214,7 @@ class FitCLI(LightningCLI):
                 (ModelCheckpoint, Checkpoint(), config.get("enable_checkpointing") is not False),
                 (AnyProgressBar, ProgressBar(), config.get("enable_progress_bar") is not False),
                 (ExportPolicy, ExportPolicy(), True),
-                (Pace, Pace(), True),
+                (Pace, Pace(advise=self.config.threads is None and not os.environ.get("OMP_NUM_THREADS")), True),
                 (SafeStop, SafeStop(), True),
                 (RunSummary, RunSummary(), True),
                 (CommandLineDecides, CommandLineDecides(), True),

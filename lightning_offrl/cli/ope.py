@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_offrl.cli.ope_log import Log, read_log
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,6 +67,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--held-out", type=float, metavar="SHARE", help="use only the episodes that `fit` held out with this share")
     add("--split-seed", type=int, default=0, help="seed of that split")
+    add(
+        "--cluster",
+        metavar="COLUMN",
+        help="whom an episode belongs to, if several belong to one patient, user or machine: intervals resample these, "
+        "and splits keep them together (fit with --data.cluster); a column of --labels, of the data or of its log",
+    )
+    add(
+        "--labels",
+        metavar="CSV",
+        help="labels of the episodes, one line each, with a header; for --cluster a line for every episode of the data",
+    )
     add("--time", metavar="COLUMN", help="discount by the times in this column of the data; without --direct")
     add("--time-unit", choices=("s", "min", "h", "d"), help="what --discount counts in, where the log has real times")
     add("--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of one step; gives guaranteed intervals")
@@ -86,8 +98,7 @@ def ope(options: dict[str, Any]) -> int:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
     check_options(options)
-    episodes, notes = read_episodes(options)
-    result = evaluate_file(options["policy"], episodes, options, notes)
+    result = evaluate_file(options["policy"], read_log(options), options)
     print(result.table())
     if options.get("json"):
         write_json(options["json"], result.to_dict())
@@ -158,8 +169,9 @@ def check_options(options: dict[str, Any]) -> None:
     if options.get("reward_range") is not None and not options["reward_range"][0] < options["reward_range"][1]:
         low, high = options["reward_range"]
         raise InputError(f"--reward-range must be the lowest and the highest reward, got {low:g} and {high:g}")
-    if options.get("labels") is not None and options.get("by") is None:
-        raise InputError("--labels is a table of labels; say which of its columns with --by COLUMN")
+    if options.get("labels") is not None and options.get("by") is None and options.get("cluster") is None:
+        by = "--by COLUMN or " if "by" in options else ""
+        raise InputError(f"--labels is a table of labels; say which of its columns with {by}--cluster COLUMN")
     if options.get("time_unit") is not None and options.get("time") is None:
         raise InputError("--time-unit says what the times of --time COLUMN are counted in; give --time too")
     for name in ("json", "report"):
@@ -172,31 +184,18 @@ def check_options(options: dict[str, Any]) -> None:
             raise InputError(f"--{name} {target} cannot be written: {where}; name another place")
 
 
-def read_episodes(options: dict[str, Any]) -> tuple[Episodes, list[str]]:
-    """The episodes of ``--data`` and ``--held-out``, and which they are."""
-    from lightning_offrl.data.sources import load
-    from lightning_offrl.data.split import split_by_episode
-
-    episodes = load(options["data"])
-    share = options.get("held_out")
-    if share is None:
-        return episodes, ["all episodes of the log are used"]
-    kept = episodes.select(split_by_episode(episodes, share, options["split_seed"])[1])
-    return kept, [f"{kept.n_episodes:,} held-out episodes (share {share:g}, split seed {options['split_seed']})"]
-
-
-def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes: list[str]) -> Evaluation:
-    """Everything that the options ask of one policy; ``notes`` are put before its own."""
+def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
+    """Everything that the options ask of one policy; the log's notes are put before its own."""
     from lightning_offrl.ope.evaluate import evaluate, refused
-    from lightning_offrl.ope.groups import labels_of
     from lightning_offrl.ope.importance import kernel_bandwidth
 
+    episodes = log.episodes
     policy, said = read_policy(path, episodes, options["kind"])
     bandwidth = options.get("bandwidth")
     if bandwidth == 0.0:
         bandwidth = kernel_bandwidth(episodes.data["action"], episodes.n_episodes)
     weighable = refused(policy) is None or bandwidth is not None
-    behaviour, name = _behaviour(options["behaviour"], episodes, options, weighable)
+    behaviour, name = _behaviour(options["behaviour"], log, options, weighable)
     column = options.get("by")
     result = evaluate(
         policy,
@@ -206,8 +205,9 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
         estimators=[part for part in options["estimators"].split(",") if part],
         behaviour=behaviour,
         behaviour_name=name,
-        direct=_direct(policy, episodes, options),
-        by=None if column is None else {column: labels_of(episodes, column, options.get("labels"))},
+        direct=_direct(policy, log, options),
+        by=None if column is None else {column: log.labels(column, options.get("labels"))},
+        clusters=log.clusters,
         elapsed=_elapsed(episodes, options),
         reward_range=options.get("reward_range"),
         max_weight=options.get("max_weight"),
@@ -225,16 +225,16 @@ def evaluate_file(path: str, episodes: Episodes, options: dict[str, Any], notes:
         fitted.append(
             f"the discount is per {unit or 'unit'} of {options['time']}; --direct discounts by step: left out"
         )
-    result.notes = (*notes, *said, *fitted, *result.notes)
-    result.provenance = provenance(path, episodes, options)
+    result.notes = (*log.notes, *said, *fitted, *result.notes)
+    result.provenance = provenance(path, log, options)
     return result
 
 
-def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[str, str]:
+def provenance(path: str, log: Log, options: dict[str, Any]) -> dict[str, str]:
     """What was evaluated on what, by which versions; hashes are SHA-256, the first 16 digits."""
     from importlib import metadata
 
-    out = {"policy file": path}
+    out, episodes = {"policy file": path}, log.episodes
     file = Path(path.rpartition(":")[0]) if ":" in Path(path).name else Path(path)
     # a Gaussian policy is two files
     parts = [file, *(file.with_suffix(end) for end in (".json", ".pt") if file.suffix != end)]
@@ -247,6 +247,7 @@ def provenance(path: str, episodes: Episodes, options: dict[str, Any]) -> dict[s
     out |= {
         "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
         "data fingerprint": episodes.fingerprint,
+        **({} if log.clusters is None else {"resampled": log.clusters.words}),
         "behaviour": options["behaviour"],
         "fitted estimates": f"{options['direct']}, {options['refits']} refits",
         "seed": str(options["seed"]),
@@ -266,9 +267,8 @@ def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
     return None if column is None else elapsed_of(episodes, column, options.get("time_unit"))
 
 
-def _behaviour(
-    how: str, episodes: Episodes, options: dict[str, Any], weighable: bool
-) -> tuple[TargetPolicy | None, str | None]:
+def _behaviour(how: str, log: Log, options: dict[str, Any], weighable: bool) -> tuple[TargetPolicy | None, str | None]:
+    episodes = log.episodes
     logged = "behavior_log_prob" in episodes.data.keys()
     if how == "auto":
         how = "logged" if logged or not weighable else "fit"
@@ -279,17 +279,18 @@ def _behaviour(
     if how == "fit":
         from lightning_offrl.ope.behaviour import fit_behaviour
 
-        return fit_behaviour(episodes, seed=options["seed"]), "estimated"
+        return fit_behaviour(episodes, clusters=log.clusters, seed=options["seed"]), "estimated"
     return read_policy(how, episodes, "stochastic")[0], policy_name(how)
 
 
-def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -> list[DirectEstimate]:
+def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[DirectEstimate]:
     from lightning_offrl.ope.direct import lstd, model_rollouts
 
     names = [name for name in options["direct"].split(",") if name and name != "none"]
     if options.get("time") is not None:
         return []
-    discount, refits, seed = options["discount"], options["refits"], options["seed"]
+    episodes, refits = log.episodes, options["refits"]
+    how: dict[str, Any] = {"discount": options["discount"], "clusters": log.clusters, "seed": options["seed"]}
     found = []
     for name in names:
         if name == "fqe":
@@ -297,44 +298,41 @@ def _direct(policy: TargetPolicy, episodes: Episodes, options: dict[str, Any]) -
             from lightning_offrl.ope.fqe import fqe
 
             updates = UPDATES[options["budget"]] if options.get("updates") is None else options["updates"]
-            found.append(fqe(policy, episodes, discount=discount, updates=updates, replicates=refits, seed=seed))
+            found.append(fqe(policy, episodes, updates=updates, replicates=refits, **how))
         elif name == "lstd":
-            found.append(lstd(policy, episodes, discount=discount, replicates=refits, seed=seed))
+            found.append(lstd(policy, episodes, replicates=refits, **how))
         elif name == "mb":
             horizon = options.get("horizon")
             if horizon is not None and horizon >= int(episodes.length.max()):
                 horizon = None
-            model = _dynamics(episodes, options)
-            found.append(
-                model_rollouts(
-                    policy, episodes, discount=discount, model=model, horizon=horizon, replicates=refits, seed=seed
-                )
-            )
+            model = _dynamics(log, options)
+            found.append(model_rollouts(policy, episodes, model=model, horizon=horizon, replicates=refits, **how))
         elif name == "dice":
             from lightning_offrl.ope.dice import dice
 
             length = {} if options.get("updates") is None else {"updates": options["updates"]}
-            found.append(dice(policy, episodes, discount=discount, replicates=refits, seed=seed, **length))
+            found.append(dice(policy, episodes, replicates=refits, **how, **length))
         elif name == "drl":
             from lightning_offrl.ope.double_reinforcement import drl
 
             length = {} if options.get("updates") is None else {"updates": options["updates"]}
-            found.append(drl(policy, episodes, discount=discount, seed=seed, **length))
+            found.append(drl(policy, episodes, **how, **length))
         else:
             raise InputError(f"--direct has no {name!r}; there are {', '.join(DIRECT)} and none")
     return found
 
 
-def _dynamics(episodes: Episodes, options: dict[str, Any]) -> DynamicsEnsemble | None:
+def _dynamics(log: Log, options: dict[str, Any]) -> DynamicsEnsemble | None:
     """One model for all policies of this command; None for tabular data, which need none."""
     from lightning_offrl.dynamics.ensemble import fit_dynamics
     from lightning_offrl.ope.features import is_one_hot
 
+    episodes = log.episodes
     if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
         return None
     if "dynamics" not in options:
         updates = {} if options.get("updates") is None else {"updates": options["updates"]}
-        options["dynamics"] = fit_dynamics(episodes, seed=options["seed"], **updates)
+        options["dynamics"] = fit_dynamics(episodes, clusters=log.clusters, seed=options["seed"], **updates)
     fitted: DynamicsEnsemble = options["dynamics"]
     return fitted
 

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.cli.ope import check_options, evaluate_file, policy_name, read_episodes, write_json
+from lightning_offrl.cli.ope import check_options, evaluate_file, policy_name, write_json
+from lightning_offrl.cli.ope_log import read_log
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,20 +125,20 @@ def select(options: dict[str, Any]) -> int:
     if missing and truths is not None:
         raise InputError(f"{options['truth']} has no value for {', '.join(missing)}; it has {', '.join(truths)}")
     _numbers(options.get("played"), "[return, ...]", several=True)  # to complain before the work, not after it
-    episodes, notes = read_episodes(options)
+    log = read_log(options)
     second, share = None, options.get("second_split")
     if share is not None:
-        first, rest = split_by_episode(episodes, share, options["split_seed"] + 1)
-        episodes, second = episodes.select(first), episodes.select(rest)
-        notes = [*notes, f"the choice is made on {episodes.n_episodes:,} of these, without the second split"]
+        first, rest = split_by_episode(log.episodes, share, options["split_seed"] + 1, log.clusters)
+        second = log.select(rest, [f"{len(rest):,} episodes that took no part in the choice"])
+        said = f"the choice is made on {len(first):,} of these, without the second split"
+        log = log.select(first, [*log.notes, said])
     evaluations: dict[str, Evaluation] = {}
     for name, path in files.items():
-        evaluations[name] = evaluate_file(path, episodes, options, notes)
+        evaluations[name] = evaluate_file(path, log, options)
     choice = compare(evaluations, truths, threshold=options.get("safe_above"), rank_by=options["rank_by"])
     if second is not None and choice.chosen is not None:
         options.pop("dynamics", None)  # a model of the episodes that chose
-        said = [f"{second.n_episodes:,} episodes that took no part in the choice"]
-        choice.again = evaluate_file(files[choice.chosen], second, options, said)
+        choice.again = evaluate_file(files[choice.chosen], second, options)
     print(choice.table())
     estimates = Estimates.of(evaluations)
     content: dict[str, Any] = {

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.draws import mix
 
 _ROWS, _EPISODES = 0xB001, 0xB002
+
+
+def mean_of_picked(values: Tensor, picked: Tensor) -> Tensor:
+    """Means ``[S]`` of ``[S, E]`` numbers over the episodes ``picked`` ``[S, W]`` of each row; -1 is no episode."""
+    there = picked >= 0
+    return torch.where(there, values.gather(-1, picked.clamp(min=0)), 0.0).sum(-1) / there.sum(-1)
+
+
+def times_picked(picked: Tensor, n_episodes: int) -> Tensor:
+    """How often each episode was picked, ``[S, E]`` float64; arguments as of `mean_of_picked`."""
+    return torch.stack([torch.bincount(row[row >= 0], minlength=n_episodes).double() for row in picked])
 
 
 class EpisodeBootstrap:
@@ -24,24 +37,39 @@ class EpisodeBootstrap:
         seed: of head 0.
         originals: heads that see the data itself.
         replicates: heads that see resamples.
+        clusters: ``[E]`` labels of what episodes belong to: clusters are drawn, each with all its episodes, so the
+            number of episodes differs from head to head.
 
     Attributes:
-        episodes: ``[S, E]`` int64, the episodes of each head, ``S = originals + replicates``.
+        episodes: ``[S, W]`` int64, the episodes of each head, ``S = originals + replicates``. W is E; with clusters
+            the largest number that a head has, and rows of fewer end in -1, which is no episode.
     """
 
     def __init__(
-        self, start: Tensor, length: Tensor, batch_size: int, seed: int, originals: int = 1, replicates: int = 0
+        self,
+        start: Tensor,
+        length: Tensor,
+        batch_size: int,
+        seed: int,
+        originals: int = 1,
+        replicates: int = 0,
+        clusters: ClusterLabels | None = None,
     ) -> None:
         self.batch_size, self.seed, self.seeds = batch_size, seed, originals + replicates
-        n = len(start)
-        own = torch.arange(n)
-        picked = [own] * originals
+        n, together = len(start), numbered(clusters, len(start))
+        units = n if together is None else together.n
+        picked = [torch.arange(n)] * originals
         for i in range(originals, self.seeds):
             generator = torch.Generator().manual_seed(mix(seed + i, _EPISODES))
-            picked.append(torch.randint(n, (n,), generator=generator))
-        self.episodes = torch.stack(picked)
-        self._first = start[self.episodes]
-        self._end = length[self.episodes].cumsum(-1)
+            mine = torch.empty(0, dtype=torch.int64)
+            while not bool(length[mine].any()):  # few clusters: a draw of nothing but what is held out is no refit
+                drawn = torch.randint(units, (units,), generator=generator)
+                mine = drawn if together is None else together.episodes(drawn)
+            picked.append(mine)
+        self.episodes = pad_sequence(picked, batch_first=True, padding_value=-1)
+        there = self.episodes >= 0
+        self._first = torch.where(there, start[self.episodes], 0)
+        self._end = torch.where(there, length[self.episodes], 0).cumsum(-1)
         self._generator = torch.Generator()
 
     def indices(self, first: int, count: int) -> Tensor:

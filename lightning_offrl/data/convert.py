@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,16 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.batch import log_volume, scale_action, unscale_action
-from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load, locate
-from lightning_offrl.data.sources.arrays import SAME_STATE, differ, read
+from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.minari_writer import clear_half_written, store
+from lightning_offrl.data.sources import Place, load, locate
+from lightning_offrl.data.sources.arrays import NAMES, SAME_STATE, SETTINGS, differ, read
+from lightning_offrl.data.sources.checks import count
 from lightning_offrl.errors import InputError
+
+STORED = ("observation", "action", "next", "behavior_log_prob", "action_mask", "log")
+"""Columns of `Episodes` that a Minari dataset of ours has a place for."""
+STORED_NEXT = ("observation", "reward", "terminated", "truncated", "action_mask")
 
 
 @dataclass
@@ -57,9 +60,12 @@ def convert(
 ) -> Converted:
     """Write a dataset into Minari's local store, so that it loads as the same episodes.
 
-    The dataset is written under a temporary name and renamed, so that it is there whole or not at all. Observations are
+    The dataset is written under a temporary name and renamed, so that it is there whole or not at all; what killed
+    processes of this computer left half written there is removed, and a note says so. Observations are
     stored as read (float32, one-hot for numbered states, pictures without loss), actions in the environment's units,
-    logged log-densities as ``infos/behavior_log_prob``, masks of legal actions as ``infos/action_mask``.
+    logged log-densities as ``infos/behavior_log_prob``, masks of legal actions as ``infos/action_mask``, times and
+    groups of imported logs as ``infos/log``, with the names and units of all columns. What has no place there is left
+    out, and a note names it.
 
     Args:
         source: anything that `load` takes.
@@ -71,18 +77,20 @@ def convert(
 
     Raises:
         InputError: for a malformed or existing id, an environment that does not exist or does not fit, episodes whose
-            steps do not follow each other, and all that `load` raises.
+            steps (observations or masks) do not follow each other, and all that `load` raises.
     """
     from lightning_offrl.envs.collect import dataset_path
 
     target = dataset_path(dataset_id)
+    removed = clear_half_written(target.parent)
     if target.exists() and not overwrite:
         raise InputError(
             f"a dataset {dataset_id!r} already exists in {target}; choose another id, or overwrite it (--overwrite)"
         )
-    episodes = _read(source, environment)
+    episodes, unread = _read(source, environment)
     notes = list(episodes.notes)
-    _check_continuity(episodes)
+    _check_continuity(episodes, notes)
+    notes += _left_out(episodes, unread)
     env_spec, space = _environment(environment, episodes, notes)
     actions, action_space = _actions(episodes, space)
     references = references or episodes.references
@@ -94,32 +102,94 @@ def convert(
         metadata["eval_env_spec"] = env_spec.to_json()
     if references is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = (float(value) for value in references)
-    _write(episodes, actions, action_space, env_spec, dataset_id, target, metadata)
-    return Converted(dataset_id, target, episodes.n_episodes, len(episodes), notes)
+    if episodes.columns:
+        metadata["columns"] = episodes.columns
+    space = _observation_space(episodes.spec["observation_shape"], episodes.data["observation"])
+    buffers = _buffers(episodes, actions)
+    store(buffers, space, action_space, env_spec, dataset_id, target, lambda: metadata)
+    return Converted(dataset_id, target, episodes.n_episodes, len(episodes), [*notes, *removed])
 
 
-def _read(source: Any, environment: str | None) -> Episodes:
+def _read(source: Any, environment: str | None) -> tuple[Episodes, set[str]]:
+    """The episodes, and the names of what they leave unread in the source."""
     # Straight from the file: its environment decides on the bounds of actions, and known references stay out.
     if isinstance(source, Mapping):
-        return read(source if environment is None else {**source, "environment": environment})
+        unread = {str(key) for key in source} - {name for names in NAMES.values() for name in names} - set(SETTINGS)
+        return read(source if environment is None else {**source, "environment": environment}), unread
     if not isinstance(source, str | Path):
-        return load(source)
-    return locate(source).read(environment)
+        return load(source), set()
+    place = locate(source)
+    return place.read(environment), _unread(place)
 
 
-def _check_continuity(episodes: Episodes) -> None:
-    observation, following = (_numpy(episodes.data[key]) for key in ("observation", ("next", "observation")))
+def _check_continuity(episodes: Episodes, notes: list[str]) -> None:
+    """Minari stores each observation, and each mask, once: those of the next step must be those after this one."""
+    data = episodes.data
+    observation, following = (_numpy(data[key]) for key in ("observation", ("next", "observation")))
     inside = np.ones(len(episodes), dtype=bool)
     inside[(episodes.start + episodes.length - 1).numpy()] = False
-    jumps = np.flatnonzero(np.append(differ(following, observation), False) & inside)
-    if len(jumps):
-        row = int(jumps[0])
-        number = int(episodes.episode_index()[row])
-        raise InputError(
-            f"{episodes.name} cannot be written as a Minari dataset: the next observation of episode {number}, step "
-            f"{row - int(episodes.start[number])} is not the observation of the following step (by more than "
-            f"{SAME_STATE:g}), but Minari stores each observation once"
+    jumps = [("observation", np.append(differ(following, observation), False), f" (by more than {SAME_STATE:g})")]
+    if "action_mask" in data.keys():
+        mask, after = data["action_mask"].numpy(), data["next", "action_mask"].numpy()
+        jumps.append(("action mask", np.append((after[:-1] != mask[1:]).any(1), False), ""))
+    for what, jump, much in jumps:
+        rows = np.flatnonzero(jump & inside)
+        if len(rows):
+            row = int(rows[0])
+            number = int(episodes.episode_index()[row])
+            raise InputError(
+                f"{episodes.name} cannot be written as a Minari dataset: the next {what} of episode {number}, step "
+                f"{row - int(episodes.start[number])} is not the {what} of the following step{much}, but Minari stores "
+                f"each {what} once"
+            )
+    unequal = int((np.append(differ(following, observation, 0.0), False) & inside).sum())
+    if unequal:
+        notes.append(
+            f"left out: {count(unequal, 'next observation')} that differed from the following step's by rounding (less "
+            f"than {SAME_STATE:g}); the following step's stand there"
         )
+
+
+def _left_out(episodes: Episodes, unread: set[str]) -> list[str]:
+    """A sentence on what the new dataset will not have, if anything: columns, and ``unread``, what is in files beside.
+
+    Minari's infos would take more, but nothing would read it again.
+    """
+    paths = {path[:2] for path, _ in leaves(episodes.data)}
+    lost = {".".join(p) for p in paths if p[0] not in STORED or p[0] == "next" and p[1] not in STORED_NEXT} | unread
+    out = sorted(lost)
+    if not _finite_log_prob(episodes):
+        out.append("behavior_log_prob (not all of its numbers are finite)")
+    if "log" in episodes.data.keys() and not episodes.columns.get("log"):
+        out.append("log (its columns have no names)")
+    return [f"left out of the new dataset: {', '.join(out)}"] if out else []
+
+
+def _finite_log_prob(episodes: Episodes) -> bool:
+    log_prob = episodes.data.get("behavior_log_prob", None)
+    return log_prob is None or bool(log_prob.isfinite().all())
+
+
+def _unread(place: Place) -> set[str]:
+    """Names of what a source holds and no reader of ours reads; of a Minari dataset, in its first episode."""
+    known = {name for names in NAMES.values() for name in names}
+    if place.kind == "npz":
+        with np.load(place.path, allow_pickle=False) as file:
+            return set(file.files) - known - set(SETTINGS)
+    if place.kind == "minari":
+        import minari
+
+        first = next(iter(minari.MinariDataset(place.path).iterate_episodes([0])))
+        return {f"infos/{key}" for key in first.infos or {}} - known - {"infos/log"}
+    import h5py
+
+    found: set[str] = set()
+    with h5py.File(place.path, "r") as file:
+        file.visititems(lambda name, item: found.add(name) if isinstance(item, h5py.Dataset) else None)
+    read_too = {f"metadata/{name}" for name in ("env_id", "ref_min_score", "ref_max_score")}
+    return {
+        name for name in found - read_too if name not in known and not name.startswith(tuple(f"{k}/" for k in known))
+    }
 
 
 def _environment(environment: str | None, episodes: Episodes, notes: list[str]) -> tuple[Any, Any]:
@@ -166,7 +236,8 @@ def _actions(episodes: Episodes, space: Any) -> tuple[np.ndarray, Any]:
     # float32 as environments log them, unless reading it back would not give the same numbers.
     single = exact.astype(np.float32)
     again = np.clip(scale_action(single.astype(np.float64), spec), -1.0, 1.0).astype(np.float32)
-    values = single if np.array_equal(again, scaled) else exact
+    bounds = np.array([low, high])
+    values = single if np.array_equal(again, scaled) and np.array_equal(bounds.astype(np.float32), bounds) else exact
     return values, spaces.Box(low.astype(values.dtype), high.astype(values.dtype), dtype=values.dtype.type)
 
 
@@ -199,13 +270,16 @@ def _buffers(episodes: Episodes, actions: np.ndarray) -> Iterator[Any]:
     data = episodes.data
     observation, following = _numpy(data["observation"]), _numpy(data["next", "observation"])
     reward, terminated, truncated = (data["next", key].numpy() for key in ("reward", "terminated", "truncated"))
-    log_prob = data.get("behavior_log_prob", None)
+    log_prob = data.get("behavior_log_prob", None) if _finite_log_prob(episodes) else None
+    log = data.get("log", None) if episodes.columns.get("log") else None
     if log_prob is not None:
         log_prob = log_prob.double().numpy() - log_volume(episodes.spec)
     mask, next_mask = (data.get(key, None) for key in ("action_mask", ("next", "action_mask")))
     for number, (start, length) in enumerate(zip(episodes.start.tolist(), episodes.length.tolist(), strict=True)):
         rows = slice(start, start + length)
         infos = {} if log_prob is None else {"behavior_log_prob": log_prob[rows]}
+        if log is not None:
+            infos["log"] = log[rows].numpy()
         if mask is not None:
             infos["action_mask"] = _with_last(mask.numpy(), next_mask.numpy(), start, start + length - 1)
         yield EpisodeBuffer(
@@ -217,81 +291,3 @@ def _buffers(episodes: Episodes, actions: np.ndarray) -> Iterator[Any]:
             truncations=truncated[rows],
             infos=infos,
         )
-
-
-def _write(
-    episodes: Episodes,
-    actions: np.ndarray,
-    action_space: Any,
-    env_spec: Any,
-    dataset_id: str,
-    target: Path,
-    metadata: dict[str, Any],
-) -> None:
-    space = _observation_space(episodes.spec["observation_shape"], episodes.data["observation"])
-    store(_buffers(episodes, actions), space, action_space, env_spec, dataset_id, target, lambda: metadata)
-
-
-def store(
-    buffers: Iterator[Any],
-    observation_space: Any,
-    action_space: Any,
-    env_spec: Any,
-    dataset_id: str,
-    target: Path,
-    metadata: Callable[[], dict[str, Any]],
-) -> None:
-    """Write episodes as a Minari dataset, whole or not at all; one that is there is replaced.
-
-    Args:
-        buffers: Minari's ``EpisodeBuffer``, one for each episode; taken one at a time.
-        observation_space: Gymnasium space.
-        action_space: Gymnasium space.
-        env_spec: of the environment, or None.
-        dataset_id: ``namespace/name-v0``.
-        target: its directory.
-        metadata: gives what is to be stored with it; asked when all episodes are written.
-
-    Raises:
-        InputError: if the place cannot be written to.
-    """
-    import minari
-    from minari.dataset.minari_dataset import parse_dataset_id
-    from minari.dataset.minari_storage import MinariStorage
-    from minari.namespace import create_namespace, list_local_namespaces
-
-    namespace = parse_dataset_id(dataset_id)[0]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if namespace is not None and namespace not in list_local_namespaces():
-                create_namespace(namespace)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Minari passes over names that begin with a dot.
-            temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-            try:
-                storage = MinariStorage.new(
-                    temporary / "data",
-                    observation_space=observation_space,
-                    action_space=action_space,
-                    env_spec=env_spec,
-                    data_format="hdf5",
-                    jpeg_encoding=False,
-                )
-                storage.update_episodes(buffers)
-                storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **metadata()})
-                temporary.chmod(0o755)
-                if target.exists():
-                    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
-                    target.rename(aside / target.name)
-                    temporary.rename(target)
-                    shutil.rmtree(aside, ignore_errors=True)
-                else:
-                    temporary.rename(target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as problem:
-        raise InputError(
-            f"{dataset_id} cannot be written below {target.parent} ({problem.strerror or problem}); set "
-            "MINARI_DATASETS_PATH to a folder with room"
-        ) from problem

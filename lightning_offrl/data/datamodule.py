@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data import nstep
+from lightning_offrl.data.clusters import clusters_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, resident
@@ -44,6 +45,8 @@ class OfflineDataModule(pl.LightningDataModule):
         sampling: how the transitions of a batch are chosen; None: uniformly.
         validation_fraction: share of the episodes held out for ``val/...`` losses.
         validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
+        cluster: column of the data that says whom an episode belongs to (a patient, a machine): nobody is on both sides
+            of the split, and ``validation_fraction`` is a share of them; as ``offrl ope --held-out --cluster``.
         seed: of batches and of the split.
         cache_dir: where the memory-mapped cache lies; None: the user's cache folder.
 
@@ -65,6 +68,7 @@ class OfflineDataModule(pl.LightningDataModule):
         sampling: Sampling | None = None,
         validation_fraction: float = 0.0,
         validation_batches: int = 20,
+        cluster: str | None = None,
         seed: int = 0,
         cache_dir: str | Path | None = None,
     ) -> None:
@@ -81,6 +85,7 @@ class OfflineDataModule(pl.LightningDataModule):
         self.sampling = sampling or Sampling()
         self.infinite_horizon_return = infinite_horizon_return
         self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
+        self.cluster = cluster
         self.seed, self.cache_dir = seed, cache_dir
         self.block: int | None = None
         """K, known once a trainer is attached."""
@@ -255,7 +260,8 @@ class OfflineDataModule(pl.LightningDataModule):
         if self._splits is None:
             episodes = self.episodes
             if self.validation_fraction > 0.0:
-                train, held_out = split_by_episode(episodes, self.validation_fraction, self.seed)
+                together = None if self.cluster is None else clusters_of(episodes, self.cluster)
+                train, held_out = split_by_episode(episodes, self.validation_fraction, self.seed, together)
                 self._splits = episodes.select(train), episodes.select(held_out)
             else:
                 self._splits = episodes, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import make_spec
-from lightning_offrl.data.convert import Converted, store
-from lightning_offrl.data.sources.logs.assemble import LogEpisode, action_count, episodes
+from lightning_offrl.data.convert import Converted
+from lightning_offrl.data.minari_writer import clear_half_written, store
+from lightning_offrl.data.sources.logs.assemble import LogEpisode, episodes
 from lightning_offrl.data.sources.logs.files import expand
 from lightning_offrl.data.sources.logs.mapping import LogMap, parse_map, read_map
-from lightning_offrl.data.sources.logs.settings import Column
+from lightning_offrl.data.sources.logs.order import FOLDER
+from lightning_offrl.data.sources.logs.settings import Column, action_count, action_labels
 from lightning_offrl.data.sources.logs.tables import Log, survey
 from lightning_offrl.data.sources.logs.tally import Tally
+from lightning_offrl.data.staging import clear
 from lightning_offrl.errors import InputError
 
 
@@ -29,7 +33,8 @@ def import_logs(
 ) -> Converted:
     """Read logs by a map and write them into Minari's local store.
 
-    The dataset is there whole or not at all. Names and units of the columns are stored with it, for the dataset report.
+    The dataset is there whole or not at all; what killed imports left half written there is removed, with a note.
+    Names and units of the columns are stored with it, for the dataset report.
 
     Args:
         files: ``.parquet`` or ``.csv`` files, or directories of them, in order.
@@ -50,6 +55,10 @@ def import_logs(
     paths = expand([files] if isinstance(files, str | Path) else files)
     name = dataset_id or settings.dataset_id or f"logs/{_stem(paths[0])}-v0"
     target = dataset_path(name)
+    removed = clear_half_written(target.parent)
+    gone = clear(Path(tempfile.gettempdir()), FOLDER)
+    if gone:
+        removed.append(f"removed what a killed import had left in {tempfile.gettempdir()}: {', '.join(gone)}")
     if target.exists() and not overwrite:
         raise InputError(
             f"a dataset {name!r} already exists in {target}; choose another id (--dataset_id), or overwrite it "
@@ -81,7 +90,7 @@ def import_logs(
 
     buffers = _buffers(log, episodes(log, tally), total)
     store(buffers, observation_space, action_space, None, name, target, described)
-    return Converted(name, target, total.episodes, total.steps, tally.notes(log))
+    return Converted(name, target, total.episodes, total.steps, [*tally.notes(log), *removed])
 
 
 def _check_environment(environment: Any, observation_space: Any, action_space: Any, settings: LogMap) -> None:
@@ -115,7 +124,7 @@ def _spaces(log: Log) -> tuple[Any, Any]:
     width += sum(c.indicator for c in columns)
     observation = spaces.Box(-np.inf, np.inf, (width,), np.float32)
     if log.settings.discrete:
-        return observation, spaces.Discrete(action_count(log))
+        return observation, spaces.Discrete(action_count(log.settings.action, log.settings.path))
     low, high = ([getattr(c, side) for c in log.settings.action] for side in ("low", "high"))
     return observation, spaces.Box(np.array(low), np.array(high), dtype=np.float64)
 
@@ -139,11 +148,7 @@ def _columns(log: Log) -> dict[str, Any]:
         "files": [path.name for path in log.files],
     }
     if log.settings.discrete:
-        labels = [""]
-        for column in log.settings.action:
-            values = column.categories or ()
-            labels = [f"{label}, {value}" if label else value for label in labels for value in values]
-        found["action_labels"] = labels
+        found["action_labels"] = action_labels(log.settings.action)
     else:
         found["action"] = [{"name": c.name, "unit": c.unit} for c in log.settings.action]
     return found
@@ -164,6 +169,8 @@ def _buffers(log: Log, found: Iterator[LogEpisode], total: _Total) -> Iterator[A
     for number, episode in enumerate(found):
         steps = len(episode.reward)
         infos = {} if episode.log_density is None else {"behavior_log_prob": episode.log_density}
+        if episode.action_mask is not None:
+            infos["action_mask"] = episode.action_mask
         if timed or len(episode.group):
             aside = [episode.time] if timed else []
             infos["log"] = np.stack([*aside, *(np.full(steps, value) for value in episode.group)], axis=1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 
 
-def split_by_episode(episodes: Episodes, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_by_episode(
+    episodes: Episodes, fraction: float, seed: int, clusters: ClusterLabels | None = None
+) -> tuple[Tensor, Tensor]:
     """Numbers of the episodes to train on and to hold out.
 
     Args:
@@ -17,12 +20,14 @@ def split_by_episode(episodes: Episodes, fraction: float, seed: int) -> tuple[Te
         fraction: share of the episodes (not of the transitions) to hold out, in (0, 1); rounded to the nearest whole
             number, at least one on each side.
         seed: the same seed, fraction and number of episodes give the same split.
+        clusters: ``[E]`` labels of what episodes belong to: a person's episodes are all on one side. Then the fraction
+            is of the clusters, and seed, fraction and clusters give the split.
 
     Returns:
         train and validation, int64, each ascending.
 
     Raises:
-        InputError: if the fraction is not in (0, 1), or there are fewer than two episodes.
+        InputError: if the fraction is not in (0, 1), or there are fewer than two episodes or clusters.
     """
     if not 0.0 < fraction < 1.0:
         raise InputError(f"the share of episodes to hold out must lie between 0 and 1, got {fraction}")
@@ -32,6 +37,15 @@ def split_by_episode(episodes: Episodes, fraction: float, seed: int) -> tuple[Te
             f"{episodes.name} has {total} episode, so none can be held out while one is left to train on; use a "
             "validation fraction of 0 or more data"
         )
-    held_out = min(max(1, round(fraction * total)), total - 1)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    together = numbered(clusters, total)
+    units = total if together is None else together.n
+    if units < 2:
+        raise InputError(
+            f"all {total:,} episodes of {episodes.name} belong to one cluster, so none can be held out; use a "
+            "validation fraction of 0 or more data"
+        )
+    held_out = min(max(1, round(fraction * units)), units - 1)
+    order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+    sides = order[held_out:], order[:held_out]
+    kept, held = sides if together is None else (together.episodes(side) for side in sides)
+    return kept.sort().values, held.sort().values

@@ -1,4 +1,8 @@
-"""States of a log, each with the action that was taken there and one that the policy would take."""
+"""States of a log, each with the action that was taken there and one that the policy would take.
+
+Where the log says which actions were legal, policies are told, and one that goes beyond is refused: see
+`lightning_offrl.ope.legal`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from torch.nn import functional as F
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope import legal
 from lightning_offrl.ope.policies import TargetPolicy
 
 Features = Callable[[Any], Tensor]
@@ -34,6 +39,7 @@ class Steps:
         episode: ``[N]`` int64, where each comes from.
         actions: number of actions if they are discrete, else None.
         spread: ``[A]`` standard deviation of the logged actions; empty if discrete.
+        mask: ``[N, n]`` bool, which of the n discrete actions were legal; None where the log does not say.
     """
 
     rows: Tensor
@@ -43,6 +49,7 @@ class Steps:
     episode: Tensor
     actions: int | None
     spread: Tensor
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.state)
@@ -52,8 +59,13 @@ class Steps:
         return action.double() / self.spread if self.actions is None else F.one_hot(action, self.actions).double()
 
     def with_actions(self, policy: TargetPolicy, seed: int = 0) -> Pairs:
-        """The same steps with one action of a policy each."""
-        return Pairs(self, policy.sample(self.observation, 1, torch.Generator().manual_seed(mix(seed, 0xAC7)))[0])
+        """The same steps with one action of a policy each, a legal one.
+
+        Raises:
+            InputError: the policy puts probability on illegal actions.
+        """
+        generator = torch.Generator().manual_seed(mix(seed, 0xAC7))
+        return Pairs(self, legal.sample(policy, self.observation, 1, generator, self.mask)[0])
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ def sample_steps(
         episodes.episode_index()[rows],
         int(episodes.spec["action_size"]) if discrete else None,
         torch.empty(0) if discrete else action.double().std(0).clamp(min=_STILL),
+        legal.legal_actions(episodes, rows),
     )
 
 
@@ -124,7 +137,7 @@ def sample_pairs(
     """`sample_steps` with an action of the policy each.
 
     Raises:
-        InputError: the policy's actions are of another kind than the log's.
+        InputError: the policy's actions are of another kind than the log's, or it puts probability on illegal ones.
     """
     discrete = episodes.spec["action_kind"] == "discrete"
     if policy.discrete != discrete:

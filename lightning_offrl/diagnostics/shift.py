@@ -1,7 +1,8 @@
 """Policy shift: how far the policy's actions are from the log's, at the states of the log.
 
 Of the states only those of the log are known. Where the policy would lead, and how far from the log that is, none of
-these numbers say: that takes density-ratio estimation over states or rollouts of a model.
+these numbers say: that takes density-ratio estimation over states or rollouts of a model. Where the log says which
+actions were legal, both policies are told, and one that puts probability on others is refused (`ope.legal`).
 
     bits        `kl_divergence` (both densities), `knn_divergence` (samples), `distinguish` (a classifier's lower bound)
     surprise    `excess_surprisal`: for deterministic policies, which have no density and infinite divergence
@@ -34,6 +35,7 @@ from lightning_offrl.diagnostics.reading import (
 )
 from lightning_offrl.diagnostics.samples import Features, Pairs, clustered_error, mean_length, sample_pairs, sample_rows
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope import legal
 from lightning_offrl.ope.eligibility import effective_sample_size
 from lightning_offrl.ope.policies import SquashedNormal, TargetPolicy, without_density
 from lightning_offrl.ope.trajectories import trajectories
@@ -69,12 +71,13 @@ def kl_divergence(
         seed: of the draws.
 
     Raises:
-        InputError: one of the policies has no density; `excess_surprisal` applies to a deterministic one.
+        InputError: one of the policies has no density (`excess_surprisal` applies to a deterministic one), or puts
+            probability on illegal actions.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = sample_rows(episodes, horizon, states, generator)
     observation = episodes.data["observation"][rows]
-    nats = _divergence(policy, behaviour, observation, draws, generator)
+    nats = _divergence(policy, behaviour, observation, draws, generator, legal.legal_actions(episodes, rows))
     step, error = float(nats.mean()) / math.log(2.0), clustered_error(nats, episodes.episode_index()[rows])
     total, limit = step * mean_length(episodes, horizon), limit_bits(episodes.n_episodes)
     level = level_of(total, CAUTION_BITS, ALARM_BITS)
@@ -96,11 +99,16 @@ def kl_divergence(
 
 
 def _divergence(
-    policy: TargetPolicy, behaviour: TargetPolicy, observation: object, draws: int, generator: torch.Generator
+    policy: TargetPolicy,
+    behaviour: TargetPolicy,
+    observation: object,
+    draws: int,
+    generator: torch.Generator,
+    mask: Tensor | None,
 ) -> Tensor:
     """Nats at each state, ``[N]``."""
-    p, q = policy.probabilities(observation), behaviour.probabilities(observation)
-    if p is not None and q is not None:
+    if policy.discrete and behaviour.discrete:
+        p, q = (legal.probabilities(one, observation, mask) for one in (policy, behaviour))
         return torch.where(p > 0.0, p * (p / q).log(), 0.0).sum(-1)  # inf where q is 0 and p is not
     if isinstance(policy, SquashedNormal) and isinstance(behaviour, SquashedNormal):
         mean, std, other_mean, other_std = (
@@ -263,13 +271,14 @@ def excess_surprisal(
         seed: of the draws.
 
     Raises:
-        InputError: the behaviour has no density.
+        InputError: the behaviour has no density, or one of the policies puts probability on illegal actions.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = sample_rows(episodes, horizon, states, generator)
     data = episodes.data[rows]
-    action = policy.sample(data["observation"], 1, generator)[0]
-    chosen, logged = (behaviour.log_prob(data["observation"], a) for a in (action, data["action"]))
+    mask = legal.legal_actions(episodes, rows)
+    action = legal.sample(policy, data["observation"], 1, generator, mask)[0]
+    chosen, logged = (legal.log_prob(behaviour, data["observation"], a, mask) for a in (action, data["action"]))
     if chosen is None or logged is None:
         raise InputError(f"surprisal needs the behaviour's density: {without_density(behaviour)}")
     bits, own = -chosen.double() / math.log(2.0), -logged.double() / math.log(2.0)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -119,7 +120,9 @@ class DynamicsEnsemble(OfflineAlgorithm):
         self.termination: Termination | None = None
         """A known rule, in place of the learned one; not part of a checkpoint."""
         self.resampled: Tensor | None = None
-        """``[M, E]`` int64, the episodes of each member, or None."""
+        """``[M, W]`` int64, the episodes of each member (-1 where it has fewer), or None."""
+        self.clusters: Tensor | None = None
+        """``[E]`` int64, the clusters of episodes that were resampled whole, or None."""
         self.measured: dict[str, float] = {}
         """What `measure` found on held-out episodes."""
         self.model = self.network(lambda: MLP(size + spec["action_size"], hidden, 2 * (size + 1) + 1))
@@ -248,6 +251,7 @@ def fit_dynamics(
     bootstrap: bool = True,
     held_out: float = 0.1,
     termination: Termination | None = None,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DynamicsEnsemble:
     """An ensemble fitted to these episodes.
@@ -262,6 +266,7 @@ def fit_dynamics(
         bootstrap: give each member its own resample of the episodes, else all of them.
         held_out: share of the episodes that no member sees; ``measured`` is of these.
         termination: a known rule in place of the learned one.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled and held out.
         seed: of everything.
 
     Returns:
@@ -273,14 +278,16 @@ def fit_dynamics(
     )
     model.fit_scales(episodes)
     model.termination = termination
-    _, test = split_by_episode(episodes, held_out, seed)
+    together = numbered(clusters, episodes.n_episodes)
+    _, test = split_by_episode(episodes, held_out, seed, together)
     length = episodes.length.clone()
     length[test] = 0
     counts = {"originals": 0, "replicates": members} if bootstrap else {"originals": members}
-    sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, **counts)
+    sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, **counts, clusters=together)
     columns = episodes.data.select(*DynamicsEnsemble.needs)
     fit_alone(model, columns, sampler, updates)
     model.resampled = sampler.episodes if bootstrap else None
+    model.clusters = together.index if bootstrap and together is not None else None
     model.measured = measure(model, episodes.select(test))
     return model
 

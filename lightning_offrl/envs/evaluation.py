@@ -40,6 +40,8 @@ class Evaluation:
         seconds: wall-clock time.
         first: the observations that the episodes began with, as policies see them, on the CPU.
         last: those they ended with.
+        first_mask: which actions were legal at first, ``[..., E, n]`` bool; None where the environment does not say.
+        last_mask: which at last.
     """
 
     returns: np.ndarray
@@ -48,6 +50,8 @@ class Evaluation:
     seconds: float
     first: Any = None
     last: Any = None
+    first_mask: torch.Tensor | None = None
+    last_mask: torch.Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -128,8 +132,9 @@ class Evaluator:
         began_with = [env.reset(seed=seed + i % self.episodes) for i, env in enumerate(self._environments[:total])]
         observations = [observation for observation, _ in began_with]
         masks = [mask_of(observation, info, self.spec) for observation, info in began_with]
-        masked = takes_mask(act) and any(mask is not None for mask in masks)
-        first = list(observations)
+        told = any(mask is not None for mask in masks)
+        masked = takes_mask(act) and told
+        first, first_masks = list(observations), list(masks)
         space = without_mask(self._environments[0].observation_space, self._environments[0].action_space)
         returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
         terminated, running = np.zeros(total, dtype=bool), np.ones(total, dtype=bool)
@@ -163,6 +168,8 @@ class Evaluator:
             time.perf_counter() - began,
             _stack(first, space, shape, None, None),
             _stack(observations, space, shape, None, None),
+            self._legal(first_masks, shape, None) if told else None,
+            self._legal(masks, shape, None) if told else None,
         )
 
     def _to_environment(self, actions: Any, size: tuple[int, ...]) -> list[Any]:

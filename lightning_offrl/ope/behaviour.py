@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
+from lightning_offrl.data.clusters import ClusterLabels
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.draws import mix
@@ -181,6 +182,7 @@ def fit_behaviour(
     hidden: tuple[int, ...] = (256, 256),
     learning_rate: float = 3e-3,
     batch_size: int = 256,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> BehaviourModel:
     """The policy that most likely chose the logged actions.
@@ -197,12 +199,13 @@ def fit_behaviour(
         hidden: widths of the network.
         learning_rate: of AdamW at the beginning; it falls to 0 along a cosine.
         batch_size: B.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are held out.
         seed: of the split, the initial weights and the batches.
 
     Raises:
         InputError: fewer than two episodes.
     """
-    train, test = split_by_episode(episodes, held_out, seed)
+    train, test = split_by_episode(episodes, held_out, seed, clusters)
     if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
         return _counts(episodes, train, test)
     action = episodes.data["action"]

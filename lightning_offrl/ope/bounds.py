@@ -71,9 +71,12 @@ def guaranteed_interval(
         level: coverage.
 
     Returns:
-        None where the range of an episode's term is not known.
+        None where the range of an episode's term is not known, and where episodes come in clusters: their terms are not
+        independent, and a sum over a cluster of any size has no range.
     """
-    if reward_range is None or data.elapsed is not None or name not in ("naive", "is", "pdis"):
+    if data.together is not None or reward_range is None or data.elapsed is not None:
+        return None
+    if name not in ("naive", "is", "pdis"):
         return None
     if name != "naive" and max_weight is None:
         return None

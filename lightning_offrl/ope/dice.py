@@ -21,7 +21,7 @@ A minimax problem has no loss that tells whether it is solved: look at the mass,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from lightning_offrl.batch import TRANSITION, Spec
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-from lightning_offrl.data.bootstrap import EpisodeBootstrap
+from lightning_offrl.data.bootstrap import EpisodeBootstrap, times_picked
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
@@ -95,14 +96,14 @@ class DICE(PolicyEvaluation):
         self.zeta = self.network(lambda: action_value(spec, self.encoder(), hidden))
         self.zeta_target = self.target_of("zeta")
         self.multiplier = self.network(Multiplier)
-        self._first: tuple[Any, Tensor | None, Tensor | None] | None = None
+        self._first: tuple[Any, Sequence[Tensor] | None, Tensor | None] | None = None
 
-    def starting_at(self, observations: Any, rows: Tensor | None = None, masks: Tensor | None = None) -> Self:
+    def starting_at(self, observations: Any, rows: Sequence[Tensor] | None = None, masks: Tensor | None = None) -> Self:
         """Say where episodes begin.
 
         Args:
             observations: raw, ``[E, ...]``.
-            rows: ``[S, E]``, for stacked heads which of these each draws.
+            rows: ``[n]`` for each stacked head: which of these it draws from.
             masks: legal actions ``[E, n]``, where the log has them.
         """
         self._first = (observations, rows, masks)
@@ -114,12 +115,13 @@ class DICE(PolicyEvaluation):
             raise InputError("DICE needs the first states of episodes: say which with .starting_at(observations)")
         block = super().prepare(block)
         observations, rows, masks = self._first
-        count, size = len(observations), block.batch_size[-1]
+        size = block.batch_size[-1]
         shape = (block.batch_size[0], *self.lead)
         picked, actions, weights = [], [], []
         for k in range(shape[0]):
             for head in range(self.draws.seeds):
                 generator = torch.Generator().manual_seed(mix(self.draws.seed + head, self.updates + k, 0xD1CE))
+                count = len(observations) if rows is None else len(rows[head])
                 index = torch.randint(count, (size,), generator=generator)
                 index = index if rows is None else rows[head][index]
                 legal = None if masks is None else masks[index]
@@ -207,6 +209,7 @@ def dice(
     samples: int = 1,
     hidden: tuple[int, ...] = (64, 64),
     batch_size: int = 1024,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> RatioEstimate:
     """The value of a policy by its density ratio. Experimental: judge it by its mass and against other methods.
@@ -224,6 +227,7 @@ def dice(
         samples: actions per observation of a stochastic continuous policy.
         hidden: widths of both networks.
         batch_size: B, rows per head and update.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled.
         seed: of everything.
 
     Returns:
@@ -254,9 +258,10 @@ def dice(
         seed=seed,
     ).of(policy)
     fit_normaliser(module, episodes)
-    sampler = EpisodeBootstrap(episodes.start, episodes.length, batch_size, seed, seeds, replicates)
-    module.starting_at(first_observations(episodes), sampler.episodes, first_masks(episodes))
-    times = torch.stack([row.bincount(minlength=row.numel()).double() for row in sampler.episodes])
+    together = numbered(clusters, episodes.n_episodes)
+    sampler = EpisodeBootstrap(episodes.start, episodes.length, batch_size, seed, seeds, replicates, together)
+    module.starting_at(first_observations(episodes), [row[row >= 0] for row in sampler.episodes], first_masks(episodes))
+    times = times_picked(sampler.episodes, episodes.n_episodes)
     weight = times[:, episodes.episode_index()]
     reward = episodes.data["next", "reward"].double()
     share = 1.0 + episodes.data["next", "terminated"].double() * discount / (1.0 - discount)
@@ -306,6 +311,7 @@ def dice(
         diagnostics=diagnostics,
         flags=flags,
         ratio=lambda of: _ratios(module, of)[:seeds].mean(0) / own.mean(),
+        clusters=None if together is None else together.index,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.nstep import monte_carlo_return
 from lightning_offrl.draws import mix
@@ -40,6 +41,7 @@ class DirectEstimate:
             distribution of it, or None.
         episodes: ``[E]`` int64, the episodes that ``per_initial_state`` belongs to; None: all, in order.
         horizon: steps that count; None: whole episodes.
+        clusters: ``[E]`` int64, the clusters that were resampled whole; None: refits are to resamples of episodes.
     """
 
     has_values: ClassVar[bool] = True
@@ -57,6 +59,7 @@ class DirectEstimate:
     return_quantiles: Tensor | None = None
     episodes: Tensor | None = None
     horizon: int | None = None
+    clusters: Tensor | None = None
 
     def standard_error(self) -> float | None:
         """Standard deviation of the refits; None with fewer than two."""
@@ -76,17 +79,19 @@ def first_masks(episodes: Episodes) -> Tensor | None:
     return legal_actions(episodes, episodes.start)
 
 
-def multiplicities(n_episodes: int, replicates: int, seed: int) -> Tensor:
+def multiplicities(n_episodes: int, replicates: int, seed: int, clusters: Clusters | None = None) -> Tensor:
     """How often each episode counts: once in the data itself (row 0), then in ``replicates`` bootstrap resamples.
 
     Returns:
-        ``[1 + replicates, E]`` float64; every row adds up to E.
+        ``[1 + replicates, E]`` float64; every row adds up to E, unless ``clusters`` are drawn, whole, of several sizes.
     """
+    units = n_episodes if clusters is None else clusters.n
     out = torch.ones(1 + replicates, n_episodes, dtype=torch.float64)
     for i in range(replicates):
         generator = torch.Generator().manual_seed(mix(seed, i, 0xB007))
-        drawn = torch.randint(n_episodes, (n_episodes,), generator=generator)
-        out[1 + i] = torch.bincount(drawn, minlength=n_episodes).double()
+        drawn = torch.randint(units, (units,), generator=generator)
+        times = torch.bincount(drawn, minlength=units).double()
+        out[1 + i] = times if clusters is None else clusters.spread(times)
     return out
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
@@ -90,6 +91,7 @@ def drl(
     values: Callable[[Episodes], DirectEstimate] | None = None,
     ratios: Callable[[Episodes], RatioEstimate] | None = None,
     n_boot: int = 1000,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> CorrectedEstimate:
     """The value of a policy by values and density ratios, each fitted to the other folds of the episodes.
@@ -103,6 +105,7 @@ def drl(
         values: episodes to a fit with ``q`` and ``v``; None: `fqe` with LayerNorm.
         ratios: episodes to a fit with ``ratio``; None: `dice`.
         n_boot: resamples of episodes, with the fits held fixed.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled, and each is in one fold.
         seed: of everything.
 
     Returns:
@@ -114,17 +117,21 @@ def drl(
     if discount >= 1.0:
         raise InputError(f"density ratios need a discount below 1, got {discount}")
     check_estimand(policy, episodes, discount, largest=1.0)
-    if not 2 <= folds <= episodes.n_episodes:
+    together = numbered(clusters, episodes.n_episodes)
+    units = episodes.n_episodes if together is None else together.n
+    if not 2 <= folds <= units:
+        unit = "episode" if together is None else "cluster"
         raise InputError(
-            f"cross-fitting needs at least 2 folds and an episode in each, got {folds} folds of "
-            f"{episodes.n_episodes} episodes"
+            f"cross-fitting needs at least 2 folds and {'an' if together is None else 'a'} {unit} in each, got {folds} "
+            f"folds of {units} {unit}s"
         )
     how: dict[str, Any] = {"discount": discount, "updates": updates, "seed": seed}
     values = values or (lambda train: fqe(policy, train, layer_norm=True, **how))
     ratios = ratios or (lambda train: dice(policy, train, **how))
-    order = torch.randperm(episodes.n_episodes, generator=torch.Generator().manual_seed(mix(seed, 0xF01D)))
-    of_episode = torch.empty_like(order)
-    of_episode[order] = torch.arange(len(order)) % folds
+    order = torch.randperm(units, generator=torch.Generator().manual_seed(mix(seed, 0xF01D)))
+    of_unit = torch.empty_like(order)
+    of_unit[order] = torch.arange(len(order)) % folds
+    of_episode = of_unit if together is None else together.spread(of_unit)
     of_row = of_episode[episodes.episode_index()]
     ratio, q, next_v = torch.zeros(3, len(episodes), dtype=torch.float64).unbind(0)
     first_v, flags = torch.zeros(episodes.n_episodes, dtype=torch.float64), list[str]()
@@ -144,7 +151,7 @@ def drl(
     mass = float((ratio * share).mean())
     if not 0.9 <= mass <= 1.1:
         flags.append(f"on episodes that they have not seen the ratios add up to {mass:.3g} where 1 is right")
-    resamples = Resamples(episodes.n_episodes, n_boot, mix(seed, 0xD81) % 2**31)
+    resamples = Resamples(episodes.n_episodes, n_boot, mix(seed, 0xD81) % 2**31, together)
     small = n_boot * episodes.n_episodes <= KEPT
 
     def none(*_: Any) -> Tensor:
@@ -166,6 +173,7 @@ def drl(
             "folds": float(folds),
         },
         flags=flags,
+        clusters=None if together is None else together.index,
     )
 
 

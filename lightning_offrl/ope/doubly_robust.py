@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.importance import Terms, WeightRule, plain, weighted
 from lightning_offrl.ope.intervals import Resamples
@@ -63,8 +64,8 @@ def magic(
     """Blend of ``dm``, ``wdr`` and what lies between, by their estimated bias and covariance.
 
     Cov is that of the estimates: of the terms per episode, divided by the number of episodes. The bias of g_j is its
-    distance to the 50 % percentile interval of ``wdr`` under resampling of *episodes*, and enters as the outer product
-    b b'. As an estimate, the blend keeps its x.
+    distance to the 50 % percentile interval of ``wdr`` under resampling of *episodes* (of the data's clusters, where it
+    has any, as in Cov), and enters as the outer product b b'. As an estimate, the blend keeps its x.
 
     Args:
         data: with weights, ``q`` and ``v``.
@@ -85,14 +86,24 @@ def magic(
         raise InputError(f"the steps of magic must be in -1 (values only) to {last} (weights only), got {steps}")
     parts = [step_return(data, j) for j in steps]
     each = torch.stack([part.per_episode for part in parts])
-    covariance = torch.atleast_2d(torch.cov(each)) / data.n if data.n > 1 else torch.zeros(len(steps), len(steps))
+    covariance = _covariance(each, data.together)
     value = each.mean(-1)
     full = doubly_robust(data, normalised=True)
-    low, high = Resamples(data.n, n_boot, seed).values(full).quantile(torch.tensor([0.25, 0.75]).double())
+    resamples = Resamples(data.n, n_boot, seed, data.together)
+    low, high = resamples.values(full).quantile(torch.tensor([0.25, 0.75]).double())
     low, high = torch.minimum(low, torch.tensor(full.value)), torch.maximum(high, torch.tensor(full.value))
     bias = torch.where(value > high, value - high, torch.where(value < low, value - low, 0.0))
     share = simplex_minimum(covariance.double() + bias.unsqueeze(-1) * bias)
     return _blend(data, steps, share), dict(zip(steps, share.tolist(), strict=True))
+
+
+def _covariance(each: Tensor, clusters: Clusters | None) -> Tensor:
+    """Of the means of ``[J, E]`` terms, ``[J, J]``; with clusters from the sums of their deviations."""
+    n = each.shape[-1]
+    if clusters is None:
+        return torch.atleast_2d(torch.cov(each)) / n if n > 1 else torch.zeros(len(each), len(each))
+    away = clusters.sums((each - each.mean(-1, keepdim=True)).T)  # [C, J]
+    return away.T @ away * (clusters.n / max(clusters.n - 1, 1) / n**2)
 
 
 def _blend(data: Trajectories, steps: list[int], share: Tensor) -> Terms:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import Clusters
+from lightning_offrl.ope.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories
 
 # Log-probabilities are logged in float32: over a long episode their rounding moves a weight by up to about this much.
@@ -36,6 +38,9 @@ class Limits:
         unseen_share: largest share of the policy's own episodes that a log of this size does not show.
         far_share: largest share of its actions that may lie farther from the log, beyond the base of 1 %.
         advised_ess_share: below this share a sentence is added, nothing more.
+        clusters: smallest effective number of clusters, where episodes belong to some.
+        cluster_share: largest share of all weight on one cluster.
+        advised_clusters: below this effective number a sentence is added, nothing more.
     """
 
     ess: float = 30.0
@@ -45,6 +50,9 @@ class Limits:
     unseen_share: float = 0.05
     far_share: float = 0.02
     advised_ess_share: float = 0.10
+    clusters: float = FEWEST_CLUSTERS
+    cluster_share: float = 0.20
+    advised_clusters: float = FEW_CLUSTERS
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,13 @@ class WeightCheck:
         mean_weight: of all episodes, expected 1.
         mean_weight_error: its standard error.
         step_ratio: mean ratio of a single step over all logged steps, expected 1.
-        step_ratio_error: its standard error, episodes as clusters.
+        step_ratio_error: its standard error, episodes as clusters, or the data's own.
         reasons: why estimates from these weights abstain; empty if they do not.
         advice: what to mind although they do not.
         wrong: the weights are too large on average, so the log-probabilities cannot be right.
+        clusters: number of clusters C, where episodes belong to some; then both errors are of independent clusters.
+        effective_clusters: ``(sum W)^2 / sum W^2`` of the sums W of their weights.
+        top_cluster: share of the largest W.
     """
 
     n: int
@@ -74,6 +85,9 @@ class WeightCheck:
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = field(default=())
     wrong: bool = False
+    clusters: int | None = None
+    effective_clusters: float | None = None
+    top_cluster: float | None = None
 
     @property
     def eligible(self) -> bool:
@@ -113,6 +127,10 @@ def weights_by_step(data: Trajectories) -> WeightSteps:
     top = torch.where(some, torch.exp(log_weight.amax(0) - total), 1.0)
     weight = log_weight.exp()
     error = weight.std(0) / math.sqrt(data.n) if data.n > 1 else torch.full_like(total, math.inf)
+    if data.together is not None:
+        size = data.together.size.double()
+        errors = [_cluster_mean(sums, size)[1] for sums in data.together.sums(weight).unbind(-1)]
+        error = torch.tensor(errors, dtype=torch.float64)
     columns = (ess, top, weight.mean(0), error, data.mask.double().mean(0))
     return WeightSteps(*(tuple(column.tolist()) for column in columns))
 
@@ -142,8 +160,11 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
     top = float(torch.exp(log_weight.amax() - torch.logsumexp(log_weight, 0))) if ess > 0.0 else 1.0
     mean, error = _mean_and_error(log_weight.exp())
     assert data.log_ratio is not None
-    per_episode = torch.where(data.mask, data.log_ratio.exp(), 0.0).sum(-1)
-    step, step_error = _cluster_mean(per_episode, data.length.double())
+    ratios, steps = torch.where(data.mask, data.log_ratio.exp(), 0.0).sum(-1), data.length.double()
+    if data.together is not None:
+        ratios, steps = data.together.sums(ratios), data.together.sums(steps)
+        mean, error = _cluster_mean(data.together.sums(log_weight.exp()), data.together.size.double())
+    step, step_error = _cluster_mean(ratios, steps)
 
     reasons, advice = [], []
     if ess == 0.0:
@@ -156,6 +177,13 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
         advice.append(f"effective sample size {ess:.0f} of {n:,} episodes: expect wide intervals")
     if ess > 0.0 and top > limits.top_share:
         reasons.append(f"one episode holds {top:.0%} of the weight")
+    held: tuple[int, float, float] | tuple[()] = ()
+    if data.together is not None:
+        held = _by_cluster(data.together, log_weight)
+        if ess > 0.0:
+            found = _few_clusters(*held, limits)
+            reasons += found[0]
+            advice += found[1]
     off = _off_one(mean, error, limits.mean_errors)
     step_off = _off_one(step, step_error, limits.mean_errors)
     if step_off < 0 and ess > 0.0:
@@ -174,8 +202,30 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: {why}"
         )
     return WeightCheck(
-        n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0
+        n, ess, top, mean, error, step, step_error, tuple(reasons), tuple(advice), off > 0 or step_off > 0, *held
     )
+
+
+def _by_cluster(clusters: Clusters, log_weight: Tensor) -> tuple[int, float, float]:
+    """Number of clusters, effective number and largest share by the sums of their weights."""
+    logs = clusters.log_sums(log_weight)
+    effective = effective_sample_size(logs)
+    top = float(torch.exp(logs.amax() - torch.logsumexp(logs, 0))) if effective > 0.0 else 1.0
+    return clusters.n, effective, top
+
+
+def _few_clusters(n: int, effective: float, top: float, limits: Limits) -> tuple[list[str], list[str]]:
+    """Reasons and advice."""
+    reasons, advice = [], []
+    if effective < limits.clusters:
+        reasons.append(
+            f"effective number of clusters {effective:.1f} of {n:,} (at least {limits.clusters:g} are needed)"
+        )
+    elif effective < limits.advised_clusters:
+        advice.append(f"effective number of clusters {effective:.0f} of {n:,}: the interval may be too narrow")
+    if top > limits.cluster_share:
+        reasons.append(f"one cluster holds {top:.0%} of the weight")
+    return reasons, advice
 
 
 def _off_one(mean: float, error: float, errors: float) -> int:
@@ -192,7 +242,7 @@ def _mean_and_error(x: Tensor) -> tuple[float, float]:
 
 
 def _cluster_mean(total: Tensor, size: Tensor) -> tuple[float, float]:
-    """Mean of all numbers, and its error, from sums and sizes of clusters ``[E]``."""
+    """Mean of all numbers, and its error, from sums and sizes of clusters ``[C]``."""
     n, mean = len(total), float(total.sum() / size.sum())
     residual = (total - mean * size) / size.mean()
     return mean, float((residual.square().sum() / max(n - 1, 1) / n).sqrt()) if n > 1 else math.inf

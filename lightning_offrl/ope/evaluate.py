@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
@@ -25,6 +26,8 @@ from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, 
 from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
 from lightning_offrl.ope.evaluation import Evaluation, Row
 from lightning_offrl.ope.intervals import (
+    FEW_CLUSTERS,
+    FEWEST_CLUSTERS,
     Interval,
     Resamples,
     from_refits,
@@ -39,6 +42,7 @@ from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_step
 from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
+_TOO_FEW = "no interval: too few clusters"
 
 
 def evaluate(
@@ -52,6 +56,7 @@ def evaluate(
     behaviour_name: str | None = None,
     direct: Sequence[DirectEstimate] = (),
     by: Mapping[str, Sequence[Any]] | None = None,
+    clusters: ClusterLabels | None = None,
     elapsed: Tensor | None = None,
     reward_range: tuple[float, float] | None = None,
     max_weight: float | None = None,
@@ -78,6 +83,9 @@ def evaluate(
             also serves the doubly robust estimators.
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
             all groups of a column are covered together (Bonferroni).
+        clusters: ``[E]`` labels, equal where episodes belong to one person or machine: then these are resampled, not
+            episodes, and must be many (`lightning_offrl.ope.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
+            interval if they were given the same ones.
         elapsed: ``[T]`` time since the episode began, for discounting by time.
         reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the
             value that hold whatever the log lacks.
@@ -96,6 +104,7 @@ def evaluate(
     """
     limits = limits or Limits()
     notes: list[str] = []
+    together = None if clusters is None else Clusters.of(clusters, episodes.n_episodes)
     if bandwidth is not None:
         policy = smoothed(policy, bandwidth)
         notes.append(f"{KIS}, bandwidth {bandwidth:g}")
@@ -108,7 +117,10 @@ def evaluate(
         behaviour_name=behaviour_name,
         elapsed=elapsed,
         groups=by,
+        clusters=together,
     )
+    if together is not None:
+        notes += _said_of(together, reward_range is not None)
     if elapsed is not None:
         notes.append("discounted by time")
     if whole.behaviour == ESTIMATED and whole.log_ratio is not None:
@@ -131,7 +143,7 @@ def evaluate(
         raise InputError("fqe, lstd and model rollouts discount by step; leave them out where time is discounted")
     result = _evaluate(whole, how, direct, support, level, limited, None)
     result.policy, result.data, result.horizon = name, episodes.name, horizon if limited else None
-    result.notes = (*notes, *result.notes)
+    result.clusters, result.notes = together, (*notes, *result.notes)
     cause = unrecorded_cause(episodes) if result.verdict.assumption else None
     if cause is not None:
         result.verdict.assumption += f". The log contradicts it: {cause}"
@@ -141,7 +153,7 @@ def evaluate(
         names = ("naive",) if whole.log_ratio is None else ("naive", "wis")
         result.tails = tuple(worst(whole, tail, name=of, **common) for of in names)
     for column, labels in (by or {}).items():
-        result.groups[column] = _by_group(whole, labels, column, how, direct, support, level, limited)
+        result.groups[column] = _by_group(whole, labels, column, together, how, direct, support, level, limited)
     return result
 
 
@@ -160,6 +172,7 @@ def _by_group(
     whole: Trajectories,
     labels: Sequence[Any],
     column: str,
+    clusters: Clusters | None,
     how: _How,
     direct: Sequence[DirectEstimate],
     support: dict[str, Support],
@@ -174,6 +187,7 @@ def _by_group(
     for label in names:
         member = torch.tensor([str(x) == label for x in labels])
         out[label] = _evaluate(whole.select(member), how, direct, support, together, limited, member)
+        out[label].clusters = None if clusters is None else clusters.select(member)
         out[label].notes = (f"intervals hold for all {len(names)} groups of {column} together: {together:.4g} each",)
     return out
 
@@ -189,7 +203,7 @@ def _evaluate(
 ) -> Evaluation:
     """All rows of one set of episodes; ``member`` says which of the log's they are, None: all."""
     check, reasons = _reasons(data, support, how.limits)
-    shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed)
+    shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed, data.together)
     rows = []
     for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
         row = Row(e.name, e.family, math.nan, "abstains")
@@ -210,11 +224,14 @@ def _evaluate(
             continue
         row.status = "baseline" if e.family == "baseline" else "eligible"
         row.terms = terms
-        row.interval, row.resampled = resampled_interval(terms, shared, level, how.interval)
+        if not shared.too_few_clusters:
+            row.interval, row.resampled = resampled_interval(terms, shared, level, how.interval)
         row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
         if check is not None and e.family != "baseline":
             row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
-    rows += [_direct_row(d, data, how, level, limited, member) for d in direct]
+        if row.interval is None:
+            row.notes = (*row.notes, _TOO_FEW)
+    rows += [_direct_row(d, data, level, limited, member, shared) for d in direct]
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
@@ -235,6 +252,8 @@ def _bounds(
     """From the lower end of the lower bound to the upper end of the upper, each one-sided at half the error."""
     if how.reward_range is None or check is None or check.wrong or data.behaviour == ESTIMATED:
         return None
+    if shared.too_few_clusters:
+        return None
     lower, upper = value_bounds(data, how.reward_range)
     ends = [resampled_interval(side, shared, level)[0] for side in (lower, upper)]
     return Interval(ends[0].low, ends[1].high, level, "bounds")
@@ -252,7 +271,7 @@ def _reasons(
 
 
 def _direct_row(
-    estimate: DirectEstimate, data: Trajectories, how: _How, level: float, limited: bool, member: Tensor | None
+    estimate: DirectEstimate, data: Trajectories, level: float, limited: bool, member: Tensor | None, shared: Resamples
 ) -> Row:
     known = ESTIMATORS.get(estimate.method)
     row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
@@ -266,17 +285,37 @@ def _direct_row(
         else:
             row.value = float(per_state[member].mean())
             row.notes = ("no interval by group: the refits are of the whole log",)
+    elif shared.too_few_clusters:
+        row.notes = (_TOO_FEW,)
+    elif data.together is not None and (estimate.clusters is None or not estimate.clusters.equal(data.together.index)):
+        row.notes = ("no interval: it needs refits to resamples of these clusters",)
     elif estimate.replicates is not None and len(estimate.replicates) > 1:
         row.interval = from_refits(estimate.value, estimate.replicates, level=level)
         row.resampled, row.counts = estimate.replicates.double(), estimate.counts
         if len(estimate.replicates) < FEW_REFITS:
             row.notes = (f"interval from only {len(estimate.replicates)} refits",)
     else:
-        row.notes = ("no interval: it needs refits to resampled episodes",)
+        row.notes = (f"no interval: it needs refits to resampled {'clusters' if data.together else 'episodes'}",)
     if not math.isfinite(row.value):
         row.reasons += ("its value is not a finite number",)
     row.status = "abstains" if row.reasons else "eligible"
     return row
+
+
+def _said_of(clusters: Clusters, guaranteed: bool) -> list[str]:
+    """What to mind about clusters."""
+    if clusters.alone:
+        where = f" (column {clusters.column})" if clusters.column else ""
+        return [f"every episode is a cluster of its own{where}, so intervals are those of episodes"]
+    like = f"{clusters.words} vary like {clusters.effective:.1f} of equal size"
+    if clusters.effective < FEWEST_CLUSTERS:
+        return [f"{like}: too few for any interval, which needs {FEWEST_CLUSTERS}"]
+    notes = [f"what is resampled is {clusters.words}, all episodes of each; errors and intervals are of these"]
+    if clusters.effective < FEW_CLUSTERS:
+        notes.append(f"{like}: below {FEW_CLUSTERS}, intervals may be too narrow (Cameron, Gelbach and Miller, 2008)")
+    if guaranteed:
+        notes.append("no guaranteed intervals: they are for independent episodes")
+    return notes
 
 
 def _steps(horizon: int | None) -> str:

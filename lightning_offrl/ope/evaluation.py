@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.ope.eligibility import WeightCheck, WeightSteps
 from lightning_offrl.ope.estimators import Family
 from lightning_offrl.ope.importance import Terms
@@ -75,6 +76,7 @@ class Evaluation:
         log_weights: ``[E]``, of whole episodes, or None.
         provenance: what was evaluated on what, by which versions: words by name, in the order to show.
         tails: the worst episodes of the log and, by its weights, of the policy; where asked for.
+        clusters: what episodes belong to, where it was said: the unit of every interval.
     """
 
     policy: str
@@ -96,6 +98,7 @@ class Evaluation:
     log_weights: Tensor | None = field(default=None, repr=False)
     provenance: dict[str, str] = field(default_factory=dict)
     tails: tuple[Tail, ...] = ()
+    clusters: Clusters | None = field(default=None, repr=False)
 
     @property
     def conservative(self) -> float | None:
@@ -117,6 +120,11 @@ class Evaluation:
             if row.name == name:
                 return row
         raise KeyError(name)
+
+    @property
+    def unit(self) -> str:
+        """What was sampled: ``1,200 episodes``, or ``1,200 episodes of 310 clusters (column subject)``."""
+        return f"{self.n:,} episodes" + ("" if self.clusters is None else f" of {self.clusters.words}")
 
     def table(self) -> str:
         """One page of text."""

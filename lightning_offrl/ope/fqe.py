@@ -28,7 +28,8 @@ from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Spec
 from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-from lightning_offrl.data.bootstrap import EpisodeBootstrap
+from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_picked
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
@@ -197,6 +198,7 @@ def fqe(
     learning_rate: float = 3e-4,
     batch_size: int = 256,
     horizon: int | None = None,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DirectEstimate:
     """The value of a policy by fitted Q evaluation, with refits to bootstrap resamples of episodes in the same pass.
@@ -221,6 +223,7 @@ def fqe(
             noise of the last batches.
         batch_size: B, rows per head and update.
         horizon: not supported, for the sake of a clear refusal.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled and held out.
         seed: of everything.
 
     Raises:
@@ -255,22 +258,23 @@ def fqe(
         seed=seed,
     ).of(policy)
     fit_normaliser(module, episodes)
+    together = numbered(clusters, episodes.n_episodes)
     length, probe = episodes.length.clone(), torch.arange(len(episodes))
     if held_out > 0.0:
-        _, test = split_by_episode(episodes, held_out, seed)
+        _, test = split_by_episode(episodes, held_out, seed, together)
         length[test] = 0
         probe = probe[length[episodes.episode_index()] == 0]
     if is_exact(policy):
         columns = _with_actions(module, columns)
     elif updates * batch_size * (seeds + replicates) * samples > DRAWS * len(episodes):
         columns = _with_draws(policy, columns, seed)
-    sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, seeds, replicates)
+    sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, seeds, replicates, together)
     watch = Watch(module, episodes, columns, probe, seeds, (scale, shift), seed)
     fit_alone(module, columns, sampler, updates, targets=SoftTargetUpdate(rate), looks=20, look=watch.look)
     per_head = watch.first_values()
     per_state = per_head[:seeds].mean(0)
     picked = sampler.episodes[seeds:]
-    refits = per_head[seeds:].gather(-1, picked).mean(-1) if replicates else None
+    refits = mean_of_picked(per_head[seeds:], picked) if replicates else None
     diagnostics, flags = watch.verdict(per_head, updates * rate * (1.0 - discount), discount)
     if reduction == "min" and critics > 1:
         flags.append(f"pessimistic variant: the smallest of {critics} critics, not an estimate of the value")
@@ -285,9 +289,8 @@ def fqe(
         diagnostics={"updates": float(updates), "tau": rate, **diagnostics},
         flags=flags,
         return_quantiles=watch.return_quantiles() if quantiles > 1 else None,
-        counts=torch.stack([torch.bincount(p, minlength=episodes.n_episodes).double() for p in picked])
-        if replicates
-        else None,
+        counts=times_picked(picked, episodes.n_episodes) if replicates else None,
+        clusters=None if together is None else together.index,
     )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_offrl.batch import key_name
-from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.columns import column_of, table_column
+from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sources.logs.units import conversion
 from lightning_offrl.errors import InputError
 
@@ -37,8 +34,8 @@ def labels_of(episodes: Episodes, column: str, table: str | Path | None = None) 
         InputError: no such column, or not one value per episode.
     """
     if table is not None:
-        return _from_csv(Path(table), column, episodes.n_episodes)
-    values, names = _column(episodes, column)
+        return table_column(table, column, episodes.n_episodes)
+    values, names = column_of(episodes, column)
     values = values[episodes.start]
     if values.ndim != 1:
         raise InputError(f"the column {column} has {values.shape[1:].numel()} numbers per step; name one: {column}.0")
@@ -65,7 +62,7 @@ def elapsed_of(episodes: Episodes, column: str, unit: str | None = None) -> Tens
     Raises:
         InputError: no such column, times that run backwards, or a unit that is missing or has no meaning.
     """
-    values, names = _column(episodes, column)
+    values, names = column_of(episodes, column)
     if names is not None:
         raise InputError(f"the column {column} holds labels ({', '.join(names[:3])}, ...), not times; name another")
     time = values.double()
@@ -91,47 +88,3 @@ def elapsed_of(episodes: Episodes, column: str, unit: str | None = None) -> Tens
     if back:
         raise InputError(f"the times in {column} run backwards at {back:,} steps")
     return elapsed
-
-
-def _column(episodes: Episodes, name: str) -> tuple[Tensor, list[str] | None]:
-    """A column ``[T]`` or ``[T, n]``, and the texts that its numbers stand for."""
-    found: dict[str, Tensor] = {key_name(path): value for path, value in leaves(episodes.data)}
-    logged: list[str] = []
-    for key in ("log", "observation"):
-        entries = episodes.columns.get(key) or []
-        if key not in found or found[key].ndim != 2 or len(entries) != found[key].shape[1]:
-            continue
-        logged += [str(one.get("column", one["name"])) for one in entries]
-        for i, one in enumerate(entries):
-            if one["name"] == name:
-                return found[key][:, i], one.get("labels")
-        choices = [i for i, one in enumerate(entries) if one.get("column") == name]
-        if choices:  # one number for each category; none is set where the value was missing
-            hot = found[key][:, choices]
-            texts = [*(str(entries[i]["value"]) for i in choices), "missing"]
-            return torch.where(hot.sum(1) > 0, hot.argmax(1), len(choices)), texts
-    if name in found:
-        return found[name], None
-    stem, _, last = name.rpartition(".")
-    if stem in found and last.isdigit() and found[stem].ndim == 2 and int(last) < found[stem].shape[1]:
-        return found[stem][:, int(last)], None
-    named = f"{', '.join(dict.fromkeys(logged))}, and " if logged else ""
-    near = difflib.get_close_matches(name, [*logged, *found], 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(
-        f"{episodes.name} has no column {name!r}; {hint}it has {named}{', '.join(sorted(found))} (observation.0 is its "
-        "first number); or give a table of labels, one line per episode, or import the log with groups in the map"
-    )
-
-
-def _from_csv(path: Path, column: str, n: int) -> list[str]:
-    try:
-        with path.open(newline="") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise InputError(f"the labels in {path} cannot be read as CSV ({problem})") from problem
-    if not rows or column not in rows[0]:
-        raise InputError(f"{path} has no column {column!r}; it has {', '.join(rows[0]) if rows else 'no lines'}")
-    if len(rows) != n:
-        raise InputError(f"{path} has {len(rows):,} lines of labels, but there are {n:,} episodes: one line for each")
-    return [str(row[column]) for row in rows]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.trajectories import Trajectories
 
@@ -85,7 +86,7 @@ class Terms:
         """The estimate in bootstrap samples, each with its own normaliser, ``[R]``.
 
         Args:
-            counts: ``[R, E]`` float64, how often each episode was drawn.
+            counts: ``[R, E]`` float64, how often each episode was drawn; rows may add up to other numbers than E.
         """
         return self._resampled_ratios(counts)[0].sum(-1)
 
@@ -98,9 +99,21 @@ class Terms:
         return ((counts * influence.square()).sum(-1) / max(self.n - 1, 1) / self.n).sqrt()
 
     def _resampled_ratios(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        top = counts @ self.numerator / self.n
-        bottom = counts @ self.denominator / self.n if self.normalised else self.denominator.expand_as(top[:1])
+        drawn = counts.sum(-1, keepdim=True)
+        top = counts @ self.numerator / drawn
+        bottom = counts @ self.denominator / drawn if self.normalised else self.denominator.expand_as(top[:1])
         return self._ratios(top, bottom), bottom
+
+    def clustered(self, clusters: Clusters | None) -> Terms:
+        """The same estimate with a row for each cluster: sums over its episodes, a mean divided by their number.
+
+        Its errors are those of clusters that are independent, whatever holds within: `standard_error` is the sandwich
+        of Liang and Zeger, 1986, https://doi.org/10.1093/biomet/73.1.13, times C / (C - 1), and `left_out` leaves out
+        clusters. None: itself.
+        """
+        if clusters is None:
+            return self
+        return Terms(clusters.sums(self.numerator), clusters.sums(self.denominator.expand_as(self.numerator)))
 
     def select(self, rows: Tensor) -> Terms:
         """The same estimate from some episodes."""

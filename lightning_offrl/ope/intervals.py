@@ -9,8 +9,25 @@
                                                                                    Maurer and Pontil, 2009, theorem 4
     refits         from the values of models fitted to bootstrap samples (fqe)
 
-The last two bounds need the range [a, b] of a single episode's term *from the user*; the largest number of a sample is
-no bound. They are for means of independent terms, so not for self-normalised estimates.
+Hoeffding's and Bernstein's bounds need the range [a, b] of a single episode's term *from the user*; the largest number
+of a sample is no bound. They are for means of independent terms, so not for self-normalised estimates or clusters.
+
+Where several episodes belong to one person, clusters are resampled, all episodes of each, and errors are those of sums
+over clusters (`lightning_offrl.data.clusters`). This needs many clusters of like size; with few, intervals come out too
+narrow. Cameron, Gelbach and Miller (2008) see it with 5 to 30 and studentise; MacKinnon and Webb (2017,
+https://doi.org/10.1002/jae.2508) see it with 50 of unlike size. How often nominal 95 % intervals held the mean of 600
+simulated logs with a normal effect of each cluster as large as the noise of an episode (intervals of episodes: 30 to
+75 %; the effective number is ``(sum n)^2 / sum n^2`` of the sizes n):
+
+    clusters                    effective    percentile-t    percentile    bca     delta
+    5 of equal size                 5            94 %           83 %       84 %     87 %
+    10                             10            94 %           90 %       89 %     91 %
+    10, exponential effects        10            93 %           86 %       87 %     88 %
+    20                             20            95 %           93 %       93 %     94 %
+    30                             30            96 %           95 %       94 %     95 %
+    61, one with 10 % of all       42            94 %           93 %       92 %     94 %
+    61, one with 20 % of all       20            94 %           93 %       87 %     92 %
+    61, one with 30 % of all       10            90 %           90 %       80 %     86 %
 """
 
 from __future__ import annotations
@@ -22,11 +39,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.importance import Terms
 
 FEW_EPISODES = 100
-"""Below this number of episodes `interval` studentises (percentile-t)."""
+"""Below this number of episodes (with clusters, their effective number) `interval` studentises (percentile-t)."""
+FEWEST_CLUSTERS = 10
+"""Below this effective number of clusters (by size) there is no interval."""
+FEW_CLUSTERS = 30
+"""Below this effective number it is said that intervals may be too narrow."""
 METHODS = ("auto", "percentile", "percentile-t", "bca", "delta")
 _CHUNK = 20_000_000  # numbers held at once while resampling
 
@@ -71,38 +93,74 @@ class Resamples:
         n: episodes.
         n_boot: resamples R.
         seed: of the draws.
+        clusters: ``[E]`` labels of what episodes belong to: then clusters are drawn, each with all its episodes.
     """
 
-    def __init__(self, n: int, n_boot: int = 1000, seed: int = 0) -> None:
+    def __init__(self, n: int, n_boot: int = 1000, seed: int = 0, clusters: ClusterLabels | None = None) -> None:
         self.n, self.n_boot, self.seed = n, n_boot, seed
+        self.clusters = numbered(clusters, n)
+        self.units = n if self.clusters is None else self.clusters.n
         self._drawn: list[Tensor] = []
 
+    @property
+    def like(self) -> float:
+        """Number of units, of clusters the effective one by size."""
+        return self.n if self.clusters is None else self.clusters.effective
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is so much to draw from that an interval means something."""
+        return self.like >= (2 if self.clusters is None else FEWEST_CLUSTERS)
+
+    @property
+    def too_few_clusters(self) -> bool:
+        """Whether it is clusters that there are too few of."""
+        return self.clusters is not None and not self.enough
+
     def counts(self) -> Iterator[Tensor]:
-        """Chunks ``[R', E]`` of how often each episode was drawn; kept if there is only one."""
-        if not self._drawn and self.n * self.n_boot <= _CHUNK:
+        """Chunks ``[R', E]`` of how often each episode was drawn; rows add up to E unless clusters are drawn."""
+        for drawn in self._unit_counts():
+            if self.clusters is None:
+                yield drawn
+            else:
+                yield from (self.clusters.spread(part) for part in drawn.split(max(1, _CHUNK // self.n)))
+
+    def _unit_counts(self) -> Iterator[Tensor]:
+        """The same ``[R', U]`` of the units that are drawn, clusters or episodes; kept if there is only one chunk."""
+        if not self._drawn and self.units * self.n_boot <= _CHUNK:
             self._drawn = list(self._draw())
         yield from self._drawn or self._draw()
 
     def _draw(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        chunk = max(1, min(self.n_boot, _CHUNK // self.n))
+        chunk = max(1, min(self.n_boot, _CHUNK // self.units))
         for first in range(0, self.n_boot, chunk):
             rows = min(chunk, self.n_boot - first)
-            drawn = torch.randint(self.n, (rows, self.n), generator=generator)
-            ones = torch.ones(1, dtype=torch.float64).expand(rows, self.n)
-            yield torch.zeros(rows, self.n, dtype=torch.float64).scatter_add_(1, drawn, ones)
+            drawn = torch.randint(self.units, (rows, self.units), generator=generator)
+            ones = torch.ones(1, dtype=torch.float64).expand(rows, self.units)
+            yield torch.zeros(rows, self.units, dtype=torch.float64).scatter_add_(1, drawn, ones)
 
     def values(self, terms: Terms) -> Tensor:
-        """The estimate in every resample, ``[R]``."""
-        return torch.cat([terms.resampled(counts) for counts in self.counts()])
+        """The estimate in every resample, ``[R]``; ``terms`` are per episode."""
+        of_units = terms.clustered(self.clusters)
+        return torch.cat([of_units.resampled(counts) for counts in self._unit_counts()])
 
     def values_and_errors(self, terms: Terms) -> tuple[Tensor, Tensor]:
-        """The estimate and its standard error in every resample, ``[R]`` each."""
-        both = [(terms.resampled(counts), terms.resampled_errors(counts)) for counts in self.counts()]
+        """The estimate and its standard error in every resample, ``[R]`` each; ``terms`` are per episode."""
+        of_units = terms.clustered(self.clusters)
+        both = [(of_units.resampled(c), of_units.resampled_errors(c)) for c in self._unit_counts()]
         return torch.cat([value for value, _ in both]), torch.cat([error for _, error in both])
 
 
-def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0, method: str = "auto") -> Interval:
+def interval(
+    terms: Terms,
+    *,
+    level: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+    method: str = "auto",
+    clusters: ClusterLabels | None = None,
+) -> Interval:
     """Interval of an estimate from its terms per episode.
 
     Args:
@@ -111,11 +169,13 @@ def interval(terms: Terms, *, level: float = 0.95, n_boot: int = 1000, seed: int
         n_boot: resamples; raised where the level is so high that its quantiles would rest on fewer than 10 resamples.
         seed: of the resampling.
         method: one of `METHODS`; "auto": percentile-t below `FEW_EPISODES`, else percentile.
+        clusters: ``[E]`` labels of what episodes belong to; infinite bounds where these are too few.
 
     Raises:
         InputError: an unknown method, or a level outside (0, 1).
     """
-    return resampled_interval(terms, Resamples(terms.n, resamples_for(level, n_boot), seed), level, method)[0]
+    resamples = Resamples(terms.n, resamples_for(level, n_boot), seed, clusters)
+    return resampled_interval(terms, resamples, level, method)[0]
 
 
 def resampled_interval(
@@ -124,11 +184,12 @@ def resampled_interval(
     """The bootstrap interval, and the estimate in every resample ``[R]``; arguments as of `interval`."""
     alpha = _alpha(level)
     if method == "auto":
-        method = "percentile-t" if terms.n < FEW_EPISODES else "percentile"
+        method = "percentile-t" if resamples.like < FEW_EPISODES else "percentile"
     if method not in METHODS:
         raise InputError(f"unknown interval {method!r}; there are {', '.join(METHODS)}")
-    value, error = terms.value, terms.standard_error
-    if terms.n < 2 or not math.isfinite(value):
+    of_units = terms.clustered(resamples.clusters)
+    value, error = of_units.value, of_units.standard_error
+    if not resamples.enough or not math.isfinite(value):
         nothing = torch.full((resamples.n_boot,), torch.nan, dtype=torch.float64)
         return Interval(-math.inf, math.inf, level, method), nothing
     if method != "percentile-t":
@@ -136,7 +197,7 @@ def resampled_interval(
         if method == "percentile":
             return Interval(*_quantiles(values, alpha), level, method), values
         if method == "bca":
-            return Interval(*_corrected(values, value, terms.left_out, alpha), level, method), values
+            return Interval(*_corrected(values, value, of_units.left_out, alpha), level, method), values
         half = _normal_quantile(1.0 - alpha / 2.0) * error
         return Interval(value - half, value + half, level, method), values
     values, errors = resamples.values_and_errors(terms)
@@ -181,8 +242,11 @@ def bernstein(terms: Terms, low: float, high: float, *, level: float = 0.95) -> 
 def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Interval:
     """From the values of models refitted to bootstrap samples of episodes.
 
-    With fewer than 40 refits their quantiles mean little: then ``value +- t sd`` with Student's t for R - 1 degrees of
-    freedom. The spread of Q over first states is no such interval: it leaves out the error of the fit.
+    The quantile p is the value of rank ``p (R + 1)`` (Davison and Hinkley, 1997, section 2.4): another draw from where
+    the R came from lies below it with probability p exactly, while ranks up to ``p (R - 1) + 1`` leave 90 % between
+    the outer two of 40. Where there is no such rank (fewer than 39 refits at 95 %): ``value +- t sd`` with Student's t
+    for R - 1 degrees of freedom. The spread of Q over first states is no such interval: it leaves out the error of the
+    fit.
 
     Args:
         value: the estimate from all data.
@@ -195,10 +259,13 @@ def from_refits(value: float, replicates: Tensor, *, level: float = 0.95) -> Int
     alpha = _alpha(level)
     if replicates.ndim != 1 or len(replicates) < 2:
         raise InputError(f"an interval from refits needs at least 2 of them (10 or more are useful), got {replicates}")
-    if len(replicates) >= 40:
-        low, high = _quantiles(replicates.double(), alpha)
+    count = len(replicates)
+    rank = alpha / 2.0 * (count + 1)
+    if rank > 1.0 - 1e-9:
+        place = max(rank - 1.0, 0.0) / (count - 1)
+        low, high = _quantiles(replicates.double(), alpha, (place, 1.0 - place))
         return Interval(low, high, level, "refits")
-    half = student_t(1.0 - alpha / 2.0, len(replicates) - 1) * float(replicates.double().std())
+    half = student_t(1.0 - alpha / 2.0, count - 1) * float(replicates.double().std())
     return Interval(value - half, value + half, level, "refits")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.draws import mix
 from lightning_offrl.ope.direct_estimate import (
@@ -34,6 +35,7 @@ def lstd(
     samples: int = 16,
     ridge: float = 0.0,
     replicates: int = 0,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DirectEstimate:
     """Least-squares temporal differences for Q (Lagoudakis and Parr, 2003, LSTDQ): linear FQE without a step size.
@@ -50,6 +52,7 @@ def lstd(
         samples: actions per next observation of a stochastic continuous policy.
         ridge: added to the diagonal of A, in the units of the mean of phi^2.
         replicates: refits to bootstrap resamples of the episodes.
+        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled.
         seed: of sampled actions and resamples.
 
     Raises:
@@ -57,7 +60,8 @@ def lstd(
     """
     check_estimand(policy, episodes, discount, largest=1.0)
     features = default_features(episodes) if features is None else features
-    times = multiplicities(episodes.n_episodes, replicates, seed)
+    together = numbered(clusters, episodes.n_episodes)
+    times = multiplicities(episodes.n_episodes, replicates, seed, together)
     of_row = times[:, episodes.episode_index()]
     generator = torch.Generator().manual_seed(mix(seed, 0x1577))
     data, gram, cross, moment = episodes.data, torch.zeros(()), torch.zeros(()), torch.zeros(())
@@ -100,7 +104,7 @@ def lstd(
             parts.append(_expected(features, policy, observation[i], samples, draws, mask) @ theta)
         return torch.cat(parts)
 
-    starts = times[1:] / episodes.n_episodes
+    starts = times[1:] / times[1:].sum(-1, keepdim=True)
     refits = [float(share @ (first @ solution)) for share, (solution, _) in zip(starts, solutions[1:], strict=True)]
     return DirectEstimate(
         method="lstd",
@@ -112,6 +116,7 @@ def lstd(
         counts=times[1:] if replicates else None,
         diagnostics=diagnostics,
         flags=flags,
+        clusters=None if together is None else together.index,
     )
 
 

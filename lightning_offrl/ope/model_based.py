@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from lightning_offrl.data.bootstrap import mean_of_picked, times_picked
+from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.draws import mix
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Step, fit_dynamics
@@ -49,6 +52,7 @@ def model_rollouts(
     rollouts: int = 1,
     starts: int | None = None,
     replicates: int = 10,
+    clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DirectEstimate:
     """The mean return of imagined episodes from the data's first states.
@@ -67,15 +71,18 @@ def model_rollouts(
         rollouts: per first state and member.
         starts: begin from so many first states, drawn without replacement; None: all.
         replicates: refits of tabular data; a model has as many as members.
+        clusters: ``[E]`` labels of what episodes belong to: refits are to resamples of whole clusters. A ``model``
+            whose members saw resamples of episodes has none, so no interval: give ``clusters`` to `fit_dynamics`, too.
         seed: of everything.
 
     Raises:
         InputError: an undiscounted value without a horizon, or actions of another kind than the policy's.
     """
     check_estimand(policy, episodes, discount, largest=1.0)
+    together = numbered(clusters, episodes.n_episodes)
     discrete = episodes.spec["action_kind"] == "discrete"
     if model is None and discrete and is_one_hot(episodes.data["observation"]):
-        return _tabular(policy, episodes, discount, horizon, replicates, seed)
+        return _tabular(policy, episodes, discount, horizon, replicates, together, seed)
     if "action_mask" in episodes.data.keys():
         raise InputError(
             f"{episodes.name} says which actions are legal, but a model of the environment does not know that of the "
@@ -86,7 +93,7 @@ def model_rollouts(
     steps = horizon if horizon is not None else max(1, math.ceil(math.log(1e-3) / math.log(max(discount, 1e-3))))
     if model is None:
         with torch.enable_grad():
-            model = fit_dynamics(episodes, seed=seed)
+            model = fit_dynamics(episodes, clusters=together, seed=seed)
     if members is None:
         members = (model.lead or (1,))[0] if isinstance(model, DynamicsEnsemble) else 1
     imagined = _Rollouts(policy, model, members, discount, steps)
@@ -98,20 +105,21 @@ def model_rollouts(
     per_member = imagined(first.repeat_interleave(rollouts, 0), seed).view(members, len(index), rollouts).mean(-1)
     per_state = per_member.mean(0)
     diagnostics, flags = _imagined_well(imagined, model, episodes, per_member, discount)
-    picked = _resampled(model, index, members, seed)
+    picked = _resampled(model, index, members, together, seed)
     return DirectEstimate(
         method="mb",
         value=float(per_state.mean()),
         per_initial_state=per_state,
         q=lambda of: imagined.checked(of.data["observation"], seed, of.data["action"]),
         v=lambda observation: imagined.checked(observation, seed),
-        replicates=None if picked is None else per_member.gather(-1, picked).mean(-1),
-        counts=_times(picked, len(index)) if picked is not None and starts is None else None,
+        replicates=None if picked is None else mean_of_picked(per_member, picked),
+        counts=times_picked(picked, len(index)) if picked is not None and starts is None else None,
         per_seed=per_member.mean(-1),
         diagnostics=diagnostics,
         flags=flags,
         episodes=None if len(index) == episodes.n_episodes else index,
         horizon=horizon,
+        clusters=None if together is None or picked is None else together.index,
     )
 
 
@@ -209,20 +217,26 @@ def _imagined_well(
     return numbers, flags
 
 
-def _resampled(model: Model, index: Tensor, members: int, seed: int) -> Tensor | None:
-    """``[M, n]``: which first states each member's refit averages, or None if the members saw the same data."""
-    own = getattr(model, "resampled", None)
+def _resampled(model: Model, index: Tensor, members: int, together: Clusters | None, seed: int) -> Tensor | None:
+    """``[M, W]``: which first states each member's refit averages (-1: none).
+
+    None if the members saw the same data, or resamples of another kind than ``together`` asks for.
+    """
+    own, whole = getattr(model, "resampled", None), getattr(model, "clusters", None)
     if own is None or members < 2:
         return None
-    if own.shape[-1] == len(index):
+    if together is None and (own.shape[-1] if whole is None else len(whole)) == len(index):
         return own
     generator = torch.Generator().manual_seed(mix(seed, 0x3B2))
-    return torch.randint(len(index), (members, len(index)), generator=generator)
-
-
-def _times(picked: Tensor, n: int) -> Tensor:
-    """``[R, E]``: how often each of n episodes was picked."""
-    return torch.stack([torch.bincount(row, minlength=n).double() for row in picked])
+    if together is None:
+        return torch.randint(len(index), (members, len(index)), generator=generator)
+    if whole is None or (len(whole) == len(together.index) and not whole.equal(together.index)):
+        return None
+    if len(whole) == len(index):
+        return own
+    some = together.select(index)
+    drawn = torch.randint(some.n, (members, some.n), generator=generator)
+    return pad_sequence([some.episodes(row) for row in drawn], batch_first=True, padding_value=-1)
 
 
 def _masks_of_states(episodes: Episodes, states: int) -> Tensor | None:
@@ -243,11 +257,17 @@ def _masks_of_states(episodes: Episodes, states: int) -> Tensor | None:
 
 
 def _tabular(
-    policy: TargetPolicy, episodes: Episodes, discount: float, horizon: int | None, replicates: int, seed: int
+    policy: TargetPolicy,
+    episodes: Episodes,
+    discount: float,
+    horizon: int | None,
+    replicates: int,
+    together: Clusters | None,
+    seed: int,
 ) -> DirectEstimate:
     states = episodes.data["observation"].shape[-1]
     table = probabilities(policy, torch.eye(states), _masks_of_states(episodes, states))
-    times = multiplicities(episodes.n_episodes, replicates, seed)
+    times = multiplicities(episodes.n_episodes, replicates, seed, together)
     mdps = [EmpiricalMDP.from_episodes(episodes, row) for row in times]
     q = mdps[0].fitted_q(table, discount, horizon=horizon)
     v = (table * q).sum(-1)
@@ -266,4 +286,5 @@ def _tabular(
         counts=times[1:] if replicates else None,
         diagnostics={"states": float(states), "steps": float("inf") if horizon is None else float(horizon)},
         horizon=horizon,
+        clusters=None if together is None else together.index,
     )

@@ -109,7 +109,7 @@ def _masses(returns: Tensor, log_weight: Tensor, normalised: bool, counts: Tenso
     times = torch.ones(1, len(order), dtype=torch.float64) if counts is None else counts[:, order].double()
     shift = log_weight.amax() if normalised and bool(log_weight.amax().isfinite()) else torch.tensor(0.0)
     weight = times * torch.exp(log_weight - shift)
-    mass = weight / weight.sum(-1, keepdim=True) if normalised else weight / len(order)
+    mass = weight / (weight if normalised else times).sum(-1, keepdim=True)
     return ReturnDistribution(returns[order], mass.squeeze(0) if counts is None else mass)
 
 
@@ -181,7 +181,7 @@ class Tail:
         share: of the episodes.
         cvar: mean return of the worst ``share``.
         quantile: the return that a share of ``share`` stays at or below.
-        cvar_interval: percentile bootstrap over episodes; None where it abstains.
+        cvar_interval: percentile bootstrap over episodes or clusters; None where it abstains.
         quantile_interval: the same.
         ess: effective number of the episodes at or below the quantile.
         reasons: why it abstains; empty if it does not.
@@ -216,10 +216,10 @@ def tail(
     """Quantile and mean of the worst episodes, with intervals.
 
     The weights must pass what `check_weights` asks, and the tail must rest on enough of them by itself: the effective
-    sample size of the episodes in it is held to the same limit.
+    sample size of the episodes in it is held to the same limit, and so is the effective number of their clusters.
 
     Args:
-        data: with weights, unless ``name`` is "naive".
+        data: with weights, unless ``name`` is "naive"; its clusters are resampled.
         share: of the episodes, in (0, 1].
         name: "wis", "is" or "naive".
         level: of the intervals.
@@ -251,9 +251,17 @@ def tail(
     ess = effective_sample_size(log_weight[worst])
     if ess < limits.ess and name != "naive":
         reasons += (f"effective sample size {ess:.1f} in the worst {share:.4g} (at least {limits.ess:g} are needed)",)
+    if data.together is not None and name != "naive":
+        holding = effective_sample_size(data.together.log_sums(torch.where(worst, log_weight, -torch.inf)))
+        if holding < limits.clusters:
+            reasons += (
+                f"effective number of clusters {holding:.1f} in the worst {share:.4g} (at least {limits.clusters:g} "
+                "are needed)",
+            )
     both: tuple[Interval | None, Interval | None] = (None, None)
-    if not reasons and data.n > 1:
-        drawn = [distribution(counts) for counts in Resamples(data.n, n_boot, seed).counts()]
+    resamples = Resamples(data.n, n_boot, seed, data.together)
+    if not reasons and resamples.enough:
+        drawn = [distribution(counts) for counts in resamples.counts()]
         both = (
             percentile(torch.cat([d.cvar(share) for d in drawn]), level),
             percentile(torch.cat([d.quantile(share) for d in drawn]), level),

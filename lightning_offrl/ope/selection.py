@@ -159,6 +159,9 @@ class Choice:
                 cell.insert(5, number(float(key[1][i])))
             cells.append(cell)
         lines = aligned(cells)
+        first = next(iter(self.evaluations.values()))
+        if first.clusters is not None:
+            lines += ["", f"Data      {first.data}: {first.unit}."]
         if self.chosen is not None:
             claim = float(self.conservative[self.names.index(self.chosen)])
             lines += ["", f"Choice    {self.chosen}; worth {number(claim)} at least (its conservative value)."]
@@ -191,7 +194,7 @@ class Choice:
                 "          episodes that took no part in the choice.",
             ]
         row, before = speaker(self.again), float(self.estimates[self.names.index(self.ranking[0])])
-        other = f"On {self.again.n:,} other episodes"
+        other = f"On {self.again.unit.replace('episodes', 'other episodes', 1)}"
         if row is None:
             return [f"          {other} nothing is eligible: {self.again.verdict.sentence}."]
         return [

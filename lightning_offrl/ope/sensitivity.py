@@ -78,7 +78,7 @@ def sensitivity(
     """Bounds of wis under the marginal sensitivity model.
 
     Args:
-        data: with weights, and the behaviour probabilities that they divide by.
+        data: with weights, and the behaviour probabilities that they divide by; its clusters are resampled.
         gamma: odds ratio, at least 1; 1: nothing hidden, both bounds are wis.
         decisions: at most so many per episode are confounded; None: all.
         level: of the interval, which covers the value if ``gamma`` is large enough.
@@ -91,12 +91,14 @@ def sensitivity(
     low, high = _log_weights(data, gamma, decisions)
     value = data.returns
     ends = _bounds(low, high, value, torch.ones(1, data.n, dtype=torch.float64))
-    resamples = Resamples(data.n, resamples_for(level, n_boot), seed)
+    resamples = Resamples(data.n, resamples_for(level, n_boot), seed, data.together)
     step = max(1, _CHUNK // data.n)
     found = [_bounds(low, high, value, part) for counts in resamples.counts() for part in counts.split(step)]
     tail = (1.0 - level) / 2.0
     lowest = float(torch.cat([each for each, _ in found]).quantile(tail))
     highest = float(torch.cat([each for _, each in found]).quantile(1.0 - tail))
+    if resamples.too_few_clusters:
+        lowest, highest = -math.inf, math.inf
     interval = Interval(lowest, highest, level, "sensitivity")
     return Sensitivity(gamma, float(ends[0]), float(ends[1]), interval, decisions)
 

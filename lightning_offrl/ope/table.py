@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_offrl.ope.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
+    from lightning_offrl.data.clusters import Clusters
     from lightning_offrl.ope.evaluation import Evaluation
     from lightning_offrl.ope.intervals import Interval
 
@@ -40,7 +41,7 @@ def page(result: Evaluation) -> str:
     lines = [
         f"Policy    {result.policy}",
         f"Estimand  sum of discount^t reward, discount {result.discount:g} per {per}, {steps}, first states of the log",
-        f"Data      {result.data}: {result.n:,} episodes; return mean {number(mean)} (5 %: {number(p5)}, 95 %: "
+        f"Data      {result.data}: {result.unit}; return mean {number(mean)} (5 %: {number(p5)}, 95 %: "
         f"{number(p95)}, largest {number(top)})",
         *_support_lines(result),
         "",
@@ -123,6 +124,11 @@ def _support_lines(result: Evaluation) -> list[str]:
             f"Weights   {result.behaviour} behaviour; mean {w.mean_weight:.3g} +- {w.mean_weight_error:.2g} (expected "
             f"1), largest share {w.top_share:.1%}"
         )
+        if w.effective_clusters is not None:
+            lines.append(
+                f"          of {w.clusters:,} clusters: effective number {w.effective_clusters:.1f}, largest share "
+                f"{w.top_cluster:.1%}"
+            )
     for name, found in result.support.items():
         what = "own episodes would not be seen in such a log" if name == "unseen" else "actions lie far from the log's"
         lines.append(f"Support   {name}: {found.share:.1%} of the policy's {what} (base {found.base:.0%})")
@@ -145,13 +151,14 @@ def _tail_lines(result: Evaluation) -> list[str]:
 def _group_lines(column: str, groups: dict[str, Evaluation]) -> list[str]:
     first = next(iter(groups.values()))
     names = [row.name for row in first.rows]
-    cells = [[column, "episodes", *names, "verdict"]]
+    cells = [[column, "episodes", *(["clusters"] if first.clusters is not None else []), *names, "verdict"]]
     for label, group in groups.items():
         entries = []
         for row in group.rows:
             shown = "ABSTAIN" if row.status == "abstains" else f"{number(row.value)} {bounds(row.interval)}"
             entries.append(shown)
-        cells.append([label, f"{group.n:,}", *entries, group.verdict.word])
+        counted = [f"{group.n:,}", *([] if group.clusters is None else [f"{group.clusters.n:,}"])]
+        cells.append([label, *counted, *entries, group.verdict.word])
     title = f"By {column}, intervals at {first.level:.4g} so that all {len(groups)} groups are covered together"
     return [title, *("  " + line for line in aligned(cells))]
 
@@ -167,6 +174,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "policy": result.policy,
         "data": result.data,
         "episodes": result.n,
+        "clusters": None if result.clusters is None else _clusters(result.clusters),
         "discount": result.discount,
         "horizon": result.horizon,
         "behaviour": result.behaviour,
@@ -207,6 +215,15 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         },
     }
     return _plain(out)
+
+
+def _clusters(clusters: Clusters) -> dict[str, Any]:
+    return {
+        "column": clusters.column or None,
+        "number": clusters.n,
+        "effective": clusters.effective,
+        "largest": int(clusters.size.max()),
+    }
 
 
 def _plain(value: Any) -> Any:

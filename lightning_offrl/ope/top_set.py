@@ -30,7 +30,7 @@ from torch import Tensor
 from lightning_offrl.ope.evaluation import Row
 from lightning_offrl.ope.intervals import student_t
 
-FEW_RESAMPLES = 40
+FEW_RESAMPLES = 100
 """Below this number of resamples their quantiles mean little: Student's t with Bonferroni's correction instead."""
 
 

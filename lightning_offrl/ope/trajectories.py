@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope import legal
@@ -45,6 +46,7 @@ class Trajectories:
         behaviour: "logged" (as the log says), "estimated" (regressed on data) or a name; shown with every result.
         no_weights: why there is no ``log_ratio``.
         groups: names to ``[E]`` labels, for results by group.
+        clusters: ``[E]`` labels of what episodes belong to, kept as `Clusters`; None where every episode is alone.
         cut: ``[E]`` bool, the episode was cut from outside before the horizon, so that rewards are missing.
         notes: sentences on what was assumed.
 
@@ -64,6 +66,7 @@ class Trajectories:
     behaviour: str = LOGGED
     no_weights: str = NO_BEHAVIOUR
     groups: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    clusters: ClusterLabels | None = None
     cut: Tensor | None = None
     notes: tuple[str, ...] = ()
 
@@ -94,6 +97,13 @@ class Trajectories:
         for name, labels in self.groups.items():
             if len(labels) != len(mask):
                 raise InputError(f"the group column {name} has {len(labels)} labels for {len(mask)} episodes")
+        object.__setattr__(self, "clusters", numbered(self.clusters, len(mask)))
+
+    @property
+    def together(self) -> Clusters | None:
+        """``clusters``, numbered."""
+        assert self.clusters is None or isinstance(self.clusters, Clusters)
+        return self.clusters
 
     @property
     def n(self) -> int:
@@ -138,7 +148,8 @@ class Trajectories:
         names = ("reward", "mask", "log_ratio", "behaviour_log_prob", "target_log_prob", "q", "v", "elapsed", "cut")
         taken: dict[str, Any] = {name: None if (x := getattr(self, name)) is None else x[rows] for name in names}
         groups = {name: [labels[i] for i in rows.tolist()] for name, labels in self.groups.items()}
-        return replace(self, **taken, groups=groups)
+        clusters = None if self.together is None else self.together.select(rows)
+        return replace(self, **taken, groups=groups, clusters=clusters)
 
     def first(self, horizon: int) -> Trajectories:
         """The first ``horizon`` steps; an episode that goes on is not counted as cut, for the estimand ends there."""
@@ -172,6 +183,7 @@ def trajectories(
     v: Tensor | None = None,
     elapsed: Tensor | None = None,
     groups: Mapping[str, Sequence[Any]] | None = None,
+    clusters: ClusterLabels | None = None,
     batch_size: int = 65536,
 ) -> Trajectories:
     """Pad episodes, and ask the policies for the log-probabilities of the logged actions.
@@ -187,6 +199,7 @@ def trajectories(
         v: ``[T]`` estimate of V^pi at the logged state.
         elapsed: ``[T]`` time of each step since its episode began, for discounting by time.
         groups: names to ``[E]`` labels.
+        clusters: ``[E]`` labels of what episodes belong to.
         batch_size: rows per question to a policy.
 
     Raises:
@@ -247,6 +260,7 @@ def trajectories(
         behaviour=name,
         no_weights=no_weights,
         groups=dict(groups or {}),
+        clusters=clusters,
         cut=cut,
         notes=tuple(notes),
     )

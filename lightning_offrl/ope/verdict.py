@@ -131,7 +131,9 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
             + "; at least one of them is wrong, so rely on the conservative value at most"
         )
     elif any(c.agree is None for c in comparisons):
-        out.sentence = f"{spoken} cannot be compared: give refits to those without an interval"
+        few = shared.too_few_clusters
+        missing = "there are too few clusters" if few else "give refits to those without an interval"
+        out.sentence = f"{spoken} cannot be compared: {missing}"
     else:
         out.word, out.sentence = "AGREE", f"{spoken} agree"
     if twins:

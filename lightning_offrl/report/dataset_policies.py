@@ -24,7 +24,8 @@ The *spread* of the actions in a state is the noise that remains when states bec
 Jones, 2002, https://doi.org/10.1098/rspa.2002.1010): half the squared difference between the actions of a state and of
 its k-th nearest state in another episode, regressed over k on the squared distance of the two; the intercept is the
 variance given the state. Discrete actions go in as one-hot vectors, whose variances add up to the probability that two
-actions in the same state differ. The entropy is that of the logged probabilities where there are any (of the policy
+actions in the same state differ. Where the log says which actions were legal, random means random among these. The
+entropy is that of the logged probabilities where there are any (of the policy
 that acted), else of the Gaussian with that spread, or of the tables.
 """
 
@@ -64,12 +65,13 @@ class Policies:
         price: nats per decision that each further policy has to gain.
         entropy: nats per decision, of the actions given the state; at most ``uniform_entropy``.
         entropy_error: its standard error over episodes where it is from logged probabilities, else nan.
-        uniform_entropy: the same of uniformly random actions, the largest possible.
+        uniform_entropy: the same of uniformly random (legal) actions, the largest possible.
         logged: the entropy is from logged probabilities.
         spread: continuous: standard deviation of the actions given the state, in half ranges, per dimension; else None.
         disagreement: discrete: probability that two actions in the same state differ; else None.
         randomness: 0 for one action per state, 1 for uniformly random actions: the spread (root mean square over
-            dimensions) over that of uniform actions, 1 / sqrt 3; or the disagreement over its largest, 1 - 1 / n.
+            dimensions) over that of uniform actions, 1 / sqrt 3; or the disagreement over its largest, the mean of
+            1 - 1 / n, with n actions being legal.
         predictable: share of the variance of the actions that the state explains, with the same variances.
         steps: decisions that the mixture was fitted on.
     """
@@ -106,9 +108,10 @@ def find_policies(episodes: Episodes, scale: Scale, seed: int = 0) -> Policies:
         size = int(episodes.spec["action_size"])
         cell = _cells(episodes, scale, rows, generator)
         model = _Tables(cell, action, number, count, size)
-        uniform, price = math.log(size), PRICE / 2
-        disagreement = float(left.sum())
-        randomness = min(1.0, disagreement / (1.0 - 1.0 / size)) if size > 1 else 0.0
+        choices = _choices(episodes, size)
+        uniform, price = float(choices.log().mean()), PRICE / 2
+        disagreement, largest = float(left.sum()), float((1.0 - 1.0 / choices).mean())
+        randomness = min(1.0, disagreement / largest) if largest > 0.0 else 0.0
     else:
         x = scale(episodes.data["observation"], rows)
         width = _width(x, generator)
@@ -165,6 +168,12 @@ def find_policies(episodes: Episodes, scale: Scale, seed: int = 0) -> Policies:
         predictable=max(0.0, 1.0 - float(left.sum() / total.sum())) if float(total.sum()) > 0 else 1.0,
         steps=len(rows),
     )
+
+
+def _choices(episodes: Episodes, size: int) -> Tensor:
+    """``[T]`` float64: how many of the discrete actions were legal."""
+    mask = episodes.data.get("action_mask", None)
+    return torch.full((len(episodes),), float(size), dtype=torch.float64) if mask is None else mask.sum(-1).double()
 
 
 def _mean(total: Tensor, steps: Tensor) -> tuple[float, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.ope.eligibility import Limits
 from lightning_offrl.ope.estimators import ESTIMATORS
 from lightning_offrl.ope.evaluation import Evaluation
+from lightning_offrl.ope.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS
 from lightning_offrl.report import html
 from lightning_offrl.report.html import Markup
 
@@ -32,13 +34,22 @@ def rests_on(family: str) -> str:
     return _FAMILY.get(family, family)
 
 
+def resampled(clusters: Clusters) -> str:
+    """What intervals are of, in words."""
+    if clusters.alone:
+        return "each has its own, so intervals resample episodes"
+    if clusters.effective < FEWEST_CLUSTERS:
+        return f"they vary like {clusters.effective:.1f} of equal size, too few for any interval"
+    few = f", though these vary like {clusters.effective:.1f} of equal size, and with so few may be too narrow"
+    return f"intervals resample whole clusters{few if clusters.effective < FEW_CLUSTERS else ''}"
+
+
 def assumptions(result: Evaluation) -> Markup:
     """What no number on the page can check, for the kinds of estimates that are there."""
     used = {row.family for row in result.rows if row.status == "eligible"} or {row.family for row in result.rows}
     lines = [
         "The world stays as it was when the log was made, and new episodes begin as the logged ones did.",
-        "Episodes are independent of each other. If several belong to one person, site or day, intervals are too "
-        "narrow.",
+        _independence(result.clusters),
         "The reward is what matters. It is taken at its word.",
     ]
     if result.verdict.assumption:
@@ -66,6 +77,18 @@ def assumptions(result: Evaluation) -> Markup:
     if any("cut from outside" in note for note in result.notes):
         lines.append("Episodes that were cut from outside would have earned nothing more within the horizon.")
     return Markup('<ul class="plain">' + "".join(f"<li>{html.text(line)}</li>" for line in lines) + "</ul>")
+
+
+def _independence(clusters: Clusters | None) -> str:
+    if clusters is None:
+        return (
+            "Episodes are independent of each other. If several belong to one person, site or day, intervals are too "
+            "narrow: say which with --cluster."
+        )
+    return (
+        f"The {clusters.words} are independent of each other; episodes of one may depend on each other in any way. "
+        "Where clusters share a site or a teacher, intervals are still too narrow."
+    )
 
 
 def definitions(result: Evaluation) -> Markup:
@@ -96,6 +119,16 @@ def definitions(result: Evaluation) -> Markup:
         f"episode holds more than {limits.top_share:.0%} of the weight, or the mean weight is more than "
         f"{limits.mean_errors:g} standard errors from 1."
     )
+    if result.clusters is not None and not result.clusters.alone:
+        label = result.clusters.column or "the label given"
+        terms["Cluster"] = (
+            f"The episodes with one value of {label}. A resample draws clusters with replacement, with all episodes of "
+            "each (Cameron, Gelbach and Miller, 2008), and errors are those of sums over clusters. These "
+            f"{result.clusters.n:,} vary like {result.clusters.effective:.1f} of equal size, (sum n)² / sum n²; below "
+            f"{FEWEST_CLUSTERS} there is no interval, below {FEW_CLUSTERS} it may be too narrow. Estimates from "
+            f"weights also abstain if the weights' sums over clusters count as fewer than {limits.clusters:g}, or if "
+            f"one cluster holds more than {limits.cluster_share:.0%} of the weight."
+        )
     terms["far"] = (
         "Share of the policy's actions that lie farther from what was logged in the most similar states than 99 % of "
         f"the log's own actions do; 1 % is none, above {limits.far_share + 0.01:.0%} estimates from weights abstain."
@@ -115,7 +148,11 @@ def definitions(result: Evaluation) -> Markup:
     terms["Conservative value"] = "The smallest lower bound among the eligible estimates."
     used = {i.method for row in result.rows for i in (row.interval, row.guaranteed) if i is not None}
     for method in sorted(used & set(_INTERVALS)):
-        terms[f"Interval: {method}"] = _sentence(_INTERVALS[method])
+        said = _INTERVALS[method]
+        if result.clusters is not None and not result.clusters.alone:
+            said = said.replace("whole episodes", "whole clusters").replace("few episodes", "few clusters")
+            said = said.replace("of the episodes", "of the clusters")
+        terms[f"Interval: {method}"] = _sentence(said)
     rows = "".join(f"<dt>{html.text(name)}</dt><dd>{html.text(said)}</dd>" for name, said in terms.items())
     return Markup(f'<dl class="defined">{rows}</dl>')
 

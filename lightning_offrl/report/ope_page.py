@@ -16,7 +16,7 @@ from lightning_offrl.ope.verdict import SPEAKERS
 from lightning_offrl.report import html, ope_figures, plots
 from lightning_offrl.report.html import Block, Markup
 from lightning_offrl.report.ope_figures import Bar
-from lightning_offrl.report.ope_notes import assumptions, definitions, rests_on
+from lightning_offrl.report.ope_notes import assumptions, definitions, resampled, rests_on
 
 _MINUS = "\N{MINUS SIGN}"
 _KIND = {
@@ -124,6 +124,8 @@ def _top(result: Evaluation) -> Markup:
     verdict, p5, p95 = result.verdict, result.returns[0], result.returns[2]
     said: list[Block] = [html.paragraph(f"Estimated: {estimand(result)}.", "lead")]
     said.append(html.paragraph(_capital(verdict.sentence) + ".", "lead"))
+    if result.clusters is not None:
+        said.append(html.paragraph(f"From {result.unit}; {resampled(result.clusters)}."))
     if verdict.conservative is not None:
         against = f" {_capital(verdict.against_data)}." if verdict.against_data else ""
         said.append(
@@ -155,9 +157,16 @@ def _top(result: Evaluation) -> Markup:
         (number(result.returns[1]), f"mean return of the log (most episodes: {number(p5)} to {number(p95)})"),
         (f"{result.n:,}", "episodes"),
     ]
-    if result.weights is not None:
-        facts.append((number(round(result.weights.ess, 1)), "effective sample size of the weights"))
-        facts.append((f"{result.weights.top_share:.1%}", "of all weight on one episode"))
+    clusters, weights = result.clusters, result.weights
+    if clusters is not None:
+        of = f" (column {clusters.column})" if clusters.column else ""
+        facts.append((f"{clusters.n:,}", f"clusters{of}"))
+    if weights is not None:
+        facts.append((number(round(weights.ess, 1)), "effective sample size of the weights"))
+        facts.append((f"{weights.top_share:.1%}", "of all weight on one episode"))
+    if weights is not None and weights.effective_clusters is not None:
+        facts.append((number(round(weights.effective_clusters, 1)), "effective number of clusters of the weights"))
+        facts.append((f"{weights.top_cluster:.1%}", "of all weight on one cluster"))
     if "far" in result.support:
         facts.append((f"{result.support['far'].share:.1%}", "of its actions far from the log's (1 % is none)"))
     badge = Markup(f'<p class="verdict {kind}">{html.text(word)}</p>')
@@ -259,6 +268,11 @@ def _weights(result: Evaluation) -> list[Block]:
         f"Their mean is {check.mean_weight:.3g} ± {check.mean_weight_error:.2g} (expected 1), and the effective sample "
         f"size {check.ess:.1f} of {check.n:,} episodes."
     )
+    if check.effective_clusters is not None:
+        said += (
+            f" Their sums over clusters count as {check.effective_clusters:.1f} of {check.clusters:,} clusters; one "
+            f"cluster holds {check.top_cluster:.1%} of all weight."
+        )
     alone = len(steps.ess) == 1
     histogram = html.figure(
         plots.svg(
@@ -317,13 +331,16 @@ def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
     shown = {row.name for row in first.rows if any(g.row(row.name).status == "eligible" for g in groups.values())}
     spoken_by = [next((name for name in family if name in shown), None) for family in SPEAKERS.values()]
     names = ["naive", *(name for name in spoken_by if name is not None)]  # all are in the JSON file
-    header = ["group", "episodes", *("log" if name == "naive" else name for name in names), "verdict"]
+    counted = ["episodes", *([] if first.clusters is None else ["clusters"])]
+    header = ["group", *counted, *("log" if name == "naive" else name for name in names), "verdict"]
     rows: list[list[Block]] = []
     for label, group in groups.items():
         cells: list[Block] = []
         for name in names:
             row = group.row(name)
             cells.append("abstains" if row.status == "abstains" else f"{number(row.value)} ({between(row.interval)})")
+        if group.clusters is not None:
+            cells.insert(0, f"{group.clusters.n:,}")
         rows.append([label, f"{group.n:,}", *cells, _KIND[group.verdict.word][1].lower()])
     drawn = []
     for label, group in groups.items():

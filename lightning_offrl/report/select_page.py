@@ -10,6 +10,7 @@ from lightning_offrl.ope.plan import Belief, Plan, runs
 from lightning_offrl.ope.selection import Choice, speaker
 from lightning_offrl.report import html, ope_figures, plots
 from lightning_offrl.report.html import Block, Markup
+from lightning_offrl.report.ope_notes import resampled
 from lightning_offrl.report.ope_page import bar, between, estimand, number, style, write_page
 
 SHORT = {
@@ -87,10 +88,12 @@ def _top(choice: Choice) -> Markup:
         )
         said.append(
             html.paragraph(
-                f"Its value is too high for having been chosen by it. On {choice.again.n:,} episodes that took no part "
-                f"in the choice {words}; report this one."
+                f"Its value is too high for having been chosen by it. On {choice.again.unit} that took no part in the "
+                f"choice {words}; report this one."
             )
         )
+    if first.clusters is not None:
+        said.append(html.paragraph(f"From {first.unit}; {resampled(first.clusters)}."))
     facts = [
         (chosen, f"first by {SHORT[choice.rank_by]}"),
         (choice.by_point[0], "largest estimate"),

@@ -17,12 +17,14 @@ from lightning_offrl.ope.direct import lstd
 from lightning_offrl.ope.trained import from_algorithm
 
 
-def run(make_arrays, callbacks, page=TD3BC, fraction=0.25, **options):
+def run(make_arrays, callbacks, page=TD3BC, fraction=0.25, cluster=None, **options):
     import lightning.pytorch as pl
 
     torch.manual_seed(0)
     episodes = load(make_arrays(episodes=40, length=12))
-    data = OfflineDataModule(episodes, batch_size=16, seed=1, validation_fraction=fraction, discount=0.9)
+    episodes.data["person"] = (torch.arange(40) % 20).repeat_interleave(12)
+    held_out = {"validation_fraction": fraction, "cluster": cluster}
+    data = OfflineDataModule(episodes, batch_size=16, seed=1, discount=0.9, **held_out)
     algorithm = page(episodes.spec, hidden=(8, 8), seed=3, **options)
     trainer = pl.Trainer(
         max_steps=20,
@@ -68,6 +70,15 @@ def test_a_run_without_held_out_episodes_uses_those_of_training(make_arrays):
     callback = EvaluateOPE(direct="none", stochastic=True, max_episodes=15)
     run(make_arrays, [callback], page=BC, fraction=0.0, policy="gaussian")
     assert callback.last.n == 15 and callback.last.row("naive").status == "baseline"
+
+
+def test_intervals_are_of_the_data_modules_clusters(make_arrays):
+    callback = EvaluateOPE(refits=12)
+    run(make_arrays, [callback], fraction=0.6, cluster="person")
+    assert callback.last.unit == "24 episodes of 12 clusters (column person)"
+    assert callback.last.row("lstd").interval.usable and callback.last.row("naive").interval.usable
+    with pytest.raises(InputError, match="all 2 episodes have the same label in person"):
+        run(make_arrays, [EvaluateOPE()], fraction=0.01, cluster="person")
 
 
 def test_stacked_seeds_and_wrong_settings_are_refused(make_arrays):

@@ -58,6 +58,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("junk.ckpt").write_bytes(b"no checkpoint")
         Path("junk.onnx").write_bytes(b"no network")
         Path("short.csv").write_text("ward\nicu\n")
+        Path("same.csv").write_text("score\n" + "1\n" * 12)
+        Path("holes.csv").write_text("ward,bed\n" + "".join(f"{'' if i == 4 else i},1\n" for i in range(12)))
         Path("truth.json").write_text('{"other": 1.0}')
         Path("words.json").write_text('{"fits": "good"}')
         Path("file").write_text("")
@@ -104,6 +106,12 @@ LINES = {
     f"{OPE} fits.json --by ward --labels short.csv": "short.csv has 1 lines of labels, but there are 12 episodes",
     f"{OPE} fits.json --by ward --labels none.csv": "the labels in none.csv cannot be read",
     f"{OPE} fits.json --labels short.csv": "--labels is a table of labels; say which of its columns with --by COLUMN",
+    f"{OPE} fits.json --cluster sites": "no column 'sites'; did you mean 'site'?",
+    f"{OPE} fits.json --cluster hour": "the column hour changes within 12 of 12 episodes, so it does not say whom",
+    f"{OPE} fits.json --cluster score --labels same.csv": "all 12 episodes have the same label in score (1)",
+    f"{OPE} fits.json --cluster ward --labels short.csv": "short.csv has 1 lines of labels, but there are 12 episodes",
+    f"{OPE} fits.json --cluster ward --labels holes.csv": "1 of 12 episodes have no label in ward",
+    f"{OPE} fits.json --cluster site --held-out 0.3": "a split of the 3 clusters (column site) leaves only one of them",
     f"{OPE} fits.json --time site": "the column site holds labels (s0, s1, s2, ...), not times; name another",
     f"{OPE} fits.json --time hours": "test/log-v0 has no column 'hours'; did you mean 'hour'?",
     f"{OPE} fits.json --time hour --time-unit h": "the times in hour have no unit that is known",
@@ -134,6 +142,8 @@ LINES = {
     f"{SELECT} fits.json --truth truth.json": "truth.json has no value for fits; it has other",
     f"{SELECT} fits.json nothing.pt": "no policy at nothing.pt",
     f"{SELECT} fits.json --by site": "has no option --by",
+    f"{SELECT} fits.json --labels short.csv": "say which of its columns with --cluster COLUMN",
+    f"{SELECT} fits.json --cluster site --second-split 0.3": "leaves only one of them on a side; choose another share",
     "select --data test/log-v0": "the following arguments are required: --policies",
 }
 

@@ -201,6 +201,41 @@ def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(lo
     assert "order: far x 2, " in said and "not in the plan" not in said
 
 
+def test_several_episodes_of_one_person(log: Path, capsys):
+    """300 episodes of 60 people: the table, JSON and page say so, splits keep them whole, and labels follow."""
+    people = [f"p{i % 60}" for i in range(300)]
+    Path("people.csv").write_text(
+        "subject,ward\n" + "".join(f"{p},{'a' if i % 60 < 40 else 'b'}\n" for i, p in enumerate(people))
+    )
+    options = "--cluster subject --labels people.csv"
+    line = "--data log.npz --direct lstd --refits 10 --n-boot 200 --discount 0.9"
+    assert main(f"ope --policy better.json {line} {options} --by ward --json out.json --report page.html".split()) == 0
+    said = capsys.readouterr().out
+    assert "300 episodes of 60 clusters (column subject); return mean" in said and "ward  episodes  clusters" in said
+    found = json.loads(Path("out.json").read_text())
+    assert found["clusters"] == {"column": "subject", "number": 60, "effective": 60.0, "largest": 5}
+    assert found["provenance"]["resampled"] == "60 clusters (column subject)"
+    assert {row["interval"]["method"] for row in found["estimates"]} == {"percentile-t", "refits"}
+    page = Path("page.html").read_text()
+    assert "The 60 clusters (column subject) are independent of each other" in page
+    assert "From 300 episodes of 60 clusters (column subject); intervals resample whole clusters." in page
+    split = "--held-out 0.5 --split-seed 3"
+    assert main(f"ope --policy better.json {line} {options} --by ward {split} --json out.json".split()) in (0, 3, 4)
+    found = json.loads(Path("out.json").read_text())
+    assert (found["episodes"], found["clusters"]["number"], found["clusters"]["largest"]) == (150, 30, 5)
+    groups = found["groups"]["ward"]
+    assert sum(group["clusters"]["number"] for group in groups.values()) == 30 and set(groups) == {"a", "b"}
+    assert found["notes"][0].endswith("whole clusters: unseen by a policy only if it was fitted without these clusters")
+    choose = f"select --policies better.json worse.json {COMMON} {options} --second-split 0.5 --report page.html"
+    assert main(f"{choose} --json out.json".split()) == 0
+    assert "On 150 other episodes of 30 clusters (column subject) its value is" in capsys.readouterr().out
+    assert json.loads(Path("out.json").read_text())["again"]["clusters"]["number"] == 30
+    assert (
+        "From 150 episodes of 30 clusters (column subject); intervals resample whole clusters"
+        in Path("page.html").read_text()
+    )
+
+
 def test_a_policy_from_python_code(log: Path, capsys):
     Path("own.py").write_text("import torch\ndef act(observation):\n    return torch.zeros(len(observation), 2)\n")
     assert main(f"ope --policy own.py:act {COMMON}".split()) == 3

@@ -1,4 +1,4 @@
-"""Bad logs and bad maps, each with its sentence: what was expected, what came, where, what to do; exit status 2."""
+"""Bad logs, each with its sentence: what was expected, what came, where, what to do; exit status 2."""
 
 from __future__ import annotations
 
@@ -13,45 +13,7 @@ import yaml
 
 from lightning_offrl.cli import main
 from lightning_offrl.data.sources.minari import local_ids
-
-HEADER = "user,t,x,ward,dose,r,end,p"
-ROWS = [
-    "u1,2024-01-01T00:00:00,1.5,icu,0.5,0,0,0.5",
-    "u1,2024-01-01T01:00:00,2.5,er,1.5,1,0,0.5",
-    "u1,2024-01-01T02:00:00,3.5,icu,2.5,2,1,0.5",
-    "u2,2024-01-01T00:00:00,4.5,er,3.5,3,0,0.5",
-    "u2,2024-01-01T01:00:00,5.5,icu,4.5,4,1,0.5",
-]
-GOOD: dict[str, Any] = {
-    "dataset_id": "test/bad-v0",
-    "episode": "user",
-    "time": "t",
-    "observation": ["x", {"column": "ward", "categories": ["icu", "er"]}],
-    "action": {"column": "dose", "low": 0, "high": 5},
-    "reward": "r",
-    "terminated": "end",
-    "propensity": "p",
-}
-CATEGORICAL = {"column": "ward", "categories": ["icu", "er"]}
-
-
-def cell(row: int, column: str, value: str) -> Callable[[], str]:
-    """The log with another value in one cell; rows count from 1."""
-
-    def change() -> str:
-        rows = [line.split(",") for line in ROWS]
-        rows[row - 1][HEADER.split(",").index(column)] = value
-        return "\n".join([HEADER, *(",".join(line) for line in rows)]) + "\n"
-
-    return change
-
-
-def text(value: str) -> Callable[[], str]:
-    """This log."""
-    return lambda: value
-
-
-good = text("\n".join([HEADER, *ROWS]) + "\n")
+from tests.data.bad_log import CATEGORICAL, GOOD, HEADER, ROWS, cell, good, run, sentence, text
 
 LOGS: dict[str, tuple[Callable[[], str], dict[str, Any], str]] = {
     "a text for a number": (
@@ -194,129 +156,11 @@ LOGS: dict[str, tuple[Callable[[], str], dict[str, Any], str]] = {
     ),
 }
 
-MAPS: dict[str, tuple[dict[str, Any], str]] = {
-    "a misspelt setting": (
-        {"rewrd": "r"},
-        "the map map.yaml has the setting 'rewrd', which means nothing; did you mean 'reward'?",
-    ),
-    "a misspelt column setting": (
-        {"action": {"column": "dose", "hihg": 5}},
-        "action[0] in map.yaml has the setting 'hihg', which means nothing; did you mean 'high'?",
-    ),
-    "no reward": ({"reward": None}, "the map map.yaml names no reward; it needs observation, action and reward"),
-    "no end": (
-        {"episode": None, "terminated": None},
-        "the map map.yaml does not say where episodes end; give episode",
-    ),
-    "an unknown fill": (
-        {"observation": {"column": "x", "missing": "latest"}},
-        "observation[0].missing in map.yaml must be last, mean, indicator, error, a number, or a list of these, got "
-        "'latest' (did you mean 'last'?)",
-    ),
-    "a mean of actions": (
-        {"action": {"column": "dose", "missing": "mean"}},
-        "action[0].missing in map.yaml may be last or a number; mean and indicator are for observations",
-    ),
-    "a mean of categories": (
-        {"observation": {**CATEGORICAL, "missing": "mean"}},
-        "observation[0].missing in map.yaml is mean, but categories have none",
-    ),
-    "a fill that is no category": (
-        {"observation": {**CATEGORICAL, "missing": "icus"}},
-        "observation[0].missing in map.yaml has 'icus', which is none of its categories; did you mean 'icu'?",
-    ),
-    "a category twice": (
-        {"action": {"column": "ward", "categories": ["icu", "icu"]}},
-        "action[0].categories in map.yaml has 'icu' twice",
-    ),
-    "actions of two kinds": (
-        {"action": ["dose", CATEGORICAL]},
-        "the actions in map.yaml are numbers and categories; they must be all of one kind",
-    ),
-    "bounds the wrong way round": (
-        {"action": {"column": "dose", "low": 5, "high": 0}},
-        "action[0] in map.yaml has the bounds low 5 and high 0; low must be the smaller one",
-    ),
-    "an unknown unit": (
-        {"observation": {"column": "x", "unit": "degc", "to": "K"}},
-        "observation[0] in map.yaml is to be converted with the unit 'degc', which is not known; did you mean 'degC'?",
-    ),
-    "units that do not match": (
-        {"observation": {"column": "x", "unit": "kg", "to": "m"}},
-        "observation[0] in map.yaml cannot be converted from kg (mass) to m (length)",
-    ),
-    "a duration that is none": (
-        {"gap": "soon"},
-        "gap in map.yaml must be a duration above zero such as 6h, 30min or 90, got 'soon'",
-    ),
-    "a gap without time": ({"time": None, "gap": "6h"}, "gap in map.yaml needs the time of each row; give time"),
-    "sorting without time": (
-        {"time": None, "order": "sort"},
-        "order in map.yaml needs the time of each row; give time",
-    ),
-    "an unknown order": ({"order": "sorted"}, "order in map.yaml must be one of checked, sort, got 'sorted'"),
-    "an unknown kind of propensity": (
-        {"propensity": {"column": "p", "kind": "probability"}},
-        "propensity.kind in map.yaml must be one of density, log_density, got 'probability'",
-    ),
-    "references the wrong way round": (
-        {"references": [100, 0]},
-        "references in map.yaml must be two returns, low < high, got 100 and 0",
-    ),
-    "a length that is none": (
-        {"max_length": 0},
-        "max_length in map.yaml must be a whole number of steps from 1 on, got 0",
-    ),
-    "labels that are scaled": (
-        {"groups": [{"column": "ward", "scale": 2}]},
-        "groups[0] in map.yaml has the setting 'scale', which means nothing; known are ['categories', 'column']",
-    ),
-    "a header that is a number": (
-        {"observation": [3]},
-        "observation[0] in map.yaml must be the name of a column, or settings with a column, got 3; a header that is a",
-    ),
-    "an environment of another kind": (
-        {"environment": "CartPole-v1"},
-        "environment in map.yaml is CartPole-v1, whose observations are [4], but the map makes [3] of the log",
-    ),
-    "a malformed id": ({"dataset_id": "bad"}, "'bad' is not a dataset id: it has the form namespace/name-v0"),
-    "an unknown environment": ({"environment": "Nothing-v0"}, "Nothing-v0"),
-}
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run; it must fail with one line, leave no dataset, and show no trace."""
-    capsys.readouterr()
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("offrl: error: ") and said.count("\n") == 1 and "Traceback" not in said
-    assert local_ids() == []
-    return said
-
-
-def run(log: str, settings: dict[str, Any], place: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    (place / "log.csv").write_text(log)
-    written = {key: value for key, value in {**GOOD, **settings}.items() if value is not None}
-    (place / "map.yaml").write_text(yaml.safe_dump(written))
-    return sentence(["data", "import", "log.csv", "--map", "map.yaml"], capsys)
-
 
 @pytest.mark.parametrize("name", LOGS)
 def test_bad_logs(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, settings, want = LOGS[name]
     assert want and want in run(log(), settings, place, capsys)
-
-
-@pytest.mark.parametrize("name", MAPS)
-def test_bad_maps(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, want = MAPS[name]
-    assert want in run(good(), settings, place, capsys)
 
 
 def test_the_good_log_is_good(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

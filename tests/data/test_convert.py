@@ -17,6 +17,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.sources import load
 from lightning_offrl.data.sources import minari as source
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.groups import elapsed_of, labels_of
 
 
 def same(one: Episodes, other: Episodes) -> None:
@@ -145,6 +146,127 @@ def test_steps_that_do_not_follow_each_other_cannot_be_stored(arrays: dict[str, 
         InputError, match="next observation of episode 1, step 4 is not the observation of the following"
     ):
         convert(episodes, "test/walk-v0")
+
+
+# -- what is kept, and what is said of the rest ------------------------------------------------------------------------
+
+
+def logged(path: Path) -> str:
+    """An imported log with all that an imported log can have."""
+    from lightning_offrl.data.import_logs import import_logs
+    from tests.data.log_files import table
+
+    rng = np.random.default_rng(0)
+    log = []
+    for e in range(5):
+        for t in range(6):
+            arm = ["none", "half", "full"][rng.integers(3)]
+            ward, age = ("north", 61) if e % 2 else ("", 40 + e)
+            mask = ";".join(sorted({arm, "none"}))
+            end = int(t == 5 and e % 2)
+            log.append([e, 0.5 * t, rng.normal(), rng.choice(["x", "y"]), arm, 0.5, t, end, mask, ward, age])
+    settings = {
+        "episode": "e",
+        "time": {"column": "t", "unit": "h"},
+        "observation": [{"column": "o", "unit": "mmol/l"}, {"column": "kind", "categories": ["x", "y"]}],
+        "action": {"column": "arm", "categories": ["none", "half", "full"]},
+        "action_mask": "legal",
+        "reward": {"column": "r", "unit": "points"},
+        "propensity": "p",
+        "terminated": "end",
+        "groups": ["ward", "age"],
+        "references": [0, 20],
+    }
+    path = table(path / "log.csv", "e t o kind arm p r end legal ward age", log)
+    return import_logs(path, settings, "test/log-v0").dataset_id
+
+
+def test_all_of_an_imported_log_is_kept(tmp_path: Path) -> None:
+    """Times, groups (missing ones too), masks, probabilities, names and units: from an id, a path, memory, a part."""
+    name = logged(tmp_path)
+    first = load(name)
+    keys = {"observation", "action", "next", "behavior_log_prob", "action_mask", "log"}
+    assert set(first.data.keys()) == keys and bool(first.data["log"].isnan().any())
+    for given in (name, tmp_path / "minari" / "test" / "log-v0", first):
+        done = convert(given, "test/copy-v0", overwrite=True)
+        copy = load("test/copy-v0")
+        assert copy.fingerprint == first.fingerprint and copy.spec == first.spec
+        assert set(copy.data.keys(True, True)) == set(first.data.keys(True, True))
+        assert copy.columns == first.columns and copy.references == first.references == (0.0, 20.0)
+        assert not any("left out" in note for note in done.notes)
+        assert labels_of(copy, "ward") == labels_of(first, "ward") == ["missing", "north"] * 2 + ["missing"]
+        assert elapsed_of(copy, "t", "h")[:6].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 0.0]
+    convert(first.select([3, 0]), "test/part-v0")
+    part = load("test/part-v0")
+    assert part.fingerprint == first.select([3, 0]).fingerprint and part.columns == first.columns
+
+
+def test_what_files_hold_beside_is_named(arrays: dict[str, Any], tmp_path: Path) -> None:
+    beside = {"infos/qpos": np.zeros(120), "infos/goal": np.ones(120)}
+    full = {**arrays, "infos/action_log_probs": np.linspace(-3, 1, 120), **beside}
+    with h5py.File(tmp_path / "walk.hdf5", "w") as file:
+        for key, value in {**full, "metadata/policy/weights": np.zeros(3)}.items():
+            file[key] = value
+    np.savez(tmp_path / "walk.npz", **full)
+    infos = {key.removeprefix("infos/"): value[:2] for key, value in beside.items()}
+    write("test/beside-v0", [buffer(2, terminated=True, infos=infos)], **BOXES)
+    named = "left out of the new dataset: infos/goal, infos/qpos"
+    for source_, said in (
+        (tmp_path / "walk.hdf5", f"{named}, metadata/policy/weights"),
+        (tmp_path / "walk.npz", named),
+        ("test/beside-v0", named),
+        (full, named),
+    ):
+        done = convert(source_, "test/file-v0", overwrite=True)
+        assert [note for note in done.notes if "left out" in note] == [said] and said in str(done)
+        if source_ != "test/beside-v0":
+            same(load("test/file-v0"), load(full))
+
+
+def test_columns_without_a_place_are_named(arrays: dict[str, Any]) -> None:
+    episodes = load({**arrays, "behavior_log_prob": np.zeros(120)})
+    episodes.data["timestep"] = torch.zeros(120, dtype=torch.int64)
+    episodes.data["log"] = torch.zeros(120, 1, dtype=torch.float64)
+    episodes.data["next", "action"] = episodes.data["action"].clone()
+    episodes.data["behavior_log_prob"][7] = -torch.inf
+    done = convert(episodes, "test/walk-v0")
+    assert done.notes[-1] == (
+        "left out of the new dataset: next.action, timestep, behavior_log_prob (not all of its numbers are finite), "
+        "log (its columns have no names)"
+    )
+    same(load("test/walk-v0"), load(arrays))
+
+
+def test_bounds_that_float32_does_not_hold_are_kept(arrays: dict[str, Any]) -> None:
+    """Actions at the bounds survive float32; 0.1 itself does not."""
+    space = spaces.Box(np.array([-0.1, -0.1]), np.array([0.1, 0.1]), dtype=np.float64)
+    given = {**arrays, "actions": 0.1 * np.sign(arrays["actions"]), "action_space": space}
+    convert(given, "test/bounds-v0")
+    assert load("test/bounds-v0").spec["action_high"] == [0.1, 0.1]
+    same(load("test/bounds-v0"), load(given))
+
+
+def test_masks_that_do_not_follow_each_other_cannot_be_stored(arrays: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.append(rng.random((120, 3)) < 0.5, np.zeros((120, 1), bool), 1)
+    actions = rng.integers(3, size=120)
+    mask[np.arange(120), actions] = True
+    after = np.roll(mask, -1, 0)
+    after[19::20, 0] = True  # of what came after an episode nothing else is known
+    given = {**arrays, "actions": actions, "action_space": spaces.Discrete(4), "action_mask": mask}
+    convert({**given, "next_action_mask": after}, "test/masks-v0")
+    same(load("test/masks-v0"), load({**given, "next_action_mask": after}))
+    after[24, 3] = True
+    with pytest.raises(InputError, match="next action mask of episode 1, step 4 is not the action mask of the follow"):
+        convert({**given, "next_action_mask": after}, "test/other-v0")
+
+
+def test_rounded_observations_are_said(arrays: dict[str, Any]) -> None:
+    before, episodes = load(arrays).fingerprint, load(arrays)
+    episodes.data["next", "observation"][24] *= 1 + 2e-7
+    done = convert(episodes, "test/walk-v0")
+    assert "1 next observation that differed from the following step's by rounding (less than 1e-06)" in done.notes[-1]
+    assert load("test/walk-v0").fingerprint == before
 
 
 # -- what Minari's own writers may leave -------------------------------------------------------------------------------

@@ -111,10 +111,22 @@ def test_intervals_from_refits():
     replicates = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
     found = from_refits(5.0, replicates)
     assert found.high == pytest.approx(5.0 + 2.262157 * float(replicates.std()), rel=1e-6)
-    many = from_refits(5.0, torch.arange(1001.0))
+    many = from_refits(5.0, torch.arange(1.0, 1000.0))  # 999 refits, each its own rank
     assert (many.low, many.high) == pytest.approx((25.0, 975.0))
+    least = from_refits(5.0, torch.arange(39.0))
+    assert (least.low, least.high) == pytest.approx((0.0, 38.0))
+    assert from_refits(20.0, torch.arange(39.0), level=0.99).low < 0.0  # no quantile of 0.5 % among 39
     with pytest.raises(InputError, match="at least 2"):
         from_refits(1.0, torch.ones(1))
+
+
+def test_quantiles_of_refits_leave_out_what_they_say():
+    """Another draw of the same kind lies between them with the nominal probability, for 39 refits as for 199."""
+    generator = torch.Generator().manual_seed(0)
+    for count in (39, 59, 199):
+        draws = torch.randn(4000, count + 1, generator=generator)
+        held = sum(from_refits(0.0, row[1:]).contains(float(row[0])) for row in draws)
+        assert held / 4000 == pytest.approx(0.95, abs=0.0105), count  # three standard errors
 
 
 def test_difference_is_paired():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,23 @@ def test_discrete_spread_is_the_chance_to_differ() -> None:
         entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
         # An upper bound: 48 cells of 25 held-out steps each cost about 48 / 2400 nats.
         assert entropy - 0.01 < found.entropy < entropy + 0.05 and found.entropy <= math.log(2)
+
+
+def test_random_is_random_among_legal_actions() -> None:
+    """Two of four actions legal, both as often: as random as it can be, ln 2 nats; without masks 1/2 over 3/4."""
+    data = walks(40, 60, lambda s, i, rng: np.int64(rng.random() > 0.5))
+    data = replace(data, spec={**data.spec, "action_size": 4})
+    free = find_policies(data, fit_scale(data))
+    assert free.uniform_entropy == pytest.approx(math.log(4)) and free.randomness == pytest.approx(2 / 3, abs=0.03)
+    data.data["action_mask"] = torch.tensor([True, True, False, False]).repeat(len(data), 1)
+    found = find_policies(data, fit_scale(data))
+    assert found.uniform_entropy == pytest.approx(math.log(2)) and found.randomness == pytest.approx(1.0, abs=0.04)
+    assert found.disagreement == free.disagreement
+    data.data["action_mask"][::2] = torch.eye(4, dtype=torch.bool)[
+        data.data["action"][::2]
+    ]  # no choice in half of them
+    half = find_policies(data, fit_scale(data))
+    assert half.uniform_entropy == pytest.approx(math.log(2) / 2)
 
 
 def test_entropy_comes_from_the_log_where_there_is_one() -> None:

@@ -298,15 +298,15 @@ def _close(
     return ~cut, before
 
 
-def differ(following: Any, observation: Any) -> np.ndarray:
+def differ(following: Any, observation: Any, tolerance: float = SAME_STATE) -> np.ndarray:
     """Whether each row's next observation is another state than the following row's, ``[T - 1]`` bool."""
     if isinstance(observation, dict):
-        return np.any([differ(following[key], observation[key]) for key in observation], axis=0)
+        return np.any([differ(following[key], observation[key], tolerance) for key in observation], axis=0)
     left, right = following[:-1], observation[1:]
     if left.dtype == np.uint8:
         unequal = left != right
     else:
-        unequal = np.abs(left - right) > SAME_STATE * np.maximum(1.0, np.abs(right))
+        unequal = np.abs(left - right) > tolerance * np.maximum(1.0, np.abs(right))
     return unequal.any(axis=tuple(range(1, unequal.ndim)))
 
 

@@ -7,7 +7,8 @@ How to go about it:
    it (reward), and how an episode ends.
 2. ``offrl data import logs.parquet --map map.yaml``. What the map does not allow for is refused with file, row and
    column, and nothing is written; so nothing has to be guessed in the first map. Say what stands in for missing values
-   (``missing: [last, mean]``, and ``indicator`` where being unmeasured says something), whether rows are in order
+   (``missing: [last, mean]``, and ``indicator`` where being unmeasured says something), which actions of a choice were
+   legal (``action_mask``, what was known before the action, as the observation was), whether rows are in order
    (``order: sort`` if not), and from which gap in time on an episode is two (``gap: 12h``).
 3. Read the sentences that follow: what was filled in, cut, dropped, clipped. They stay with the dataset.
 4. ``offrl data report NAME`` says what can be learned from it; ``offrl ope --data NAME --by site`` estimates by the
@@ -22,6 +23,7 @@ Inside:
     units       conversions
     files       pieces of a file
     values      cells to numbers
+    masks       which actions were legal
     tables      rows as numbers; means, categories and bounds of the whole log
     order       rows brought in order on disk
     assemble    rows to episodes

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lightning_offrl.data.sources.logs import masks
 from lightning_offrl.data.sources.logs.order import Seen, in_order
 from lightning_offrl.data.sources.logs.settings import Column
 from lightning_offrl.data.sources.logs.tables import Log, Table
 from lightning_offrl.data.sources.logs.tally import Tally
-from lightning_offrl.errors import InputError
 
 MANY = 65_536
 """Rows beyond four pieces of ``max_length`` that are held before the pieces are given out."""
@@ -30,6 +30,7 @@ class LogEpisode:
         log_density: ``[L]`` float64 of the actions in the map's units, or None.
         time: ``[L]`` float64 of the rows that the actions stand in (seconds, or what the log counts); zeros without.
         group: ``[G]`` float64: the number, or the number of the label, in each column of groups; nan where missing.
+        action_mask: ``[L + 1, N]`` bool, which actions were legal for each observation, or None.
     """
 
     observation: np.ndarray
@@ -39,6 +40,7 @@ class LogEpisode:
     log_density: np.ndarray | None
     time: np.ndarray
     group: np.ndarray
+    action_mask: np.ndarray | None = None
 
 
 def episodes(log: Log, tally: Tally) -> Iterator[LogEpisode]:
@@ -225,16 +227,20 @@ def _pieces(
         terminal = settings.last_row == "terminated"
     elif flagged and not terminal and not late:
         tally.truncated += 1
+    if not terminal and masks.is_missing(table.legal[-1]):
+        tally.maskless += 1
+        table, observation = table.take(slice(0, -1)), observation[:-1]
     # The observation after a terminal step is not in the log unless outcomes stand one row later; nothing is
     # bootstrapped from it, so the last one stands in.
     steps = len(table) if terminal and not late else len(table) - 1
-    if steps == 0:
+    if steps < 1:
         tally.lonely += 1
         return
     outcome = slice(1, steps + 1) if late else slice(0, steps)
     action = _actions(log, tally, table, steps, before)
     reward = _rewards(log, tally, table, outcome)
     density = _densities(log, table, steps)
+    mask = masks.checked(log, table, action, terminal)
     if steps == len(table):
         observation = np.concatenate([observation, observation[-1:]])
     limit = settings.max_length or steps
@@ -249,6 +255,7 @@ def _pieces(
             log_density=None if density is None else density[first:last],
             time=table.time[first:last],
             group=table.group[first],
+            action_mask=None if mask is None else mask[first : last + 1],
         )
 
 
@@ -360,18 +367,3 @@ def _densities(log: Log, table: Table, steps: int) -> np.ndarray | None:
             table, int(missing[0]), name, "the propensity is missing; leave propensity out of the map, or fill it in"
         )
     return value
-
-
-def action_count(log: Log) -> int:
-    """Number of discrete actions: every combination of categories is one.
-
-    Raises:
-        InputError: for more than 10,000.
-    """
-    total = math.prod(len(column.categories or ()) for column in log.settings.action)
-    if total > 10_000:
-        raise InputError(
-            f"the actions in {log.settings.path} have {total:,} combinations, too many to learn values of each; leave "
-            "out what is not chosen, or make it numbers"
-        )
-    return total

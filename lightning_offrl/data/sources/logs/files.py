@@ -6,7 +6,7 @@ import csv
 import difflib
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +22,19 @@ PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
+class Lists:
+    """Some rows of a Parquet column of lists.
+
+    Attributes:
+        values: of all rows, one after the other, as in a `Chunk`.
+        length: ``[n]`` int64, how many of them are each row's; -1 where the row has no list.
+    """
+
+    values: np.ndarray
+    length: np.ndarray
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Some rows of a file.
 
@@ -30,11 +43,13 @@ class Chunk:
         first: number of the first row in the file, from 1; headers do not count.
         columns: ``[n]`` each: float64 (missing is nan), int64, bool, datetime64, or texts (missing is None in an object
             array, or one of the missing values in an array of texts).
+        lists: columns of lists, where these were allowed.
     """
 
     file: Path
     first: int
     columns: dict[str, np.ndarray]
+    lists: dict[str, Lists] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -68,14 +83,16 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     return out
 
 
-def chunks(path: Path, wanted: Sequence[str], delimiter: str, map_file: str) -> Iterator[Chunk]:
-    """Pieces of the wanted columns, from the first row to the last.
+def chunks(
+    path: Path, wanted: Sequence[str], delimiter: str, map_file: str, lists: Sequence[str] = ()
+) -> Iterator[Chunk]:
+    """Pieces of the wanted columns, from the first row to the last; ``lists`` may hold lists in Parquet.
 
     Raises:
         InputError: for a column that is not there, a damaged file, or a row with too many or too few cells.
     """
     if path.name.endswith(PARQUET):
-        yield from _parquet(path, wanted, map_file, ROWS)
+        yield from _parquet(path, wanted, map_file, ROWS, lists)
     else:
         yield from _csv(path, wanted, "\t" if ".tsv" in path.suffixes else delimiter, map_file, ROWS)
 
@@ -164,7 +181,7 @@ def where(path: Path, row: int) -> str:
 # -- Parquet -----------------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, wanted: Sequence[str], map_file: str, rows: int) -> Iterator[Chunk]:
+def _parquet(path: Path, wanted: Sequence[str], map_file: str, rows: int, allowed: Sequence[str]) -> Iterator[Chunk]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -180,13 +197,16 @@ def _parquet(path: Path, wanted: Sequence[str], map_file: str, rows: int) -> Ite
             header = list(file.schema_arrow.names)
             _pick(path, header, wanted, map_file)
             for name in wanted:
-                _check_type(path, name, file.schema_arrow.field(name).type)
+                kind = file.schema_arrow.field(name).type
+                _check_type(path, name, kind.value_type if name in allowed and _is_list(kind) else kind)
+            listed = [name for name in wanted if _is_list(file.schema_arrow.field(name).type)]
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(rows, [group], list(wanted), use_threads=False):
-                    columns = {name: _array(batch.column(name)) for name in wanted}
-                    if len(batch):
-                        yield Chunk(path, first, columns)
-                    first += len(batch)
+                    columns = {name: _array(batch.column(name)) for name in wanted if name not in listed}
+                    lists = {name: _lists(batch.column(name)) for name in listed}
+                    if batch.num_rows:
+                        yield Chunk(path, first, columns, lists)
+                    first += batch.num_rows
     except (pa.ArrowException, OSError) as problem:
         line = str(problem).strip().splitlines()[0]
         raise InputError(f"{path} cannot be read as Parquet ({line}); it may be cut short or be another format") from (
@@ -205,6 +225,19 @@ def _check_type(path: Path, name: str, kind: Any) -> None:
             f"{path}, column {name!r}: values of the type {kind} cannot be used; numbers, true/false, texts and "
             "timestamps can: write lists and structures as a column for each part"
         )
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _lists(column: Any) -> Lists:
+    import pyarrow.compute as compute
+
+    length = compute.list_value_length(column).fill_null(-1)
+    return Lists(_array(column.flatten()), length.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def _array(column: Any) -> np.ndarray:

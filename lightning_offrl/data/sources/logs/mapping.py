@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_offrl.data.sources.logs.masks import LegalActions, read_mask
 from lightning_offrl.data.sources.logs.settings import Column, category_text, choice, number, only, read_column, text
 from lightning_offrl.data.sources.logs.units import conversion, seconds
 from lightning_offrl.errors import InputError
@@ -49,6 +50,7 @@ class LogMap:
     last_row: str = "cut"
     propensity: str | None = None
     propensity_kind: str = "probability"
+    action_mask: LegalActions | None = None
     missing_values: tuple[str, ...] = ()
     delimiter: str = ","
     dataset_id: str | None = None
@@ -68,6 +70,7 @@ class LogMap:
         names = [*(column.name for column in one), *self.episode]
         names += [flag.name for flag in (self.terminated, self.truncated) if flag is not None]
         names += [name for name in (self.time, self.propensity) if name is not None]
+        names += () if self.action_mask is None else self.action_mask.names
         return tuple(dict.fromkeys(names))
 
 
@@ -88,6 +91,10 @@ observation:
 action:
   - {column: dose, low: 0, high: 10, unit: mg, clip: true}
 # or a choice:  action: {column: arm, categories: [none, half, full]}
+# which actions of a choice were legal, a column of 1/0 or true/false for each action, or one that lists them:
+# action_mask: [may_none, may_half, may_full]        # in the order of the categories
+# action_mask: {columns: {full: may_full, half: may_half, none: may_none}}    # by name
+# action_mask: {column: allowed, separator: ";", missing: error}   # none;half, or lists in Parquet; missing: all
 reward: {column: score, missing: 0, scale: 0.1}
 outcome_row: same                  # same: reward and ends stand in the row of the action; next: in the row after
 terminated: {column: status, values: [died, recovered]}     # or a column of true/false, 1/0
@@ -164,6 +171,7 @@ def parse_map(found: Any, file: str = "map") -> LogMap:
     for name in ("terminated", "truncated"):
         if found.get(name) is not None:
             settings[name] = _flag(found[name], name, file)
+    settings["action_mask"] = read_mask(found.get("action_mask"), settings["action"], file)
     settings |= _propensity(found.get("propensity"), settings["action"], file)
     for name in ("dataset_id", "description", "environment"):
         if found.get(name) is not None:

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from lightning_offrl.data.sources.logs.tables import Log, Table
+from lightning_offrl.data.staging import staging
 
 BUCKET = 400_000
 """Rows of a bucket, unless a single episode has more."""
+FOLDER = "offrl-sort"
+"""How the temporary folders begin."""
 
 
 class Seen:
@@ -41,13 +44,13 @@ def in_order(log: Log) -> Iterator[Table]:
     """All rows, each episode in one piece and by time, episodes in the order in which they first appear.
 
     The log is read twice. Memory holds 24 bytes for each episode and one bucket of rows; the rest lies in a temporary
-    folder, about 80 bytes and 8 for each column of a row.
+    folder, about 80 bytes and 8 for each column of a row (1 for each action, where the log has masks).
     """
     keys, rank, count = _episodes(log)
     by_rank = np.empty(len(keys), dtype=np.int64)
     by_rank[rank] = count
     bucket_of_rank = (np.cumsum(by_rank) - 1) // BUCKET
-    with tempfile.TemporaryDirectory(prefix="offrl-sort-") as folder:
+    with staging(Path(tempfile.gettempdir()), FOLDER) as folder:
         buckets = int(bucket_of_rank[-1]) + 1 if len(keys) else 0
         for part, table in enumerate(log.tables()):
             place = rank[np.searchsorted(keys, table.key)]
@@ -56,9 +59,9 @@ def in_order(log: Log) -> Iterator[Table]:
             cuts = np.searchsorted(bucket[order], np.arange(buckets + 1))
             for number in np.unique(bucket).tolist():
                 rows = order[cuts[number] : cuts[number + 1]]
-                _store(Path(folder) / f"{number}-{part}", table.take(rows))
+                _store(folder / f"{number}-{part}", table.take(rows))
         for number in range(buckets):
-            files = sorted(Path(folder).glob(f"{number}-*.npz"), key=lambda p: int(p.stem.split("-")[1]))
+            files = sorted(folder.glob(f"{number}-*.npz"), key=lambda p: int(p.stem.split("-")[1]))
             if not files:  # an episode larger than a bucket pushes the next ones on
                 continue
             table = Table.join([_load(file) for file in files])

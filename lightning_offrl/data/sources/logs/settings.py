@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +143,29 @@ def category_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def action_count(action: Sequence[Column], file: str) -> int:
+    """Number of discrete actions: every combination of categories is one.
+
+    Raises:
+        InputError: for more than 10,000.
+    """
+    total = math.prod(len(column.categories or ()) for column in action)
+    if total > 10_000:
+        raise InputError(
+            f"the actions in {file} have {total:,} combinations, too many to learn values of each; leave out what is "
+            "not chosen, or make it numbers"
+        )
+    return total
+
+
+def action_labels(action: Sequence[Column]) -> list[str]:
+    """What each discrete action is called, in their order: ``full``, or ``low, on`` of two columns."""
+    labels = [""]
+    for column in action:
+        labels = [f"{label}, {value}" if label else value for label in labels for value in column.categories or ()]
+    return labels
 
 
 def _fill(

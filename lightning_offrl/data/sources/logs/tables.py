@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_offrl.data.sources.logs import masks
 from lightning_offrl.data.sources.logs.files import Chunk, chunks, where
 from lightning_offrl.data.sources.logs.mapping import LogMap
 from lightning_offrl.data.sources.logs.settings import Column, category_text
@@ -32,6 +33,7 @@ class Table:
         truncated: bool.
         log_density: float64, nan where missing or not logged.
         group: ``[n, G]`` float64: numbers, or the numbers of labels; nan where missing.
+        legal: ``[n, N]`` int8, which of N discrete actions were legal, see `masks.read`; N = 0: not logged.
         file: int32, the number of the file.
         row: int64, the row in the file, from 1.
     """
@@ -45,6 +47,7 @@ class Table:
     truncated: np.ndarray
     log_density: np.ndarray
     group: np.ndarray
+    legal: np.ndarray
     file: np.ndarray
     row: np.ndarray
 
@@ -87,9 +90,11 @@ class Log:
     def tables(self) -> Iterator[Table]:
         """All rows, a piece at a time."""
         reader, settings = Reader(self.settings), self.settings
+        mask = settings.action_mask
+        lists = () if mask is None or mask.column is None else (mask.column,)
         self.in_seconds, self.unseen = settings.time_in_seconds, reader.unseen
         for number, path in enumerate(self.files):
-            for chunk in chunks(path, settings.columns, settings.delimiter, settings.path):
+            for chunk in chunks(path, settings.columns, settings.delimiter, settings.path, lists):
                 rows = len(chunk)
                 none = np.full(rows, math.nan)
                 time = reader.times(chunk) if settings.time is not None else np.zeros(rows)
@@ -104,6 +109,7 @@ class Log:
                     truncated=reader.flags(chunk, settings.truncated),
                     log_density=reader.log_densities(chunk) if settings.propensity is not None else none,
                     group=_side_by_side(reader, chunk, settings.groups),
+                    legal=masks.read(reader, chunk, settings),
                     file=np.full(rows, number, dtype=np.int32),
                     row=np.arange(chunk.first, chunk.first + rows, dtype=np.int64),
                 )

@@ -21,6 +21,7 @@ class Tally:
     truncated: int = 0
     clipped: int = 0
     changing: int = 0
+    maskless: int = 0
     filled: dict[str, int] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     """Time steps by their power of 2 to the 1/64, for the median."""
@@ -36,6 +37,7 @@ class Tally:
             (self.truncated, "episode", "ended truncated: the last row is only its last observation"),
             (self.dropped, "episode", "without an end left out (last_row: drop)"),
             (self.lonely, "episode", "of a single row left out: there is no step in it"),
+            (self.maskless, "last row", "without a mask left out: what was legal there is not known"),
             (self.gaps, "gap", "in time longer than the map allows: episodes were cut there"),
             (self.pieces, "time", "an episode was cut because of max_length"),
             (self.both, "row", "with both flags: taken as terminal"),

@@ -89,18 +89,21 @@ class Reader:
 
     def texts(self, chunk: Chunk, name: str, known: tuple[str, ...] = ()) -> np.ndarray:
         """``[n]`` texts, empty where missing; what is ``known`` (a category called None, say) is not."""
-        raw = chunk.columns[name]
-        if raw.dtype.kind == "U":
-            text = np.char.strip(raw)
-        elif raw.dtype.kind == "M":
-            text = np.where(np.isnat(raw), "", np.datetime_as_string(raw))
-        else:
-            text = np.array(["" if _none(cell) else category_text(cell).strip() for cell in raw.tolist()])
+        text = self.plain_texts(chunk.columns[name])
         missing = np.zeros(len(text), dtype=bool)
         for value in self._missing.tolist():
             if value not in known:
                 missing |= text == value
         return np.where(missing, "", text)
+
+    @staticmethod
+    def plain_texts(raw: np.ndarray) -> np.ndarray:
+        """``[n]`` texts of anything, empty for None and nan."""
+        if raw.dtype.kind == "U":
+            return np.char.strip(raw)
+        if raw.dtype.kind == "M":
+            return np.where(np.isnat(raw), "", np.datetime_as_string(raw))
+        return np.array(["" if _none(cell) else category_text(cell).strip() for cell in raw.tolist()], dtype=str)
 
     def categories(self, chunk: Chunk, column: Column, known: tuple[str, ...]) -> np.ndarray:
         """``[n]`` float64: the number of each cell's category, nan where missing.
@@ -130,26 +133,33 @@ class Reader:
         """
         if flag is None:
             return np.zeros(len(chunk), dtype=bool)
-        raw = chunk.columns[flag.name]
-        if flag.values is None and raw.dtype.kind == "b":
-            return raw
-        text = self.texts(chunk, flag.name, flag.values or ())
-        if flag.values is not None:
-            hit = np.isin(text, np.array(flag.values))
-            self.unseen[flag.role] -= set(np.unique(text[hit]).tolist())
-            return hit
+        if flag.values is None:
+            hint = f"give the values that mean yes as {flag.role}: {{column: {flag.name}, values: [...]}}"
+            return self.yes_or_no(chunk, flag.name, flag.role, hint) == 1
+        text = self.texts(chunk, flag.name, flag.values)
+        hit = np.isin(text, np.array(flag.values))
+        self.unseen[flag.role] -= set(np.unique(text[hit]).tolist())
+        return hit
+
+    def yes_or_no(self, chunk: Chunk, name: str, role: str, hint: str) -> np.ndarray:
+        """``[n]`` int8: 1 for yes, 0 for no, -1 where missing.
+
+        Raises:
+            InputError: for a cell that is none of these, with the hint.
+        """
+        raw = chunk.columns[name]
+        if raw.dtype.kind in "iufb":
+            absent = np.isnan(raw)
+            if (absent | np.isin(raw, (0, 1))).all():
+                return np.where(absent, -1, raw).astype(np.int8)
+        text = self.texts(chunk, name)
         lower = np.char.lower(text)
         for value in np.unique(lower).tolist():
             if value not in (*_TRUE, *_FALSE, ""):
                 bad = int(np.flatnonzero(lower == value)[0])
-                raise self.error(
-                    chunk,
-                    bad,
-                    flag.name,
-                    f"{flag.role} must be yes or no (true/false, 1/0), got {str(text[bad])!r}; give the values that "
-                    f"mean yes as {flag.role}: {{column: {flag.name}, values: [...]}}",
-                )
-        return np.isin(lower, np.array(_TRUE))
+                got = f"{role} must be yes or no (true/false, 1/0), got {str(text[bad])!r}"
+                raise self.error(chunk, bad, name, f"{got}; {hint}")
+        return np.where(lower == "", -1, np.isin(lower, np.array(_TRUE))).astype(np.int8)
 
     def times(self, chunk: Chunk) -> np.ndarray:
         """``[n]`` float64 seconds.

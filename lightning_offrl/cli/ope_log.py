@@ -1,0 +1,75 @@
+"""The log that ``offrl ope`` and ``offrl select`` read: which of its episodes are used, and whom they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_offrl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_offrl.data.clusters import Clusters
+    from lightning_offrl.data.episodes import Episodes
+
+
+@dataclass(frozen=True)
+class Log:
+    """The episodes that are used.
+
+    Attributes:
+        episodes: these.
+        notes: which they are.
+        clusters: whom they belong to, or None.
+        numbers: ``[E]``, their numbers in the data.
+        whole: how many episodes the data have.
+    """
+
+    episodes: Episodes
+    notes: list[str]
+    clusters: Clusters | None
+    numbers: Tensor
+    whole: int
+
+    def select(self, index: Tensor, notes: list[str]) -> Log:
+        """Some of them."""
+        clusters = None if self.clusters is None else self.clusters.select(index)
+        if clusters is not None and clusters.n < 2:
+            raise InputError(
+                f"a split of the {self.clusters.words if self.clusters else ''} leaves only one of them on a side; "
+                "choose another share, so that both sides have at least two"
+            )
+        return Log(self.episodes.select(index), notes, clusters, self.numbers[index], self.whole)
+
+    def labels(self, column: str, table: str | None) -> list[str]:
+        """For ``--by``."""
+        from lightning_offrl.data.columns import table_column
+        from lightning_offrl.ope.groups import labels_of
+
+        if table is None or self.clusters is None:
+            return labels_of(self.episodes, column, table)
+        every = table_column(table, column, self.whole)
+        return [every[i] for i in self.numbers.tolist()]
+
+
+def read_log(options: dict[str, Any]) -> Log:
+    """The episodes of ``--data`` and ``--held-out``, and ``--cluster`` of them."""
+    import torch
+
+    from lightning_offrl.data.clusters import clusters_of
+    from lightning_offrl.data.sources import load
+    from lightning_offrl.data.split import split_by_episode
+
+    episodes, column = load(options["data"]), options.get("cluster")
+    clusters = None if column is None else clusters_of(episodes, column, options.get("labels"))
+    n, share, seed = episodes.n_episodes, options.get("held_out"), options["split_seed"]
+    log = Log(episodes, ["all episodes of the log are used"], clusters, torch.arange(n), n)
+    if share is None:
+        return log
+    kept = split_by_episode(episodes, share, seed, clusters)[1]
+    held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {seed})"
+    if clusters is not None:
+        how = f"with --data.cluster {column}" if options.get("labels") is None else "without these clusters"
+        held_out += f", whole clusters: unseen by a policy only if it was fitted {how}"
+    return log.select(kept, [held_out])
