@@ -144,4 +144,4 @@ def _difference(records: list[dict[str, Any]], kind: str, key: str) -> tuple[flo
 
 
 def _percent(x: float) -> str:
-    return f"{100 * x:.1f} %"
+    return f"{100 * x:.1f} %" if np.isfinite(x) else ""

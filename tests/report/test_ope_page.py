@@ -94,12 +94,14 @@ def test_page_of_a_choice(tmp_path):
     found = {name: evaluate(p, episodes, discount=0.9, name=name) for name, p in policies.items()}
     choice = compare(found, {"good": 2.0, "poor": 1.2, "far": 0.0})
     choice.again = evaluate(POLICY, finite_log(seed=1), discount=0.9)
-    page = checked(select_page.document(choice, plan(found, 4)))
+    lost = evaluate(policies["far"], finite_log(40, 6), discount=0.9)
+    page = checked(select_page.document(choice, plan({**found, "lost": lost}, 4)))
     assert "Choose good" in page and "took no part in the choice" in page
     assert "Whom to play first" in page and "Against the truth" in page
-    nothing = checked(
-        select_page.document(compare({"far": evaluate(policies["far"], finite_log(40, 6), discount=0.9)}))
-    )
+    assert "Ranked by the estimate that speaks for it, less one standard error." in page
+    assert "Not in the plan: lost: no eligible estimate with an interval" in page and ">unknown<" not in page
+    assert ">unknown<" in checked(select_page.document(choice, plan({**found, "lost": lost}, 4, unknown=1)))
+    nothing = checked(select_page.document(compare({"far": lost})))
     assert "nothing is chosen" in nothing
     assert select_page.write(choice, tmp_path / "choice.html").read_text() == select_page.document(choice)
     with pytest.raises(InputError, match="written as .html"):
