@@ -125,7 +125,8 @@ def main() -> int:
                 if not path.exists():
                     note(f"width {width}, {precision}")
                     write(path, measure(args, data, width, precision))
-    text = page([json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))])
+    results = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    text = page(sorted(results, key=lambda result: (result["width"], result["precision"] != "fp32")))
     folder.with_suffix(".md").write_text(text)
     print(text)
     return 0
