@@ -123,6 +123,24 @@ def goal_lines(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """One line per cell: CPU milliseconds, and how many times as fast as d3rlpy in float32."""
+    shown = ["d3rlpy fp32", "CORL fp32", "JAX-CORL fp32", "ours fp32", "ours bf16"]
+    shown = [name for name in shown if any(name in result["competitors"] for result in results)]
+    lines = [f"| | batch | width | {' | '.join(shown)} |", "|---" * (3 + len(shown)) + "|"]
+    for result in sorted(results, key=lambda r: (list(NAMES).index(r["algorithm"]), r["width"], r["batch_size"])):
+        cells = [NAMES[result["algorithm"]], str(result["batch_size"]), str(result["width"])]
+        for name in shown:
+            if name not in result["competitors"]:
+                cells.append("")
+                continue
+            cells.append(f"{statistics.median(times(result, name)):.3g}")
+            if name != "d3rlpy fp32" and "d3rlpy fp32" in result["competitors"]:
+                cells[-1] += f" ({ratio(result, 'd3rlpy fp32', name)[0]:.2g} x)"
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def write_page(results: list[dict[str, Any]], folder: Path) -> tuple[Path, Path]:
     """``speed.md`` and ``speed.png`` beside the folder ``speed``."""
     results = sorted(
@@ -159,6 +177,10 @@ def write_page(results: list[dict[str, Any]], folder: Path) -> tuple[Path, Path]
         f"![CPU milliseconds per update]({folder.name}.png)",
         "",
         *goal_lines(results),
+        "",
+        "## All cells",
+        "",
+        *summary(results),
         "",
     ]
     for result in results:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_offrl import products
 from lightning_offrl.compiled import CompiledUpdate, Compiler, inductor
-from lightning_offrl.memory import keep_freed_memory
+from lightning_offrl.memory import give_back_memory, keep_freed_memory
 from lightning_offrl.tracing import Untraceable
 
 REPAID_AFTER = 10_000
@@ -39,6 +39,7 @@ class UpdatePath:
         self.was_compiled: bool | None = None
         """How the run went that is resumed."""
         self._precision_before: str | None = None
+        self._memory_kept = False
 
     def begin(self, algorithm: Any, updates: int, hooks: list[Hook], batch_size: int) -> None:
         """Choose, before the first update.
@@ -57,7 +58,7 @@ class UpdatePath:
         elif self.compile is True:
             rank_zero_warn(f"{type(algorithm).__name__} trains uncompiled: {self.why}")
         if algorithm.device.type == "cpu":
-            keep_freed_memory()
+            self._memory_kept = keep_freed_memory()
         if algorithm.device.type == "cpu" or self.matmul_precision != "auto":
             wanted = products.choose(self.matmul_precision, algorithm.parameters(), batch_size)
             if wanted is not None:
@@ -65,8 +66,11 @@ class UpdatePath:
                 torch.set_float32_matmul_precision(wanted)
 
     def end(self) -> None:
-        """Forget graphs, and multiply as before."""
+        """Forget graphs, multiply as before, and give memory back."""
         self.compiled, self.was_compiled = None, None
+        if self._memory_kept:
+            give_back_memory()
+            self._memory_kept = False
         if self._precision_before is not None:
             torch.set_float32_matmul_precision(self._precision_before)
             self._precision_before = None
