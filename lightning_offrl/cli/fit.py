@@ -126,9 +126,8 @@ class FitCLI(LightningCLI):
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make compiled updates 1.3 (width 64) to 1.7 times "
-            "as fast (width 256) on a machine with nothing else to do; where other work has the cores, threads wait "
-            "for one another and most of the speed is lost, so several runs side by side take one each.",
+            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make updates 1.3 to 1.7 times as fast on a machine "
+            "with nothing else to do; where cores are shared they wait for one another and lose most of their speed.",
         )
         parser.add_argument(
             "--processes",
