@@ -324,15 +324,16 @@ def explained() -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
+        no_compiler = "InvalidCxxCompiler" in type(error).__name__ + text
         if "_local_scalar_dense" in text or "data-dependent" in text.lower() or "DataDependent" in type(error).__name__:
             text = "Python asks for a tensor's value (an `if`, .item() or float())"
-        elif "InvalidCxxCompiler" in type(error).__name__ + text:
+        elif no_compiler:
             text = "there is no C++ compiler (install g++)"
         elif "error:" in text:  # a compiler's page: its first complaint
             text = next(line.strip() for line in str(error).splitlines() if "error:" in line)
         ours = [f for f in traceback.extract_tb(error.__traceback__) if not {"torch", "tensordict"} & set(_parts(f))]
-        binding = (__file__, __file__.replace("tracing", "compiled"))  # where a compiler is called: no line of a page
-        at = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours and ours[-1].filename not in binding else ""
+        page = bool(ours) and ours[-1].filename != __file__ and not no_compiler
+        at = f" at {ours[-1].filename}:{ours[-1].lineno}" if page else ""
         raise Untraceable(f"cannot be one graph: {text[:300]}{at}") from error
 
 

@@ -335,9 +335,7 @@ def test_without_a_compiler_training_goes_on():
 
     plain, other, _ = pair()
     other.update_path.compiled = CompiledUpdate(other, compiler=missing)
-    with pytest.warns(
-        UserWarning, match=r"there is no C\+\+ compiler \(install g\+\+\)( at .*test_compiled_path.py:\d+)?; "
-    ):
+    with pytest.warns(UserWarning, match=r"there is no C\+\+ compiler \(install g\+\+\); it trains"):
         train([plain, other])
     assert distance(plain.state_dict(), other.state_dict()) == 0.0
 

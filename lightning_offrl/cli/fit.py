@@ -126,8 +126,8 @@ class FitCLI(LightningCLI):
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make updates 1.3 to 1.7 times as fast on a machine "
-            "with nothing else to do; where cores are shared they wait for one another and lose most of their speed.",
+            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make compiled updates 1.3 to 1.7 times as fast on a "
+            "machine with nothing else to do; where cores are shared they wait for one another and lose most of their speed.",
         )
         parser.add_argument(
             "--processes",
