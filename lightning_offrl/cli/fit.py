@@ -127,7 +127,7 @@ class FitCLI(LightningCLI):
             type=int | None,
             default=None,
             help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make compiled updates 1.3 to 1.7 times as fast on a "
-            "machine with nothing else to do; where cores are shared they wait for one another and lose most of their speed.",
+            "machine with nothing else to do; where cores are shared they wait for one another and lose most of it.",
         )
         parser.add_argument(
             "--processes",
