@@ -23,6 +23,8 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _LOG_2 = math.log(2.0)
 # The largest float32 below 1 is 1 - 2^-24: a logged tanh that rounded to 1 is taken to be there.
 _OPEN_BOX = 1.0 - 2.0**-24
+# Not far below, the normal distribution function underflows in float64.
+_UNDERFLOW = -35.0
 
 Parameters = Callable[[Any], tuple[Tensor, Tensor]]
 """Observations to mean and standard deviation, ``[B, A]`` each."""
@@ -204,14 +206,14 @@ class TruncatedNormal:
 
     @torch.no_grad()
     def sample(self, observation: Any, n: int, generator: torch.Generator) -> Tensor:
-        """``[n, B, A]`` float64, by inversion; more than 37 standard deviations away, by the exponential limit."""
+        """``[n, B, A]`` float64, by inversion of the distribution function, whose digits hold in the lower tail."""
         mean, std = _double(self.parameters(observation))
         low, high, sign = _lower_tail(mean, std)
         uniform = _draw(torch.rand, n, mean, generator).clamp(2.0**-53, 1.0 - 2.0**-53)
-        left, right = torch.special.ndtr(low), torch.special.ndtr(high)
+        # Not `ndtr`, which loses its digits below -6 and is exactly 0 below -8.3; `log_ndtr` keeps them everywhere.
+        left, right = torch.special.log_ndtr(low).exp(), torch.special.log_ndtr(high).exp()
         near = torch.special.ndtri((left + uniform * (right - left)).clamp(1e-300, 1.0 - 2.0**-53))
-        far = high + uniform.log() / high.abs().clamp(min=1.0)
-        z = torch.where(high > -37.0, near, far)
+        z = torch.where(high > _UNDERFLOW, near, _far_tail(uniform, low, high))
         z = torch.maximum(torch.minimum(z, high), low)
         return (mean + std * sign * z).clamp(-1.0, 1.0)
 
@@ -350,6 +352,19 @@ def _double(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _draw(kind: Callable[..., Tensor], n: int, like: Tensor, generator: torch.Generator) -> Tensor:
     return kind((n, *like.shape), generator=generator, dtype=torch.float64).to(like.device)
+
+
+def _far_tail(uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Standard normals between ``low`` and ``high``, both below -35, by inversion of Mills' expansion.
+
+    ``log Phi(high - y) - log Phi(high) = -t - (t + t^2 / 2) / high^2 + O(high^-4)`` with ``t = |high| y`` (Abramowitz and
+    Stegun, 26.2.12), which is solved for t to the same order.
+    """
+    far = high.clamp(max=_UNDERFLOW).abs()
+    width = far * (high - low)
+    log_ratio = width + (width + 0.5 * width.square()) / far.square()  # log Phi(high) - log Phi(low)
+    exponent = -torch.log(uniform + (1.0 - uniform) * torch.exp(-log_ratio))
+    return high - (exponent - (exponent + 0.5 * exponent.square()) / far.square()) / far
 
 
 def _lower_tail(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
