@@ -16,16 +16,17 @@ from lightning_offrl.data.sources import arrays
 from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Raised when the same file would be read differently, so that caches of before are not used."""
 
 
-def read(path: Path, environment: str | None = None) -> Episodes:
+def read(path: Path, environment: str | None = None, ask: arrays.Ask = "nobody") -> Episodes:
     """All episodes of a file; what happens at their ends is said in `lightning_offrl.data.sources.arrays.from_arrays`.
 
     Args:
         path: of the file.
         environment: Gymnasium id, in place of the file's.
+        ask: see `arrays.Ask`.
 
     Raises:
         InputError: for a file that is not HDF5, is cut short, lacks an array, or holds arrays that do not fit together.
@@ -63,6 +64,7 @@ def read(path: Path, environment: str | None = None) -> Episodes:
         name=path.stem,
         strict=False,
         environment=environment,
+        ask=ask,
         references=None if low is None or high is None else (low, high),
     )
     episodes.notes.extend(notes)
