@@ -76,16 +76,14 @@ def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
         )
     kind = _imported(short)
     if kind is None:
-        there = module in sys.modules
-        raise InputError(
-            f"{holder} holds a policy of {short}, "
-            + (
-                f"but {module} has no class of that name; use the version of {module} that it was trained with"
-                if there
-                else "which is not of lightning_offrl, and nothing is imported because a file says so; if you trust the "
+        if module in sys.modules:
+            why = f"but {module} has no class of that name; use the version of {module} that it was trained with"
+        else:
+            why = (
+                "which is not of lightning_offrl, and nothing is imported because a file says so; if you trust the "
                 f"module, add --import {module} (in Python: import {module} first)"
             )
-        )
+        raise InputError(f"{holder} holds a policy of {short}, {why}")
     if not (isinstance(kind, type) and issubclass(kind, OfflineAlgorithm)):
         raise InputError(f"{holder} names {short}, which is not an algorithm of lightning_offrl; use another file")
     return kind

@@ -139,7 +139,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="import this module first, also from the current folder: it defines the algorithm of a policy of yours, or "
+        help="import this module first, also from this folder: it defines the algorithm of a policy of yours, or "
         "registers an environment; may be repeated",
     )
 

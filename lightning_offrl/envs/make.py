@@ -13,7 +13,7 @@ from typing import Any
 from lightning_offrl.batch import Spec, make_spec
 from lightning_offrl.errors import InputError
 
-_NAME_IT = "; if you trust it, name it yourself: --environment {0} or package:{0} (in a configuration, EvaluateEnv's environment)"
+_NAME_IT = "; if you trust it, name it yourself: --environment {} (while training: EvaluateEnv's environment)"
 _CODE_OR_PATH = re.compile(
     r"(^|_)(file|filename|filepath|path|dir|directory|folder|xml|module|class|entry|wrapper|import|callable|fn|code)s?($|_)"
     r"|^(id|env|environment|env_id|make_env|env_kwargs|vector_kwargs|max_episode_steps|disable_env_checker)$",
@@ -111,7 +111,7 @@ def _of_a_file(environment: str) -> tuple[str, dict[str, Any]]:
         name = bare
     registered = gymnasium.registry.get(name)
     if registered is None:
-        raise InputError(f"{_unknown(name, by_a_file=True)}{_NAME_IT.format(bare)}")
+        raise InputError(f"{_unknown(name, by_a_file=True)}{_NAME_IT.format(name if package else f'package:{name}')}")
     arguments = spec.get("kwargs") or {}
     entry = spec.get("entry_point")
     reason = None
@@ -126,7 +126,7 @@ def _of_a_file(environment: str) -> tuple[str, dict[str, Any]]:
     if reason is not None:
         raise InputError(
             f"the file's environment {name} {reason}; a file may only give a registered id and plain arguments"
-            f"{_NAME_IT.format(bare)}"
+            f"{_NAME_IT.format(name)}"
         )
     arguments = {key: value for key, value in arguments.items() if key != "render_mode"}
     steps = spec.get("max_episode_steps")
@@ -135,6 +135,16 @@ def _of_a_file(environment: str) -> tuple[str, dict[str, Any]]:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"max_episode_steps of the file's environment {name} must be a whole number above 0")
     return name, {**arguments, "max_episode_steps": steps}
+
+
+def may_be_made(environment: str) -> bool:
+    """Whether `make_environment` would make, by its id, what a file names; nothing is made to find out."""
+    from lightning_offrl.envs import gridworld, sepsis  # noqa: F401  # importing registers the package's environments
+
+    try:
+        return bool(_of_a_file(environment))
+    except InputError:
+        return False
 
 
 def _not_plain(value: Any, key: str = "") -> str | None:

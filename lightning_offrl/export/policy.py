@@ -159,8 +159,8 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
         torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
     except pickle.UnpicklingError as problem:
         raise InputError(
-            f"{algorithm_name(algorithm)} has constructor arguments that are not plain values (numbers, strings, lists, "
-            "dictionaries), so its policy could not be loaded again; convert them, or leave them out of "
+            f"{algorithm_name(algorithm)} has constructor arguments that are not plain values (numbers, strings, "
+            "lists, dictionaries), so its policy could not be loaded again; convert them, or leave them out of "
             "save_hyperparameters"
         ) from problem
     write_atomically(path, buffer.getbuffer(), what="the policy")

@@ -57,8 +57,8 @@ def read_saved(path: str | Path) -> Saved:
     if not isinstance(mark, Mapping):
         raise _cannot_be(path, "its entry 'offrl' is not a dictionary")
     _check_format(path, mark.get("offrl_policy" if exported else "format"))
-    hyper, state, spec = content.get("hyper_parameters", {}), content.get("state_dict"), mark.get("spec")
-    info = content.get("info") if exported else {key: mark.get(key) for key in ("updates", "data", "versions")}
+    hyper, state, spec = content.get("hyper_parameters", {}), content.get("state_dict", {}), mark.get("spec", {})
+    info: Any = content.get("info") if exported else {key: mark.get(key) for key in ("updates", "data", "versions")}
     _check_plain(path, hyper, info)
     hyper = {key: value for key, value in hyper.items() if not key.startswith("_")}
     seeds = 1 if exported else hyper.get("seeds", 1) or 1

@@ -28,6 +28,7 @@ from lightning_offrl.data.sources.checks import (
     take,
 )
 from lightning_offrl.data.sources.spaces import (
+    OVERSHOOT,
     encode,
     environment_action_space,
     infer_action_space,
@@ -254,8 +255,10 @@ def from_arrays(
 
 def _check_bounds(action: np.ndarray, environment: str, name: str, notes: list[str]) -> None:
     """Say that the bounds are not known, or refuse actions that show that they are others than [-1, 1]."""
-    from lightning_offrl.envs.make import environment_name
+    from lightning_offrl.envs.make import environment_name, may_be_made
 
+    if not may_be_made(environment):
+        return
     shown = environment_name(environment)
     how = f"offrl data convert reads the file once with those of {shown}"
     if np.abs(action).max() > 1.0 + OVERSHOOT:

@@ -32,7 +32,7 @@ def infer_observation_space(value: Any, label: str, name: str) -> Any:
 
 
 def infer_action_space(action: np.ndarray, space: Any, name: str, notes: list[str], action_mask: Any = None) -> Any:
-    """The environment's action ``space`` if it is known and fits the actions, else [-1, 1] per dimension, or as many integers as seen.
+    """The environment's ``space`` if it is known and fits the actions, else [-1, 1] per dimension, or as many as seen.
 
     A mask of legal actions tells their number.
     """
