@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lightning_offrl.errors import InputError
@@ -42,24 +42,23 @@ def module_to_import(name: str) -> str | None:
     return name.rpartition(".")[0].partition(".<locals>")[0] or None
 
 
-def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
+def resolve_algorithm(name: str, ours: Mapping[str, type[OfflineAlgorithm]], holder: object) -> type[OfflineAlgorithm]:
     """The class that a name in a file stands for. Nothing is imported.
 
     Args:
         name: what `algorithm_name` gave, now or in an earlier version.
+        ours: this package's algorithms, `algorithms.all_algorithms`.
         holder: the file, for messages.
 
     Raises:
         InputError: no algorithm of this package, nor one of a module that is imported; it names what to type.
     """
     from lightning_offrl.algorithm import OfflineAlgorithm
-    from lightning_offrl.algorithms import all_algorithms
 
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(
             f"{holder} does not say which algorithm it holds (it says {str(name)[:60]!r}); use another file"
         )
-    ours = all_algorithms()
     short = public_name(name)
     if short in ours:
         return ours[short]

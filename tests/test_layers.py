@@ -29,6 +29,7 @@ LAYERS = {
     "products": 0,
     "metrics": 0,
     "algorithm": 0,
+    "algorithm_names": 0,
     "losses": 0,
     "networks": 0,
     "callbacks.target_update": 1,

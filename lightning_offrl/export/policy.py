@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithm_names import algorithm_name, module_to_import, public_name, resolve_algorithm
+from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.batch import Spec, nested, unscale_action
 from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.checkpoints import describe
@@ -183,7 +184,7 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
             known, hyper-parameters that do not fit the weights, or a custom encoder that is missing or different.
     """
     saved = read_saved(path)
-    kind = resolve_algorithm(saved.algorithm, saved.path)
+    kind = resolve_algorithm(saved.algorithm, all_algorithms(), saved.path)
     state = _acting_only(saved.state, kind.acting)
     hyper = dict(saved.hyper_parameters)
     _check_seed(saved.seeds, seed_index, str(saved.path))
