@@ -42,6 +42,7 @@ from lightning_offrl.fitting import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.networks.action_values import action_value
 from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
 from lightning_offrl.ope.evaluation_page import PolicyEvaluation
+from lightning_offrl.ope.sample_check import sample_reasons
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies import TargetPolicy
@@ -288,7 +289,7 @@ def dice(
         "drift": abs(value - before) / max(abs(value), 1e-12),
         "seeds_apart": float(values[:seeds].max() - values[:seeds].min()),
     }
-    flags = []
+    flags = sample_reasons(policy, episodes)
     if bool((own < 0.95).any() | (own > 1.05).any()):
         flags.append(f"the ratios add up to {diagnostics['mass']:.3g} where 1 is right: not converged, or not covered")
     if diagnostics["drift"] > 0.05:

@@ -36,6 +36,7 @@ from lightning_offrl.ope.intervals import (
 )
 from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
 from lightning_offrl.ope.return_distribution import tail as worst
+from lightning_offrl.ope.sample_check import check_samples
 from lightning_offrl.ope.sensitivity import unrecorded_cause
 from lightning_offrl.ope.support import Support, far_share, unseen_share
 from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
@@ -127,11 +128,13 @@ def evaluate(
         notes.append(RIS)
     notes += whole.notes
     support = _support(policy, behaviour, episodes, whole, horizon, seed)
-    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval)
+    untrue = _untrue_samples(policy, behaviour, episodes)
+    notes += untrue
+    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval, tuple(untrue))
     valued = next((estimate for estimate in direct if estimate.has_values), None)
     if (
         valued is not None
-        and not _reasons(whole, support, limits)[1]
+        and not _reasons(whole, support, how)[1]
         and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
@@ -148,7 +151,7 @@ def evaluate(
     if cause is not None:
         result.verdict.assumption += f". The log contradicts it: {cause}"
     if tail is not None:
-        reasons = _reasons(whole, support, limits)[1]
+        reasons = _reasons(whole, support, how)[1]
         common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}
         names = ("naive",) if whole.log_ratio is None else ("naive", "wis")
         result.tails = tuple(worst(whole, tail, name=of, **common) for of in names)
@@ -166,6 +169,7 @@ class _How:
     n_boot: int
     seed: int
     interval: str
+    untrue: tuple[str, ...] = ()
 
 
 def _by_group(
@@ -202,7 +206,7 @@ def _evaluate(
     member: Tensor | None,
 ) -> Evaluation:
     """All rows of one set of episodes; ``member`` says which of the log's they are, None: all."""
-    check, reasons = _reasons(data, support, how.limits)
+    check, reasons = _reasons(data, support, how)
     shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed, data.together)
     rows = []
     for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
@@ -231,7 +235,7 @@ def _evaluate(
             row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
         if row.interval is None:
             row.notes = (*row.notes, _TOO_FEW)
-    rows += [_direct_row(d, data, level, limited, member, shared) for d in direct]
+    rows += [_direct_row(d, data, level, limited, member, shared, how.untrue) for d in direct]
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
@@ -259,23 +263,27 @@ def _bounds(
     return Interval(ends[0].low, ends[1].high, level, "bounds")
 
 
-def _reasons(
-    data: Trajectories, support: dict[str, Support], limits: Limits
-) -> tuple[WeightCheck | None, tuple[str, ...]]:
+def _reasons(data: Trajectories, support: dict[str, Support], how: _How) -> tuple[WeightCheck | None, tuple[str, ...]]:
     """What the weights say, and why nothing that rests on them may be shown."""
     if data.log_ratio is None:
         return None, (data.no_weights,)
-    check = check_weights(data, limits)
-    found = [support[name].reason(_support_limit(name, limits)) for name in support]
-    return check, (*check.reasons, *(reason for reason in found if reason is not None))
+    check = check_weights(data, how.limits)
+    found = [support[name].reason(_support_limit(name, how.limits)) for name in support]
+    return check, (*how.untrue, *check.reasons, *(reason for reason in found if reason is not None))
 
 
 def _direct_row(
-    estimate: DirectEstimate, data: Trajectories, level: float, limited: bool, member: Tensor | None, shared: Resamples
+    estimate: DirectEstimate,
+    data: Trajectories,
+    level: float,
+    limited: bool,
+    member: Tensor | None,
+    shared: Resamples,
+    untrue: tuple[str, ...],
 ) -> Row:
     known = ESTIMATORS.get(estimate.method)
     row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
-    row.reasons = tuple(estimate.flags)
+    row.reasons = tuple(dict.fromkeys((*untrue, *estimate.flags)))
     if estimate.horizon != (data.horizon if limited else None):
         row.reasons += (f"estimates {_steps(estimate.horizon)}, not {_steps(data.horizon if limited else None)}",)
     per_state = estimate.per_initial_state.double()
@@ -337,6 +345,14 @@ def _support(
     if episodes.n_episodes > 1:
         found["far"] = far_share(episodes, policy, horizon=horizon, seed=seed)
     return found
+
+
+def _untrue_samples(policy: TargetPolicy, behaviour: TargetPolicy | None, episodes: Episodes) -> list[str]:
+    """Sentences on policies whose samples are not of their densities."""
+    checked = {"the policy": policy} if behaviour is None else {"the policy": policy, "the behaviour policy": behaviour}
+    found = {whose: check_samples(one, episodes) for whose, one in checked.items()}
+    said = (None if check is None else check.reason(whose) for whose, check in found.items())
+    return [sentence for sentence in said if sentence is not None]
 
 
 def _support_limit(name: str, limits: Limits) -> float:

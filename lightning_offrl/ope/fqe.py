@@ -44,6 +44,7 @@ from lightning_offrl.ope.direct_estimate import DirectEstimate, check_estimand
 from lightning_offrl.ope.evaluation_page import PolicyEvaluation
 from lightning_offrl.ope.fqe_watch import Watch
 from lightning_offrl.ope.policy_actions import is_exact
+from lightning_offrl.ope.sample_check import sample_reasons
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies import TargetPolicy
@@ -276,6 +277,7 @@ def fqe(
     picked = sampler.episodes[seeds:]
     refits = mean_of_picked(per_head[seeds:], picked) if replicates else None
     diagnostics, flags = watch.verdict(per_head, updates * rate * (1.0 - discount), discount)
+    flags += sample_reasons(policy, episodes)
     if reduction == "min" and critics > 1:
         flags.append(f"pessimistic variant: the smallest of {critics} critics, not an estimate of the value")
     return DirectEstimate(

@@ -21,6 +21,7 @@ from lightning_offrl.ope.direct_estimate import (
 from lightning_offrl.ope.features import Features, default_features
 from lightning_offrl.ope.legal import legal_actions
 from lightning_offrl.ope.policy_actions import weighted_actions
+from lightning_offrl.ope.sample_check import sample_reasons
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies import TargetPolicy
@@ -86,7 +87,7 @@ def lstd(
     total = reached + first.abs().sum(0)
     unseen = float(total[~seen].sum() / total.sum())
     diagnostics = {"features": float(len(seen)), "rank": float(rank), "growth": growth, "unsupported": unseen}
-    flags = []
+    flags = sample_reasons(policy, episodes)
     if unseen > 0.01:
         flags.append(f"{unseen:.0%} of what the policy reaches was never seen in the data and counts as worth 0")
     if growth > 1.0 + 1e-9:

@@ -26,6 +26,7 @@ from lightning_offrl.ope.direct_estimate import (
 )
 from lightning_offrl.ope.features import is_one_hot
 from lightning_offrl.ope.legal import probabilities
+from lightning_offrl.ope.sample_check import sample_reasons
 from lightning_offrl.ope.tabular import EmpiricalMDP
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def model_rollouts(
     per_member = imagined(first.repeat_interleave(rollouts, 0), seed).view(members, len(index), rollouts).mean(-1)
     per_state = per_member.mean(0)
     diagnostics, flags = _imagined_well(imagined, model, episodes, per_member, discount)
+    flags += sample_reasons(policy, episodes)
     picked = _resampled(model, index, members, together, seed)
     return DirectEstimate(
         method="mb",

@@ -357,8 +357,8 @@ def _draw(kind: Callable[..., Tensor], n: int, like: Tensor, generator: torch.Ge
 def _far_tail(uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Standard normals between ``low`` and ``high``, both below -35, by inversion of Mills' expansion.
 
-    ``log Phi(high - y) - log Phi(high) = -t - (t + t^2 / 2) / high^2 + O(high^-4)`` with ``t = |high| y`` (Abramowitz and
-    Stegun, 26.2.12), which is solved for t to the same order.
+    ``log Phi(high - y) - log Phi(high) = -t - (t + t^2 / 2) / high^2 + O(high^-4)`` with ``t = |high| y`` (Abramowitz
+    and Stegun, 26.2.12), which is solved for t to the same order.
     """
     far = high.clamp(max=_UNDERFLOW).abs()
     width = far * (high - low)
