@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_offrl import checkpoints
+from lightning_offrl.algorithm_names import algorithm_name
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
 from lightning_offrl.descent import Descent
 from lightning_offrl.draws import Draws, mix
@@ -400,7 +401,7 @@ class OfflineAlgorithm(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
         checkpoint["offrl"] = {
-            **checkpoints.describe(class_path(self), self.spec, self._data_facts()),
+            **checkpoints.describe(algorithm_name(self), self.spec, self._data_facts()),
             "updates": self.updates,
             "optimizers": list(self._optimizers),
             "compiled": self.update_path.compiled is not None,
@@ -409,7 +410,7 @@ class OfflineAlgorithm(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what cannot be continued, say what differs, and set the clock when a run is resumed."""
-        saved = checkpoints.verify(checkpoint, class_path(self), self.spec, self.draws.seeds)
+        saved = checkpoints.verify(checkpoint, algorithm_name(self), self.spec, self.draws.seeds)
         if self._trainer is None:  # weights alone, for fine-tuning or export: the clock starts at zero
             return
         for difference in checkpoints.differences(saved, self._data_facts()):
@@ -434,9 +435,3 @@ class OfflineAlgorithm(pl.LightningModule):
     def check_observation(self, observation: Any, size: tuple[int, ...]) -> None:
         """Raise `InputError` if raw observations have not the shape ``[*size, *spec]``."""
         check_observation(observation, self.spec, size)
-
-
-def class_path(algorithm: type[OfflineAlgorithm] | OfflineAlgorithm) -> str:
-    """``module.Class``, as it stands in checkpoints and exported policies."""
-    kind = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return f"{kind.__module__}.{kind.__qualname__}"

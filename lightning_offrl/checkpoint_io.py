@@ -58,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             InputError: if the file does not exist, is cut or damaged, or holds more than plain data and tensors.
         """
         if "://" in str(path):
-            checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only is not False)
             return checkpoint
         return read_checkpoint(path, map_location=map_location, weights_only=weights_only is not False)
 
@@ -75,6 +75,12 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", weights_only
     )
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > os.path.getsize(path):  # torch.save does not compress
+                raise InputError(
+                    f"{path} claims to hold more than its {os.path.getsize(path):,} bytes: torch.save did not "
+                    "write it; use another file"
+                )
             if archive.testzip() is not None:  # torch.load does not compare checksums
                 raise InputError(damaged)
         checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only)

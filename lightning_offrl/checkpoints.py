@@ -6,10 +6,11 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_offrl.algorithm_names import public_name
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when an older version could not read a newer checkpoint."""
 _LIBRARIES = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
 
@@ -18,7 +19,7 @@ def describe(algorithm: str, spec: Spec, data: dict[str, Any] | None) -> dict[st
     """The plain part of ``checkpoint["offrl"]``.
 
     Args:
-        algorithm: ``module.Class``.
+        algorithm: see `algorithm_names.algorithm_name`.
         spec: the spaces it was built for.
         data: facts of the data module, with its name and fingerprint.
     """
@@ -41,8 +42,8 @@ def verify(checkpoint: Mapping[str, Any], algorithm: str, spec: Spec, seeds: int
             f"this checkpoint has format {saved['format']}, this version reads up to {FORMAT}: install a newer "
             "lightning-offrl"
         )
-    if saved["algorithm"] != algorithm:
-        was, now = (path.rpartition(".")[2] for path in (saved["algorithm"], algorithm))
+    if public_name(str(saved["algorithm"])) != algorithm:
+        was, now = (name.rpartition(".")[2] for name in (str(saved["algorithm"]), algorithm))
         raise InputError(f"this checkpoint holds {was}, not {now}: choose the algorithm it was trained with")
     if saved["spec"] != spec:
         raise InputError(

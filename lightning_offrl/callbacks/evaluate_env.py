@@ -136,7 +136,8 @@ class EvaluateEnv(Callback):
             return
         module = cast(OfflineAlgorithm, pl_module)
         try:
-            self._evaluator = Evaluator(identifier, self.episodes, spec=module.spec, lead=module.lead)
+            typed = self.environment is not None
+            self._evaluator = Evaluator(identifier, self.episodes, trusted=typed, spec=module.spec, lead=module.lead)
         except InputError as problem:
             if self.environment is not None:
                 raise

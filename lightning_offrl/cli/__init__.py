@@ -132,6 +132,46 @@ def _parser(verb: str, description: str, **options: Any) -> _Parser:
     )
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module first, also from this folder: it defines the algorithm of a policy of yours, or "
+        "registers an environment; may be repeated",
+    )
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
+    """The options, once the modules of ``--import`` are imported."""
+    from lightning_offrl.algorithm_names import import_modules
+
+    options = vars(parser.parse_args(words))
+    import_modules(options.pop("imports"))
+    return options
+
+
+def take_imports(words: Sequence[str]) -> list[str]:
+    """The words without ``--import MODULE``, whose modules are imported; for ``offrl fit``, which has other parsers."""
+    from lightning_offrl.algorithm_names import import_modules
+
+    names, rest, pending = [], [], False
+    for word in words:
+        if pending or word.startswith("--import="):
+            names.append(word if pending else word.partition("=")[2])
+            pending = False
+        elif word == "--import":
+            pending = True
+        else:
+            rest.append(word)
+    if pending:
+        raise InputError("--import needs the name of a module, as in --import my_module")
+    import_modules(names)
+    return rest
+
+
 def _fit(words: list[str]) -> int | None:
     from lightning_offrl.cli.fit import fit
 
@@ -150,7 +190,8 @@ def _collect(words: list[str]) -> None:
     parser.add_argument("--noise", type=float, default=0.1, help="deviation around the action, in half action ranges")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
-    options = vars(parser.parse_args(words))
+    _add_import(parser)
+    options = _parse(parser, words)
     from lightning_offrl.envs.collect import collect
 
     options["quality"] = _quality(options["quality"])
@@ -174,7 +215,8 @@ def _evaluate(words: list[str]) -> None:
     parser.add_argument("--episodes", type=int, default=10, help="how many, for each of the run's seeds")
     parser.add_argument("--seed", type=int, default=1000, help="episode i is reset with seed + i")
     parser.add_argument("--video", metavar="FILE", help="also film one episode into this .mp4 or .gif")
-    options = vars(parser.parse_args(words))
+    _add_import(parser)
+    options = _parse(parser, words)
     from lightning_offrl.envs.evaluate_checkpoint import evaluate_checkpoint
 
     print(evaluate_checkpoint(options.pop("checkpoint"), **options))
@@ -190,7 +232,8 @@ def _ope(words: list[str]) -> int:
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
     ope.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
-    return ope.ope(vars(parser.parse_args(words)))
+    _add_import(parser)
+    return ope.ope(_parse(parser, words))
 
 
 def _select(words: list[str]) -> int:
@@ -206,7 +249,8 @@ def _select(words: list[str]) -> int:
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope.add_options(parser)
     select.add_options(parser)
-    return select.select(vars(parser.parse_args(words)))
+    _add_import(parser)
+    return select.select(_parse(parser, words))
 
 
 def _data(words: list[str]) -> None:
@@ -246,6 +290,7 @@ def _data(words: list[str]) -> None:
     logs.add_argument("files", nargs="*", help=".parquet or .csv files, or directories of them, in order")
     logs.add_argument("--map", metavar="FILE", help="YAML: columns to observation, action, reward, ...")
     logs.add_argument("--dataset_id", metavar="ID", help="namespace/name-v0; default: the map's, or logs/FILE-v0")
+    logs.add_argument("--environment", metavar="ID", help="Gymnasium id to evaluate in, in place of the map's")
     logs.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
     logs.add_argument("--example", action="store_true", help="print a map that shows everything, and stop")
     if words and not words[0].startswith("-") and words[0] not in verbs.choices:
@@ -280,7 +325,14 @@ def _report_data(source: str, output: str | None, discount: float, seed: int) ->
     print(f"{text(seen)}\nwritten to {page} and {numbers}")
 
 
-def _import(files: list[str], map: str | None, dataset_id: str | None, overwrite: bool, example: bool) -> None:
+def _import(
+    files: list[str],
+    map: str | None,
+    dataset_id: str | None,
+    environment: str | None,
+    overwrite: bool,
+    example: bool,
+) -> None:
     if example:
         from lightning_offrl.data.sources.logs import EXAMPLE
 
@@ -295,7 +347,7 @@ def _import(files: list[str], map: str | None, dataset_id: str | None, overwrite
         )
     from lightning_offrl.data.import_logs import import_logs
 
-    done = import_logs(files, map, dataset_id, overwrite=overwrite)
+    done = import_logs(files, map, dataset_id, environment=environment, overwrite=overwrite)
     print(f"{done}\nnext: offrl data report {done.dataset_id}")
 
 

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
@@ -32,7 +33,7 @@ from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.safe_stop import SafeStop
 from lightning_offrl.callbacks.summary import RunSummary
 from lightning_offrl.checkpoint_io import write_atomically
-from lightning_offrl.cli import processes, run_directory
+from lightning_offrl.cli import processes, run_directory, take_imports
 from lightning_offrl.cli.explain import explain, inner_sentence
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
 from lightning_offrl.data.datamodule import OfflineDataModule
@@ -45,7 +46,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _NOISE = ("does not have many workers", "Total length of .* across ranks", "isinstance\\(treespec", "log_every_n_steps")
 _LINKED = ("model.seed", "model.init_args.seed", "data.seed", "model.spec", "model.init_args.spec")
 _DESCRIPTION = """Train an algorithm. Options come from the classes they belong to: --model.help IQL shows those of an
-algorithm, --print_config the whole configuration. Every period and length is counted in gradient updates."""
+algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period and
+length is counted in gradient updates."""
 
 
 def fit(words: list[str]) -> int | None:
@@ -60,7 +62,7 @@ def fit(words: list[str]) -> int | None:
     if os.getcwd() not in sys.path:  # a person's own algorithm or encoder beside the data
         sys.path.append(os.getcwd())
     with _our_voice():
-        cli = FitCLI(_complete(words))
+        cli = FitCLI(_complete(take_imports(words)))
         if cli.config.processes > 1:
             return processes.run(words, cli.config)
         with _threads(cli.config.threads):
@@ -255,6 +257,8 @@ class FitCLI(LightningCLI):
             following = f"offrl evaluate {self.run_dir}/checkpoints/last.ckpt"
             if data.environment is None and isinstance(data.source, str):  # a log: there is nothing to play
                 following = f"offrl ope --policy {policy} --data {data.source}"
+            if (module := module_to_import(algorithm_name(model))) is not None:
+                following += f" --import {module}"
             _say(f"done: {policy}; next: {following}")
 
 

@@ -223,11 +223,11 @@ def _open(entry: Path) -> Episodes | None:
             return None
         rows = record["transitions"]
         found = [
-            (path, torch.from_numpy(np.load(entry / f"{number}.npy", mmap_mode="c")))
+            (path, torch.from_numpy(np.load(entry / f"{number}.npy", mmap_mode="c", allow_pickle=False)))
             for number, path in enumerate(record["columns"])
         ]
         if record["packed"]:
-            table = torch.from_numpy(np.load(entry / _TABLE, mmap_mode="c"))
+            table = torch.from_numpy(np.load(entry / _TABLE, mmap_mode="c", allow_pickle=False))
             paths, shapes = zip(*record["packed"], strict=True)
             parts = table.split([math.prod(shape) for shape in shapes], -1)
             found += [
@@ -242,7 +242,7 @@ def _open(entry: Path) -> Episodes | None:
             for name in path[:-1]:
                 place = place.setdefault(name, {})
             place[path[-1]] = column
-        length = torch.from_numpy(np.load(entry / "length.npy"))
+        length = torch.from_numpy(np.load(entry / "length.npy", allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError):
         return None
     return Episodes(

@@ -119,7 +119,7 @@ def _read(source: Any, environment: str | None) -> tuple[Episodes, set[str]]:
     if not isinstance(source, str | Path):
         return load(source), set()
     place = locate(source)
-    return place.read(environment), _unread(place)
+    return place.read(environment, ask=True), _unread(place)
 
 
 def _check_continuity(episodes: Episodes, notes: list[str]) -> None:
@@ -177,9 +177,9 @@ def _unread(place: Place) -> set[str]:
         with np.load(place.path, allow_pickle=False) as file:
             return set(file.files) - known - set(SETTINGS)
     if place.kind == "minari":
-        import minari
+        from lightning_offrl.data.sources.minari import open_dataset
 
-        first = next(iter(minari.MinariDataset(place.path).iterate_episodes([0])))
+        first = next(iter(open_dataset(place.path).iterate_episodes([0])))
         return {f"infos/{key}" for key in first.infos or {}} - known - {"infos/log"}
     import h5py
 
@@ -200,7 +200,7 @@ def _environment(environment: str | None, episodes: Episodes, notes: list[str]) 
     if name is None:
         return None, None
     try:
-        env = make_environment(name)
+        env = make_environment(name, trusted=environment is not None)
     except InputError as problem:
         if environment is not None:
             raise

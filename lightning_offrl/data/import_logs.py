@@ -29,6 +29,7 @@ def import_logs(
     settings: str | Path | Mapping[str, Any] | LogMap,
     dataset_id: str | None = None,
     *,
+    environment: str | None = None,
     overwrite: bool = False,
 ) -> Converted:
     """Read logs by a map and write them into Minari's local store.
@@ -40,6 +41,7 @@ def import_logs(
         files: ``.parquet`` or ``.csv`` files, or directories of them, in order.
         settings: the path of a YAML map, or its content; see `lightning_offrl.data.sources.logs.EXAMPLE`.
         dataset_id: ``namespace/name-v0``; None: the map's, or ``logs/FILE-v0``.
+        environment: Gymnasium id in place of the map's, which may only name what Gymnasium has registered.
         overwrite: replace a dataset of this id.
 
     Raises:
@@ -64,17 +66,17 @@ def import_logs(
             f"a dataset {name!r} already exists in {target}; choose another id (--dataset_id), or overwrite it "
             "(--overwrite)"
         )
-    environment = None
-    if settings.environment is not None:
+    named, world = environment or settings.environment, None
+    if named is not None:
         from lightning_offrl.envs.make import make_environment
 
-        environment = make_environment(settings.environment)
-        environment.close()
+        world = make_environment(named, trusted=environment is not None)
+        world.close()
     log, tally = Log(paths, settings), Tally()
     survey(log)
     observation_space, action_space = _spaces(log)
-    if environment is not None:
-        _check_environment(environment, observation_space, action_space, settings)
+    if world is not None:
+        _check_environment(world, observation_space, action_space, named, settings)
     total = _Total()
     metadata: dict[str, Any] = {
         "algorithm_name": "imported by lightning_offrl",
@@ -82,8 +84,8 @@ def import_logs(
     }
     if settings.references is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = settings.references
-    if environment is not None:
-        metadata["eval_env_spec"] = environment.spec.to_json()
+    if world is not None:
+        metadata["eval_env_spec"] = world.spec.to_json()
 
     def described() -> dict[str, Any]:
         return {**metadata, "columns": {**_columns(log), "notes": tally.notes(log)}}
@@ -93,14 +95,16 @@ def import_logs(
     return Converted(name, target, total.episodes, total.steps, [*tally.notes(log), *removed])
 
 
-def _check_environment(environment: Any, observation_space: Any, action_space: Any, settings: LogMap) -> None:
+def _check_environment(
+    environment: Any, observation_space: Any, action_space: Any, named: str | None, settings: LogMap
+) -> None:
     """Policies for the log must be able to act in the environment."""
     found = make_spec(observation_space, action_space)
     wanted = make_spec(environment.observation_space, environment.action_space)
     for key, what in (("observation_shape", "observations"), ("action_kind", "actions"), ("action_size", "actions")):
         if found[key] != wanted[key]:
             raise InputError(
-                f"environment in {settings.path} is {settings.environment}, whose {what} are {wanted[key]}, but the "
+                f"environment in {settings.path} is {named}, whose {what} are {wanted[key]}, but the "
                 f"map makes {found[key]} of the log; name another environment, or leave it out"
             )
 

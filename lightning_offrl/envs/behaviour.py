@@ -95,7 +95,10 @@ def built_in_controller(environment: str) -> Controller | None:
     from lightning_offrl.envs.make import make_environment
     from lightning_offrl.envs.sepsis import Sepsis
 
-    world = make_environment(environment).unwrapped
+    try:
+        world = make_environment(environment).unwrapped
+    except InputError:  # of another package: those of this one are registered
+        return None
     return world.controller() if isinstance(world, GridWorld | Sepsis) else None
 
 

@@ -101,7 +101,7 @@ def collect(
     target = dataset_path(dataset_id)
     if target.exists() and not overwrite:
         raise InputError(f"dataset {dataset_id} exists already at {target}; choose another id or pass --overwrite")
-    env = make_environment(environment)
+    env = make_environment(environment, trusted=True)
     try:
         played, mixture = _gather(env, environment, episodes, quality, policy, noise, seed)
         spec = environment_spec(env)
@@ -142,7 +142,7 @@ def collect_arrays(
         ``behavior_log_prob``, ``action_mask`` and ``next_action_mask`` (where they exist), with the spaces, the
         environment's id and the references beside them.
     """
-    env = make_environment(environment)
+    env = make_environment(environment, trusted=True)
     try:
         played, mixture = _gather(env, environment, episodes, quality, policy, noise, seed)
         references = reference_scores(environment, env, environment_spec(env))

@@ -45,6 +45,7 @@ def evaluate_checkpoint(
     if video is not None:
         check_video_path(video)
     saved = read_saved(checkpoint)
+    trusted = environment is not None
     environment = environment or saved.data.get("environment")
     if environment is None:
         raise InputError(f"{checkpoint} does not say which environment its data came from: name one with --environment")
@@ -53,11 +54,11 @@ def evaluate_checkpoint(
     lines: list[str] = []
     for index in indices:
         policy = load_policy(checkpoint, encoder=encoder, seed_index=index)
-        seen = evaluate(policy.act_scaled, environment, episodes=episodes, seed=seed, spec=policy.spec)
+        seen = evaluate(policy.act_scaled, environment, episodes=episodes, seed=seed, trusted=trusted, spec=policy.spec)
         lines += [_title(policy, saved.path, environment, index), *_rows(seen, seed, references), ""]
         if video is not None and index in (None, 0):
             middle = int(np.argsort(seen.returns)[(len(seen.returns) - 1) // 2])
-            lines.append(_film(policy, environment, video, seed + middle))
+            lines.append(_film(policy, environment, video, seed + middle, trusted))
     return "\n".join(lines).rstrip()
 
 
@@ -93,9 +94,9 @@ def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:
     return rows
 
 
-def _film(policy: Policy, environment: str, video: str | Path, seed: int) -> str:
+def _film(policy: Policy, environment: str, video: str | Path, seed: int, trusted: bool) -> str:
     try:
-        path, total, frames = record(policy.act, environment, video, seed=seed)
+        path, total, frames = record(policy.act, environment, video, seed=seed, trusted=trusted)
     except InputError as problem:
         return f"no video: {problem}"
     return f"video of the episode with the median return, seed {seed} (return {total:.2f}, {frames} frames): {path}"

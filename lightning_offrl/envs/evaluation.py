@@ -87,6 +87,7 @@ class Evaluator:
     Args:
         environment: Gymnasium id.
         episodes: per seed.
+        trusted: the user named it, not a file; see `make.make_environment`.
         spec: the policy's spaces, to be compared with the environment's and to unscale its actions; None to take the
             environment's own.
         lead: () or (S,) for S stacked seeds. Every seed plays the same episodes (the same resets), so that its
@@ -96,11 +97,19 @@ class Evaluator:
         InputError: the environment cannot be made, is not the one the policy was trained for, or ``episodes`` < 1.
     """
 
-    def __init__(self, environment: str, episodes: int = 10, *, spec: Spec | None = None, lead: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        environment: str,
+        episodes: int = 10,
+        *,
+        trusted: bool = False,
+        spec: Spec | None = None,
+        lead: tuple[int, ...] = (),
+    ) -> None:
         if episodes < 1:
             raise InputError(f"an evaluation needs at least 1 episode, got {episodes}")
-        self.environment, self.episodes, self.lead = environment, episodes, lead
-        first = make_environment(environment)
+        self.environment, self.episodes, self.trusted, self.lead = environment, episodes, trusted, lead
+        first = make_environment(environment, trusted=trusted)
         self.spec = environment_spec(first)
         self.policy_spec = spec or self.spec
         check_match(self.policy_spec, self.spec, environment_name(environment))
@@ -128,7 +137,7 @@ class Evaluator:
         stacks = self.lead[0] if self.lead else 1
         total = stacks * self.episodes
         while len(self._environments) < total:
-            self._environments.append(make_environment(self.environment))
+            self._environments.append(make_environment(self.environment, trusted=self.trusted))
         began_with = [env.reset(seed=seed + i % self.episodes) for i, env in enumerate(self._environments[:total])]
         observations = [observation for observation, _ in began_with]
         masks = [mask_of(observation, info, self.spec) for observation, info in began_with]
@@ -241,13 +250,14 @@ def evaluate(
     *,
     episodes: int = 10,
     seed: int = 1000,
+    trusted: bool = False,
     spec: Spec | None = None,
     lead: tuple[int, ...] = (),
     device: Any = None,
     dtype: torch.dtype | None = None,
 ) -> Evaluation:
     """One evaluation with environments made for it; see `Evaluator` and its `run` for the arguments."""
-    evaluator = Evaluator(environment, episodes, spec=spec, lead=lead)
+    evaluator = Evaluator(environment, episodes, trusted=trusted, spec=spec, lead=lead)
     try:
         return evaluator.run(act, seed=seed, device=device, dtype=dtype)
     finally:

@@ -37,7 +37,9 @@ def check_video_path(path: str | Path) -> Path:
     return path
 
 
-def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1000) -> tuple[Path, float, int]:
+def record(
+    controller: Any, environment: str, path: str | Path, *, seed: int = 1000, trusted: bool = False
+) -> tuple[Path, float, int]:
     """Film one episode.
 
     Args:
@@ -45,6 +47,7 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
         environment: Gymnasium id.
         path: ``.gif`` (256 colours, written by Pillow) or ``.mp4`` (needs imageio-ffmpeg).
         seed: the episode's.
+        trusted: the user named the environment, not a file; see `make.make_environment`.
 
     Returns:
         The path, the episode's return, and the number of frames.
@@ -55,7 +58,7 @@ def record(controller: Any, environment: str, path: str | Path, *, seed: int = 1
     path = check_video_path(path)
     frames, total = [], 0.0
     with _headless():
-        env = make_environment(environment, render_mode="rgb_array")
+        env = make_environment(environment, trusted=trusted, render_mode="rgb_array")
     try:
         with _headless(), _explained(environment):
             observation, info = env.reset(seed=seed)

@@ -7,12 +7,11 @@ tensors, read with ``weights_only=True``. A training checkpoint has all of these
 
 from __future__ import annotations
 
-import importlib
+import copy
 import io
 import math
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,16 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from lightning_offrl.algorithm import OfflineAlgorithm, class_path
+from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.algorithm_names import algorithm_name, module_to_import, public_name, resolve_algorithm
 from lightning_offrl.batch import Spec, nested, unscale_action
-from lightning_offrl.checkpoint_io import read_checkpoint, write_atomically
+from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.checkpoints import describe
 from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
+from lightning_offrl.export.saved import POLICY_FORMAT, Saved, read_saved
 
-POLICY_FORMAT = 1
 _CUSTOM = "encoder.module."
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a policy file or a training checkpoint says, in one form."""
-
-    path: Path
-    algorithm: str
-    hyper_parameters: dict[str, Any]
-    state: dict[str, Tensor]
-    spec: Spec
-    seeds: int
-    info: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Name, fingerprint, environment and references of the training data; empty if unknown."""
-        return dict(self.info.get("data") or {})
 
 
 class Policy:
@@ -152,19 +134,19 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     seeds = algorithm.lead[0] if algorithm.lead else 1
     _check_seed(seeds, seed_index, "the algorithm")
     data: Any = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
-    about = describe(class_path(algorithm), algorithm.spec, data.describe() if hasattr(data, "describe") else None)
+    about = describe(algorithm_name(algorithm), algorithm.spec, data.describe() if hasattr(data, "describe") else None)
     hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
     state = _acting_only(algorithm.state_dict(), algorithm.acting)
     if seeds > 1:
         hyper, state = _one_seed(type(algorithm), hyper, state, seed_index or 0)
     content = {
         "offrl_policy": POLICY_FORMAT,
-        "algorithm": class_path(algorithm),
+        "algorithm": algorithm_name(algorithm),
         "hyper_parameters": hyper,
         "state_dict": {key: value.detach().cpu().clone() for key, value in state.items()},
         "spec": algorithm.spec,
         "info": {
-            "algorithm": class_path(algorithm),
+            "algorithm": algorithm_name(algorithm),
             "updates": algorithm.updates,
             "seed": int(hyper.get("seed", 0)),
             "data": about["data"],
@@ -177,51 +159,19 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
         torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
     except pickle.UnpicklingError as problem:
         raise InputError(
-            f"{class_path(algorithm)} has constructor arguments that are not plain values (numbers, strings, lists, "
-            "dictionaries), so its policy could not be loaded again; convert them, or leave them out of "
+            f"{algorithm_name(algorithm)} has constructor arguments that are not plain values (numbers, strings, "
+            "lists, dictionaries), so its policy could not be loaded again; convert them, or leave them out of "
             "save_hyperparameters"
         ) from problem
     write_atomically(path, buffer.getbuffer(), what="the policy")
     return Path(path)
 
 
-def read_saved(path: str | Path) -> Saved:
-    """What a ``policy.pt`` or ``.ckpt`` holds, without building anything.
-
-    Raises:
-        InputError: no such file, damaged, not one of ours, or of a newer format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no policy at {path}: give a policy.pt or a .ckpt file, such as runs/NAME/policy.pt")
-    content = read_checkpoint(path)
-    if "offrl_policy" in content:
-        _check_format(path, content["offrl_policy"])
-        return Saved(
-            path,
-            content["algorithm"],
-            content["hyper_parameters"],
-            content["state_dict"],
-            content["spec"],
-            1,
-            content["info"],
-        )
-    if "offrl" not in content or "state_dict" not in content:
-        raise InputError(
-            f"{path} is neither a policy nor a checkpoint of lightning_offrl (it has {_few(content)}); "
-            "give a policy.pt or a .ckpt file of one of its runs"
-        )
-    mark = content["offrl"]
-    _check_format(path, mark["format"])
-    hyper = {k: v for k, v in dict(content.get("hyper_parameters", {})).items() if not k.startswith("_")}
-    info = {key: mark.get(key) for key in ("algorithm", "updates", "data", "versions")}
-    return Saved(
-        path, mark["algorithm"], hyper, content["state_dict"], mark["spec"], int(hyper.get("seeds", 1) or 1), info
-    )
-
-
 def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_index: int | None = None) -> Policy:
     """A policy from ``policy.pt`` or from a training checkpoint.
+
+    An algorithm of your own is found if its module is imported; nothing is imported because the file says so. What is
+    built has the sizes of the weights in the file, or is not built.
 
     Args:
         path: the file, read with ``weights_only=True``.
@@ -229,11 +179,11 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
         seed_index: which of S stacked seeds, for a checkpoint that holds several.
 
     Raises:
-        InputError: no such file, a damaged one, one of something else or of a newer format, an algorithm that cannot be
-            imported, or a custom encoder that is missing or different.
+        InputError: no such file, a damaged one, one of something else or of a newer format, an algorithm that is not
+            known, hyper-parameters that do not fit the weights, or a custom encoder that is missing or different.
     """
     saved = read_saved(path)
-    kind = _algorithm_class(saved.algorithm, saved.path)
+    kind = resolve_algorithm(saved.algorithm, saved.path)
     state = _acting_only(saved.state, kind.acting)
     hyper = dict(saved.hyper_parameters)
     _check_seed(saved.seeds, seed_index, str(saved.path))
@@ -245,48 +195,92 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
         )
     if saved.seeds > 1:
         hyper, state = _one_seed(kind, hyper, state, seed_index or 0)
-    algorithm = _build(kind, hyper, encoder)
-    dtype = next((v.dtype for k, v in state.items() if v.is_floating_point() and not k.startswith("normaliser")), None)
-    algorithm.to(dtype=dtype)
-    for name in [*algorithm._modules, *algorithm._parameters, *algorithm._buffers]:
-        if name not in kind.acting:  # so that an incomplete `acting` is an error, not a random critic
-            delattr(algorithm, name)
-    try:
-        algorithm.load_state_dict(state)
-    except RuntimeError as problem:
-        what = "the encoder differs from the one in training, or " if needs_encoder or encoder is not None else ""
-        raise InputError(
-            f"the weights in {saved.path} do not fit {kind.__name__} ({what}it was written by another version): "
-            f"{str(problem).splitlines()[-1].strip()}"
-        ) from problem
+    algorithm = _fitting(kind, hyper, encoder, state, saved)
     algorithm.updates = int(saved.info.get("updates") or 0)
-    info = {**saved.info, "algorithm": saved.algorithm, "seed": int(hyper.get("seed", 0))}
-    return Policy(algorithm, saved.spec, info)
+    name = public_name(saved.algorithm)
+    policy = Policy(algorithm, saved.spec, {**saved.info, "algorithm": name, "seed": int(hyper.get("seed", 0))})
+    if module_to_import(name) is None:
+        _try(policy, saved.path)
+    return policy
+
+
+def _fitting(
+    kind: type[OfflineAlgorithm],
+    hyper: dict[str, Any],
+    encoder: nn.Module | None,
+    state: dict[str, Tensor],
+    saved: Saved,
+) -> OfflineAlgorithm:
+    """The parts that act, with the weights of the file; refused before any memory is taken if the sizes differ."""
+    sketch = _acting_part(_sketch(kind, hyper, encoder))
+    wanted = sketch.state_dict()
+    wrong = sorted({*wanted} ^ {*state}) or [
+        f"{key} has shape {list(state[key].shape)}, not {list(one.shape)}"
+        for key, one in wanted.items()
+        if state[key].shape != one.shape or state[key].is_floating_point() != one.is_floating_point()
+    ]
+    if wrong:
+        what = "the encoder differs from the one in training, or " if encoder is not None else ""
+        raise InputError(
+            f"the weights in {saved.path} do not fit {kind.__name__} ({what}its hyper-parameters are not those it was "
+            f"trained with, or it was written by another version): {wrong[0]}"
+        )
+    dtype = next((v.dtype for k, v in state.items() if v.is_floating_point() and not k.startswith("normaliser")), None)
+    if all(tensor.is_meta for tensor in wanted.values()) and module_to_import(algorithm_name(kind)) is None:
+        sketch.load_state_dict({key: value.contiguous().clone() for key, value in state.items()}, assign=True)
+        return sketch.to(dtype=dtype)
+    algorithm = _acting_part(_build(kind, hyper, encoder)).to(dtype=dtype)  # an own one may keep tensors elsewhere
+    algorithm.load_state_dict(state)
+    return algorithm
+
+
+def _acting_part(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
+    for name in [*algorithm._modules, *algorithm._parameters, *algorithm._buffers]:
+        if name not in algorithm.acting:  # so that an incomplete `acting` is an error, not a random critic
+            delattr(algorithm, name)
+    return algorithm
+
+
+def _sketch(kind: type[OfflineAlgorithm], hyper: dict[str, Any], encoder: nn.Module | None) -> OfflineAlgorithm:
+    """The algorithm with shapes in place of numbers (PyTorch's device "meta"), which takes no memory."""
+    try:
+        with torch.device("meta"):
+            return _build(kind, hyper, None if encoder is None else copy.deepcopy(encoder).to("meta"))
+    except InputError:
+        if encoder is None and module_to_import(algorithm_name(kind)) is None:
+            raise
+        return _build(kind, hyper, encoder)  # code of the user's, which may need numbers to be built
 
 
 def _build(kind: type[OfflineAlgorithm], hyper: dict[str, Any], encoder: nn.Module | None) -> OfflineAlgorithm:
     extra: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
     try:
         return kind(**hyper, **extra)
-    except TypeError as problem:
+    except InputError:
+        raise
+    except Exception as problem:  # arguments of any type, from a file
+        text = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise InputError(
-            f"{kind.__name__} of this version does not take the arguments it was trained with ({problem}); "
+            f"{kind.__name__} of this version does not take the arguments it was trained with ({text}); "
             "install the version that wrote the file"
         ) from problem
 
 
-def _algorithm_class(name: str, path: Path) -> type[OfflineAlgorithm]:
-    module, _, attribute = str(name).rpartition(".")
+def _try(policy: Policy, path: Path) -> None:
+    """Act once, so that hyper-parameters of a wrong type are said here."""
+
+    def zeros(shape: Any) -> Any:
+        return {k: zeros(v) for k, v in shape.items()} if isinstance(shape, Mapping) else torch.zeros(1, *shape)
+
     try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
+        with torch.no_grad():
+            policy.act_scaled(nested(zeros(policy.spec["observation_shape"]), [1]))
+    except Exception as problem:
+        text = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise InputError(
-            f"{path} holds a policy of {name}, which cannot be imported ({problem}); install or put on the path the "
-            "package that defines it"
+            f"the policy in {path} cannot act ({type(problem).__name__}: {text}): its hyper-parameters are not those "
+            "it was trained with; get the file again from its source"
         ) from problem
-    if not (isinstance(kind, type) and issubclass(kind, OfflineAlgorithm)):
-        raise InputError(f"{path} names {name}, which is not an algorithm of lightning_offrl; use another file")
-    return kind
 
 
 def _one_seed(
@@ -294,7 +288,7 @@ def _one_seed(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Arguments and weights of one of S stacked runs: those of the single run with ``seed + index``."""
     hyper = {**hyper, "seeds": 1, "seed": int(hyper.get("seed", 0)) + index}
-    single = _build(kind, hyper, None).state_dict()
+    single = _sketch(kind, hyper, None).state_dict()
     # What the normaliser holds is shared by all seeds; every other tensor has one more dimension than in a single run.
     state = {k: v[index] if k in single and v.ndim == single[k].ndim + 1 else v for k, v in state.items()}
     return hyper, state
@@ -309,13 +303,6 @@ def _check_seed(seeds: int, index: int | None, what: str) -> None:
         raise InputError(f"{what} holds {seeds} stacked seeds: choose one with seed_index, from 0 to {seeds - 1}")
     if index is not None and not 0 <= index < seeds:
         raise InputError(f"seed_index {index} is out of range: {what} holds the seeds 0 to {seeds - 1}")
-
-
-def _check_format(path: Path, number: Any) -> None:
-    if not isinstance(number, int) or number > POLICY_FORMAT:
-        raise InputError(
-            f"{path} has format {number}, this version reads up to {POLICY_FORMAT}: install a newer lightning-offrl"
-        )
 
 
 def _arrays(value: Any, shape: Any, name: str) -> Any:
@@ -367,8 +354,3 @@ def _flatten(arrays: Any, leading: int) -> Any:
     if isinstance(arrays, dict):
         return {key: _flatten(value, leading) for key, value in arrays.items()}
     return arrays.reshape(math.prod(arrays.shape[:leading]), *arrays.shape[leading:])
-
-
-def _few(content: Mapping[str, Any]) -> str:
-    keys = sorted(str(key) for key in content)
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") if keys else "no entries"

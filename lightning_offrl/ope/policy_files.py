@@ -98,9 +98,13 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
         raise InputError(f"a Gaussian policy is {description.name} and {weights.name}; {stem.parent} lacks one of them")
     try:
         about = json.loads(description.read_text())
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{description} is not JSON ({problem}); export the policy again") from problem
-    network = GaussianNetwork(about, read_checkpoint(weights))
+    held = read_checkpoint(weights)
+    wrong = _misfit(about, held)
+    if wrong is not None:
+        raise InputError(f"{description} does not describe {weights.name}: {wrong}; export the policy again")
+    network = GaussianNetwork(about, held)
     size = int(about["net"]["act_dim"])
     base: TargetPolicy
     if about["dist"] == "tanh_normal":
@@ -114,6 +118,44 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
             f"{description} has the distribution {about['dist']!r}; known: tanh_normal, truncnorm, uniform"
         )
     return UniformMixture(base, about["eps_uniform"], size) if about["eps_uniform"] else base
+
+
+def _misfit(about: Any, weights: dict[str, Any]) -> str | None:
+    """What a description says that the weights do not bear out, or None; nothing of its sizes is made before."""
+    try:
+        net = about["net"]
+        inner = list(net["hidden"])
+        sizes = [net["obs_dim"], *inner, net["act_dim"]]
+        if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
+            return "obs_dim, act_dim and hidden must be whole numbers above 0"
+        inputs = [net["obs_dim"] + bool(net.get("time_feature")), *inner]
+        wanted = {f"layers.{i}.weight": [out, into] for i, (out, into) in enumerate(zip(inner, inputs, strict=False))}
+        wanted["mean.weight"] = [net["act_dim"], inputs[-1]]
+        numbers = {"eps_uniform": about["eps_uniform"]}
+        if about["std"] is not None:
+            numbers["std"] = about["std"]
+        else:
+            numbers["std_scale"] = about["std_scale"]
+            alike = net["head"] == "mean_logstd"
+            wanted |= {"log_std.weight": wanted["mean.weight"]} if alike else {"log_std_param": [net["act_dim"]]}
+        if net["norm"]:
+            numbers |= {key: net[key] for key in ("norm_eps", "norm_clip")}
+            wanted |= {key: [net["obs_dim"]] for key in ("obs_mean", "obs_var")}
+        texts = about["name"], about["dist"], net["activation"], about["dist"] != "truncnorm" or about["squash_mean"]
+    except KeyError as problem:
+        return f"it lacks {problem}"
+    except TypeError as problem:
+        return f"an entry is of a wrong type ({problem})"
+    if not all(isinstance(text, str) for text in texts[:3]):
+        return "name, dist and activation must be texts"
+    for key, value in numbers.items():
+        if not isinstance(value, int | float):
+            return f"{key} must be a number, got {str(value)[:40]!r}"
+    for key, shape in wanted.items():
+        found = list(weights[key].shape) if isinstance(weights.get(key), Tensor) else "nothing"
+        if found != shape:
+            return f"{key} must have shape {shape} and the weights hold {found}"
+    return None
 
 
 def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> TargetPolicy:

@@ -75,7 +75,7 @@ def test_checkpoints_are_read_with_weights_only(tmp_path):
         _, trainer = fit(algorithm, steps=2)
         trainer.save_checkpoint(tmp_path / "x.ckpt")
         saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["offrl"]
-        assert saved["updates"] == 2 and saved["format"] == 1
+        assert saved["updates"] == 2 and saved["format"] == 2
         assert saved["data"]["fingerprint"] and saved["versions"]["torch"]
 
 
@@ -99,7 +99,7 @@ def test_a_newer_format_is_refused(tmp_path):
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     checkpoint["offrl"]["format"] = 99
-    with pytest.raises(InputError, match="format 99, this version reads up to 1: install a newer"):
+    with pytest.raises(InputError, match="format 99, this version reads up to 2: install a newer"):
         page.on_load_checkpoint(checkpoint)
     with pytest.raises(InputError, match="not written by lightning_offrl"):
         page.on_load_checkpoint({"state_dict": {}})

@@ -72,15 +72,18 @@ class Place:
 
             version = d4rl.VERSION
         else:
-            version = 1
+            version = 2
         self.reader = f"{kind}-{version}"
 
-    def read(self, environment: str | None = None) -> Episodes:
+    def read(self, environment: str | None = None, *, ask: bool = False) -> Episodes:
         """Read everything into RAM.
 
         Args:
-            environment: Gymnasium id in place of what a file says; a Minari dataset keeps its own.
+            environment: Gymnasium id that the user gives in place of what a file says; a Minari dataset keeps its own.
+            ask: make the environment where a file does not store the bounds of its actions. False: no environment is
+                made, whatever the file names.
         """
+        who: Any = "nobody" if not ask else "file" if environment is None else "typed"
         if self.kind == "minari":
             from lightning_offrl.data.sources import minari
 
@@ -88,10 +91,10 @@ class Place:
         if self.kind == "d4rl":
             from lightning_offrl.data.sources import d4rl
 
-            return d4rl.read(self.path, environment)
+            return d4rl.read(self.path, environment, who)
         from lightning_offrl.data.sources import arrays
 
-        return arrays.read_npz(self.path, environment)
+        return arrays.read_npz(self.path, environment, who)
 
 
 def locate(source: str | Path) -> Place:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tensordict import TensorDict
@@ -26,7 +27,15 @@ from lightning_offrl.data.sources.checks import (
     flags,
     take,
 )
-from lightning_offrl.data.sources.spaces import encode, infer_action_space, infer_observation_space, scale, spaces_of
+from lightning_offrl.data.sources.spaces import (
+    OVERSHOOT,
+    encode,
+    environment_action_space,
+    infer_action_space,
+    infer_observation_space,
+    scale,
+    spaces_of,
+)
 from lightning_offrl.errors import InputError
 
 # Largest difference between a next observation and the following row's observation that is still the same state.
@@ -45,6 +54,9 @@ NAMES = {
     "next_action_mask": ("next_action_mask", "next_action_masks", "infos/next_action_mask"),
 }
 SETTINGS = ("observation_space", "action_space", "spec", "name", "environment", "references")
+Ask = Literal["typed", "file", "nobody"]
+"""Whether an environment is made to learn its action space. "typed": yes, the user named it; "file": yes, within what
+files may name (see `lightning_offrl.envs.make.make_environment`); "nobody": no, as wherever data is only looked at."""
 REQUIRED = ("observations", "actions", "rewards", "terminated")
 
 
@@ -103,6 +115,7 @@ def from_arrays(
     spec: Spec | None = None,
     name: str = "arrays",
     environment: str | None = None,
+    ask: Ask = "typed",
     references: tuple[float, float] | None = None,
 ) -> Episodes:
     """Check flat arrays, find the episodes, scale the actions.
@@ -127,11 +140,12 @@ def from_arrays(
             episode that did not end in a terminal state is dropped, because what was legal after it is unknown.
         lengths: ``[E]`` steps of each episode, where the source knows; flags inside an episode are then an error.
         observation_space: Gymnasium space; None: a Box of the shape seen.
-        action_space: Gymnasium space; None: that of the environment if it can be made, else a Box with the bounds
+        action_space: Gymnasium space; None: that of the environment if it may be asked, else a Box with the bounds
             [-1, 1] for floats, and for integers as many actions as the mask has, or as were seen.
         spec: instead of the two spaces.
         name: for messages and reports.
         environment: Gymnasium id.
+        ask: who named the environment, and so whether it may be made to learn its action space; see `Ask`.
         references: raw returns that score 0 and 100.
 
     Raises:
@@ -169,7 +183,12 @@ def from_arrays(
     if observation_space is None:
         observation_space = infer_observation_space(raw, "observations", name)
     if action_space is None:
-        action_space = infer_action_space(action, environment, name, notes, action_mask)
+        known = None
+        if environment is not None and ask != "nobody":
+            known = environment_action_space(environment, trusted=ask == "typed")
+        action_space = infer_action_space(action, known, name, notes, action_mask)
+        if environment is not None and ask == "nobody" and action.dtype.kind == "f":
+            _check_bounds(action, environment, name, notes)
     observation_space = without_mask(observation_space, action_space)
     spec = make_spec(observation_space, action_space)
     scaled = scale(action, spec, ends, name)
@@ -232,6 +251,22 @@ def from_arrays(
         references=_references(references, name),
         notes=notes,
     )
+
+
+def _check_bounds(action: np.ndarray, environment: str, name: str, notes: list[str]) -> None:
+    """Say that the bounds are not known, or refuse actions that show that they are others than [-1, 1]."""
+    from lightning_offrl.envs.make import environment_name, may_be_made
+
+    if not may_be_made(environment):
+        return
+    shown = environment_name(environment)
+    how = f"offrl data convert reads the file once with those of {shown}"
+    if np.abs(action).max() > 1.0 + OVERSHOOT:
+        raise InputError(
+            f"{name} does not store the bounds of its actions, and some lie outside of [-1, 1]; {how}: offrl data "
+            f"convert FILE {name.replace('_', '-')}/data-v0, with --environment ID for another one"
+        )
+    notes.append(f"the bounds of the actions are not stored: taken as [-1, 1]; {how}")
 
 
 def _borders(
@@ -319,12 +354,13 @@ def _references(value: Any, name: str) -> tuple[float, float] | None:
     return low, high
 
 
-def read_npz(path: Path, environment: str | None = None) -> Episodes:
+def read_npz(path: Path, environment: str | None = None, ask: Ask = "nobody") -> Episodes:
     """Episodes from an ``.npz`` with the arrays of `NAMES`; ``name``, ``environment`` and ``references`` may stand by.
 
     Args:
         path: of the file.
         environment: Gymnasium id, in place of the file's.
+        ask: see `Ask`.
 
     Raises:
         InputError: for a damaged file, and all that `read` raises.
@@ -332,11 +368,11 @@ def read_npz(path: Path, environment: str | None = None) -> Episodes:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as problem:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, zlib.error) as problem:
         raise InputError(f"{path} cannot be read as an .npz of numeric arrays ({problem})") from problem
     for key in ("name", "environment"):
         if key in found:
             found[key] = str(found[key])
     if environment is not None:
         found["environment"] = environment
-    return read(found, name=path.stem)
+    return read(found, name=path.stem, ask=ask)

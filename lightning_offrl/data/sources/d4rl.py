@@ -16,16 +16,20 @@ from lightning_offrl.data.sources import arrays
 from lightning_offrl.data.sources.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Raised when the same file would be read differently, so that caches of before are not used."""
 
+_SMALL, _DENSEST = 1 << 26, 5_000
+"""An array above 64 MiB is at most so many times as large as what is stored of it; gzip packs zeros 1,000 to one."""
 
-def read(path: Path, environment: str | None = None) -> Episodes:
+
+def read(path: Path, environment: str | None = None, ask: arrays.Ask = "nobody") -> Episodes:
     """All episodes of a file; what happens at their ends is said in `lightning_offrl.data.sources.arrays.from_arrays`.
 
     Args:
         path: of the file.
         environment: Gymnasium id, in place of the file's.
+        ask: see `arrays.Ask`.
 
     Raises:
         InputError: for a file that is not HDF5, is cut short, lacks an array, or holds arrays that do not fit together.
@@ -43,7 +47,9 @@ def read(path: Path, environment: str | None = None) -> Episodes:
             environment = environment or _text(file, "metadata/env_id")
             low, high = _number(file, "metadata/ref_min_score"), _number(file, "metadata/ref_max_score")
             present = list(file.keys())
-    except (OSError, RuntimeError, KeyError) as problem:
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, MemoryError) as problem:
         if not whole:
             raise InputError(f"{path} is not an HDF5 file; a dataset in D4RL's layout was expected") from problem
         raise InputError(
@@ -63,6 +69,7 @@ def read(path: Path, environment: str | None = None) -> Episodes:
         name=path.stem,
         strict=False,
         environment=environment,
+        ask=ask,
         references=None if low is None or high is None else (low, high),
     )
     episodes.notes.extend(notes)
@@ -74,6 +81,11 @@ def _load(item: Any) -> Any:
 
     if isinstance(item, h5py.Group):
         return {key: _load(item[key]) for key in item.keys()}
+    if item.size * item.dtype.itemsize > max(_SMALL, _DENSEST * item.id.get_storage_size()):
+        raise InputError(
+            f"{item.file.filename}: {item.name} claims shape {list(item.shape)}, but {item.id.get_storage_size():,} bytes "
+            "of it are stored; use another file"
+        )
     return item[()]
 
 

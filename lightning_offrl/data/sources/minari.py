@@ -71,7 +71,7 @@ def download(dataset_id: str) -> Path:
     try:
         import minari
 
-        minari.load_dataset(dataset_id, download=True)
+        minari.download_dataset(dataset_id)  # its load_dataset also opens it, see `open_dataset`
     except Exception as problem:
         raise InputError(f"{missing} ({_first_line(problem)}); {nearest(dataset_id)}") from problem
     directory = data_directory(dataset_id)
@@ -108,16 +108,37 @@ def files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
+def open_dataset(directory: Path) -> Any:
+    """Minari's dataset in a directory, whose spaces must be stored.
+
+    Where one is not, Minari would call whatever the dataset's ``env_spec`` names to make the environment and ask it.
+
+    Raises:
+        InputError: a space is missing.
+    """
+    import minari
+    from gymnasium import spaces
+    from minari.serialization import deserialize_space
+
+    metadata = json.loads((directory / "metadata.json").read_text(encoding="utf-8"))
+    for key in ("observation_space", "action_space"):
+        text = metadata.get(key) if isinstance(metadata, dict) else None
+        if not (isinstance(text, str) and isinstance(deserialize_space(text), spaces.Space)):
+            raise InputError(
+                f"the Minari dataset in {directory} does not store its {key}, and no environment is made to learn it; "
+                f"add it to metadata.json (minari.serialization.serialize_space), or download or collect it again"
+            )
+    return minari.MinariDataset(directory)
+
+
 def read(directory: Path) -> Episodes:
     """All episodes of a dataset.
 
     Raises:
         InputError: for a damaged dataset, unsupported spaces, or numbers that cannot be used.
     """
-    import minari
-
     try:
-        dataset = minari.MinariDataset(directory)
+        dataset = open_dataset(directory)
         metadata = dataset.storage.metadata
         episodes = [_episode(episode) for episode in dataset.iterate_episodes()]
     except InputError:

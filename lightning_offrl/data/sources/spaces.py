@@ -31,10 +31,8 @@ def infer_observation_space(value: Any, label: str, name: str) -> Any:
     return spaces.Box(-np.inf, np.inf, value.shape[1:], np.float32)
 
 
-def infer_action_space(
-    action: np.ndarray, environment: str | None, name: str, notes: list[str], action_mask: Any = None
-) -> Any:
-    """The environment's action space if it fits the actions, else [-1, 1] per dimension, or as many integers as seen.
+def infer_action_space(action: np.ndarray, space: Any, name: str, notes: list[str], action_mask: Any = None) -> Any:
+    """The environment's ``space`` if it is known and fits the actions, else [-1, 1] per dimension, or as many as seen.
 
     A mask of legal actions tells their number.
     """
@@ -50,7 +48,6 @@ def infer_action_space(
         raise InputError(
             f"actions of {name} has shape {list(action.shape)}, expected [T, A]: a single dimension is written [T, 1]"
         )
-    space = environment_action_space(environment)
     if integers:
         if isinstance(space, spaces.Discrete):
             return space
@@ -65,14 +62,12 @@ def infer_action_space(
     return spaces.Box(-1.0, 1.0, (width,), np.float32)
 
 
-def environment_action_space(environment: str | None) -> Any:
-    """The action space of a registered Gymnasium environment, or None if it cannot be made here."""
-    if environment is None:
-        return None
+def environment_action_space(environment: str, *, trusted: bool) -> Any:
+    """The action space of an environment, or None if it cannot be made here; see `envs.make.make_environment`."""
     from lightning_offrl.envs.make import make_environment
 
     try:
-        env = make_environment(environment)
+        env = make_environment(environment, trusted=trusted)
     except InputError:  # its simulator may not be installed; the data can be used all the same
         return None
     try:

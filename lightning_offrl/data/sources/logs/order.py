@@ -96,5 +96,5 @@ def _store(path: Path, table: Table) -> None:
 
 
 def _load(path: Path) -> Table:
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         return Table(**{name: file[f"{name}_"] for name in Table.__dataclass_fields__})
