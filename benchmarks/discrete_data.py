@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lightning_offrl.envs.collect import collect_arrays
+from lightning_offrl.data.writers.collect import collect_arrays
 
 MIXES = {
     "cartpole_mixed": ("CartPole-v1", 300),

@@ -44,9 +44,9 @@ from gridworld_exact import (
 )
 
 import lightning_offrl as offrl
-from lightning_offrl.envs.collect import collect_arrays
-from lightning_offrl.envs.grid_layouts import STITCH_HALVES
-from lightning_offrl.envs.gridworld import ACTIONS, HORIZON, GridWorld
+from lightning_offrl.data.writers.collect import collect_arrays
+from lightning_offrl.envs.gridworld.layouts import STITCH_HALVES
+from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld
 from lightning_offrl.envs.tabular import without_action
 from lightning_offrl.envs.tabular_learning import Log, conservative_q_learning, log_of, q_learning
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.envs.gridworld import ACTIONS, GridWorld
+from lightning_offrl.envs.gridworld.environment import ACTIONS, GridWorld
 from lightning_offrl.envs.tabular_learning import (
     Log,
     conservative_evaluation,

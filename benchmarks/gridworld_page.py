@@ -8,7 +8,7 @@ from typing import Any
 
 from gridworld_plots import NAMES, draw, number, spread
 
-from lightning_offrl.envs.gridworld import HORIZON, grid_name
+from lightning_offrl.envs.gridworld.environment import HORIZON, grid_name
 
 
 def write(results: dict[str, Any], folder: Path) -> str:

@@ -22,13 +22,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lightning_offrl.data.sources import load
-from lightning_offrl.ope.eligibility import Limits, check_weights
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision
-from lightning_offrl.ope.intervals import interval
-from lightning_offrl.ope.policy_files import load_gaussian
-from lightning_offrl.ope.support import far_share, unseen_share
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.data.readers import load
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights
+from lightning_offrl.ope.weighting.importance import Terms, importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.intervals import interval
+from lightning_offrl.ope.policies.files import load_gaussian
+from lightning_offrl.ope.checks.support import far_share, unseen_share
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ope"
 HORIZONS = (5, 10, 20, 50)

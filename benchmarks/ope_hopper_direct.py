@@ -36,12 +36,12 @@ METHODS = {"fqe": "fitted Q evaluation", "mb": "model rollouts"}
 
 def run(arguments: argparse.Namespace) -> None:
     """Fit and evaluate what is missing."""
-    from lightning_offrl.data.sources import load
+    from lightning_offrl.data.readers import load
     from lightning_offrl.dynamics.ensemble import fit_dynamics
-    from lightning_offrl.ope.direct import model_rollouts
-    from lightning_offrl.ope.direct_estimate import largest_return
-    from lightning_offrl.ope.fqe import fqe
-    from lightning_offrl.ope.policy_files import load_gaussian
+    from lightning_offrl.ope.direct.model_based import model_rollouts
+    from lightning_offrl.ope.direct.estimate import largest_return
+    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.policies.files import load_gaussian
 
     torch.set_num_threads(1)
     folder, runs = Path(arguments.policies), OUT / "direct"
@@ -102,9 +102,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def pessimistic(arguments: argparse.Namespace) -> None:
     """Add fits whose targets are the smaller of two critics, to rank by: low where the data say little."""
-    from lightning_offrl.data.sources import load
-    from lightning_offrl.ope.fqe import fqe
-    from lightning_offrl.ope.policy_files import load_gaussian
+    from lightning_offrl.data.readers import load
+    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.policies.files import load_gaussian
 
     torch.set_num_threads(1)
     episodes = load(arguments.data)
@@ -122,8 +122,8 @@ def pessimistic(arguments: argparse.Namespace) -> None:
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Errors and rankings of both methods."""
-    from lightning_offrl.ope.intervals import from_refits
-    from lightning_offrl.ope.selection import rank_correlation, rank_correlation_interval
+    from lightning_offrl.ope.weighting.intervals import from_refits
+    from lightning_offrl.ope.selection.ranking import rank_correlation, rank_correlation_interval
 
     truth = np.array([r["truth"] for r in records])
     # differences below two standard errors are no order: such policies share the mean of their values

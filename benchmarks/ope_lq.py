@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the system is th
 import numpy as np
 import torch
 
-from lightning_offrl.ope.dice import dice
-from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.fqe import fqe
+from lightning_offrl.ope.direct.dice import dice
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.direct.fqe import fqe
 from tests.ope.linear_quadratic import BEHAVIOUR, DISCOUNT, TARGET
 
 OUT = Path(__file__).resolve().parent / "results" / "ope"

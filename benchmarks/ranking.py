@@ -34,13 +34,13 @@ from ranking_page import write
 from ranking_problems import PROBLEMS, Log, Problem, draw, fitted, seen_by
 from torch import Tensor
 
-from lightning_offrl.ope.direct_estimate import multiplicities
-from lightning_offrl.ope.doubly_robust import doubly_robust
-from lightning_offrl.ope.eligibility import check_weights
-from lightning_offrl.ope.evaluation import Row
-from lightning_offrl.ope.importance import importance_sampling, per_decision
-from lightning_offrl.ope.intervals import Interval, Resamples, student_t
-from lightning_offrl.ope.top_set import Gaps, gaps_of
+from lightning_offrl.ope.direct.estimate import multiplicities
+from lightning_offrl.ope.weighting.doubly_robust import doubly_robust
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
+from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision
+from lightning_offrl.ope.weighting.intervals import Interval, Resamples, student_t
+from lightning_offrl.ope.selection.confidence_set import Gaps, gaps_of
 
 OUT = Path(__file__).resolve().parent / "results"
 N_BOOT, LEVEL = 1000, 0.95

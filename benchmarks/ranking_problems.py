@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_offrl.envs.gridworld import GridWorld
-from lightning_offrl.envs.sepsis import Sepsis
+from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.sepsis.environment import Sepsis
 from lightning_offrl.envs.tabular import TabularMDP
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 Array = np.ndarray
 

@@ -31,18 +31,18 @@ from sepsis_page import write
 
 import lightning_offrl as offrl
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
-from lightning_offrl.envs.sepsis import DISCOUNT, HORIZON, Sepsis
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.eligibility import check_weights
+from lightning_offrl.data.readers import load
+from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis
+from lightning_offrl.ope.policies.behavior import fit_behaviour
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.evaluation import Evaluation
-from lightning_offrl.ope.fqe import fqe
-from lightning_offrl.ope.importance import importance_sampling
-from lightning_offrl.ope.policies import Discrete, TargetPolicy
-from lightning_offrl.ope.sensitivity import sensitivity, tipping_point, unrecorded_cause
-from lightning_offrl.ope.trained import from_algorithm
-from lightning_offrl.ope.trajectories import Trajectories, trajectories
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.weighting.importance import importance_sampling
+from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
+from lightning_offrl.ope.weighting.sensitivity import sensitivity, tipping_point, unrecorded_cause
+from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.ope.weighting.trajectories import Trajectories, trajectories
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DIABETES = 0.5

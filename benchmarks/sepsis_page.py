@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_offrl.report.plots import COLOURS, save
+from lightning_offrl.reports.plots import COLOURS, save
 
 WARDS = {"recorded": "diabetes is in the record", "hidden": "diabetes is hidden"}
 SOURCES = {"logged": "the clinician's own", "fitted": "fitted to the record"}
@@ -76,7 +76,7 @@ def introduction(results: dict[str, Any]) -> str:
         # Sepsis: estimates against exact values, with and without something that the record hides
 
         Made by `python benchmarks/sepsis.py` in {results["cpu_seconds"]:.0f} s of one core. The ward is
-        `lightning_offrl.envs.sepsis` with {results["diabetes"]:.0%} diabetics; a policy's value is the discounted
+        `lightning_offrl.envs.sepsis.environment` with {results["diabetes"]:.0%} diabetics; a policy's value is the discounted
         ({results["discount"]:g}) sum of +1 for discharge and -1 for death, solved from the ward's transition
         probabilities. Two wards are alike but for the record: in one it says who is diabetic, in the other it does
         not, while the clinician at the bedside always sees it. Each has a log of {results["episodes"]:,} admissions to
@@ -233,7 +233,7 @@ def strength(results: dict[str, Any]) -> str:
     return """\
         ## How strong would a hidden cause have to be?
 
-        `lightning_offrl.ope.sensitivity` lets the clinician's true odds of a logged action differ from the fitted ones
+        `lightning_offrl.ope.weighting.sensitivity` lets the clinician's true odds of a logged action differ from the fitted ones
         by a factor of up to Γ, at one decision per admission or at all, and widens the interval of WIS to all that is
         then possible. Γ is no estimate: it is an argument about what the record lacks. With Γ at every decision the
         factors multiply, and soon nothing is excluded.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_offrl.algorithm import OfflineAlgorithm
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 _OURS = "lightning_offrl.algorithms."
 
@@ -52,7 +52,7 @@ def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
     Raises:
         InputError: no algorithm of this package, nor one of a module that is imported; it names what to type.
     """
-    from lightning_offrl.algorithm import OfflineAlgorithm
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
     from lightning_offrl.algorithms import all_algorithms
 
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):

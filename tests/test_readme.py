@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.envs.collect import collect, dataset_path
+from lightning_offrl.data.writers.collect import collect, dataset_path
 
 REPO = Path(__file__).resolve().parents[1]
 # Long runs in the text, short ones here.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from turns import Turns
 
-from lightning_offrl import products
+from lightning_offrl.training import matmul_precision as products
 from lightning_offrl.algorithms import all_algorithms
 
 NAMES = {"bc": "BC", "td3_bc": "TD3BC", "iql": "IQL", "cql": "CQL", "sac_n": "SACN"}

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 def all_algorithms() -> dict[str, type[OfflineAlgorithm]]:

@@ -22,9 +22,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.policies import advantage_weighted
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.networks.policies import DeterministicPolicy, SquashedGaussianPolicy
 

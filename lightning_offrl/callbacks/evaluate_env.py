@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_offrl.algorithm import OfflineAlgorithm
-from lightning_offrl.envs.evaluation import Evaluation, Evaluator, normalised_score
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.envs.rollout import Evaluation, Evaluator, normalised_score
 from lightning_offrl.errors import InputError
 
 

@@ -20,19 +20,19 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
-from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
+from lightning_offrl.callbacks.policy_shift import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
-from lightning_offrl.callbacks.pace import Pace
+from lightning_offrl.callbacks.throughput import Pace
 from lightning_offrl.callbacks.progress import ProgressBar
-from lightning_offrl.callbacks.safe_stop import SafeStop
+from lightning_offrl.callbacks.graceful_stop import SafeStop
 from lightning_offrl.callbacks.summary import RunSummary
-from lightning_offrl.checkpoint_io import write_atomically
+from lightning_offrl.training.files import write_atomically
 from lightning_offrl.cli import processes, run_directory, take_imports
 from lightning_offrl.cli.explain import explain, inner_sentence
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes

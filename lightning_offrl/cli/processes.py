@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.checkpoint_io import write_atomically
+from lightning_offrl.training.files import write_atomically
 from lightning_offrl.cli import run_directory
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers.metrics_csv import read_metrics

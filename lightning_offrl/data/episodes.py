@@ -131,8 +131,8 @@ class Episodes:
         environment: str | None = None,
         references: tuple[float, float] | None = None,
     ) -> Episodes:
-        """Episodes from arrays in memory, flat and in order; see `lightning_offrl.data.sources.arrays.from_arrays`."""
-        from lightning_offrl.data.sources.arrays import from_arrays
+        """Episodes from arrays in memory, flat and in order; see `lightning_offrl.data.readers.arrays.from_arrays`."""
+        from lightning_offrl.data.readers.arrays import from_arrays
 
         return from_arrays(
             observations,

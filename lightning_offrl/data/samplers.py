@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.draws import mix
+from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
 
 _STREAM = 0x5A3

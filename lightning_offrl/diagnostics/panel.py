@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.diagnostics.reading import Diagnosis
+from lightning_offrl.diagnostics.diagnosis import Diagnosis
 from lightning_offrl.diagnostics.samples import Features, sample_steps
 from lightning_offrl.diagnostics.shift import (
     density_ratio,
@@ -15,7 +15,7 @@ from lightning_offrl.diagnostics.shift import (
 )
 from lightning_offrl.diagnostics.support import VAESupport, neighbour_support
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import ClippedNormal, TargetPolicy
+from lightning_offrl.ope.policies.target import ClippedNormal, TargetPolicy
 
 
 class ShiftPanel:

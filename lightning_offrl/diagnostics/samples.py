@@ -1,7 +1,7 @@
 """States of a log, each with the action that was taken there and one that the policy would take.
 
 Where the log says which actions were legal, policies are told, and one that goes beyond is refused: see
-`lightning_offrl.ope.legal`.
+`lightning_offrl.ope.policies.masked`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.draws import mix
+from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope import legal
-from lightning_offrl.ope.policies import TargetPolicy
+from lightning_offrl.ope.policies import masked as legal
+from lightning_offrl.ope.policies.target import TargetPolicy
 
 Features = Callable[[Any], Tensor]
 """Raw observations ``[B, ...]`` to numbers ``[B, D]``."""

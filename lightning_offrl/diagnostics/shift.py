@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.diagnostics.classifier import tell_apart
+from lightning_offrl.diagnostics.two_sample import tell_apart
 from lightning_offrl.diagnostics.distances import knn_log_ratios, paired_mmd, whitened
-from lightning_offrl.diagnostics.reading import (
+from lightning_offrl.diagnostics.diagnosis import (
     ALARM_AUC,
     ALARM_BITS,
     CAUTION_AUC,
@@ -35,10 +35,10 @@ from lightning_offrl.diagnostics.reading import (
 )
 from lightning_offrl.diagnostics.samples import Features, Pairs, clustered_error, mean_length, sample_pairs, sample_rows
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope import legal
-from lightning_offrl.ope.eligibility import effective_sample_size
-from lightning_offrl.ope.policies import SquashedNormal, TargetPolicy, without_density
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.ope.policies import masked as legal
+from lightning_offrl.ope.checks.weight_diagnostics import effective_sample_size
+from lightning_offrl.ope.policies.target import SquashedNormal, TargetPolicy, without_density
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 SURPRISING = 0.99
 """Actions more surprising than this quantile of the log's own are counted as beyond it."""

@@ -21,14 +21,14 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
-from lightning_offrl.fitting import fit_alone, fit_normaliser
+from lightning_offrl.training.fit import fit_alone, fit_normaliser
 from lightning_offrl.networks.mlp import MLP
 
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -91,7 +91,7 @@ def _frame(env: Any, environment: str) -> np.ndarray:
 
 
 def _write(frames: list[np.ndarray], path: Path, rate: float) -> None:
-    from lightning_offrl.checkpoint_io import write_atomically
+    from lightning_offrl.training.files import write_atomically
 
     if path.suffix.lower() == ".gif":
         data = gif(frames, rate)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.batch import Spec
-from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.training.files import read_checkpoint
 from lightning_offrl.errors import InputError
 
 POLICY_FORMAT = 2

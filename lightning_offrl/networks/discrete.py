@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_offrl.draws import Draws
+from lightning_offrl.training.rng import Draws
 from lightning_offrl.losses.discrete import legal, of_action
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP, full_precision

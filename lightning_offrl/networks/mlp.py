@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_offrl.draws import Draws
+from lightning_offrl.training.rng import Draws
 
 
 def full_precision(x: Tensor) -> Tensor:

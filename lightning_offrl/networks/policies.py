@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_offrl.draws import Draws
+from lightning_offrl.training.rng import Draws
 from lightning_offrl.networks.distributions import Gaussian, SquashedGaussian
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP

@@ -20,12 +20,12 @@ from torch import Tensor
 from lightning_offrl.data.clusters import ClusterLabels, Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
-from lightning_offrl.ope.direct import DirectEstimate
-from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, weights_by_step
-from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
-from lightning_offrl.ope.evaluation import Evaluation, Row
-from lightning_offrl.ope.intervals import (
+from lightning_offrl.ope.weighting.bounds import guaranteed_interval, value_bounds
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, WeightCheck, check_weights, weights_by_step
+from lightning_offrl.ope.weighting.registry import ESTIMATORS, KIS, RIS, chosen
+from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.weighting.intervals import (
     FEW_CLUSTERS,
     FEWEST_CLUSTERS,
     Interval,
@@ -34,12 +34,12 @@ from lightning_offrl.ope.intervals import (
     resampled_interval,
     resamples_for,
 )
-from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
-from lightning_offrl.ope.return_distribution import tail as worst
+from lightning_offrl.ope.policies.target import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.weighting.return_distribution import tail as worst
 from lightning_offrl.ope.sample_check import check_samples
-from lightning_offrl.ope.sensitivity import unrecorded_cause
-from lightning_offrl.ope.support import Support, far_share, unseen_share
-from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
+from lightning_offrl.ope.weighting.sensitivity import unrecorded_cause
+from lightning_offrl.ope.checks.support import Support, far_share, unseen_share
+from lightning_offrl.ope.weighting.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
 from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
@@ -85,7 +85,7 @@ def evaluate(
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
             all groups of a column are covered together (Bonferroni).
         clusters: ``[E]`` labels, equal where episodes belong to one person or machine: then these are resampled, not
-            episodes, and must be many (`lightning_offrl.ope.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
+            episodes, and must be many (`lightning_offrl.ope.weighting.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
             interval if they were given the same ones.
         elapsed: ``[T]`` time since the episode began, for discounting by time.
         reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the
@@ -93,7 +93,7 @@ def evaluate(
         max_weight: largest weight that an episode can have, for guaranteed intervals of `is` and `pdis`.
         bandwidth: evaluate a deterministic continuous policy blurred by a Gaussian of this width (kis).
         level: of the intervals.
-        interval: how those from weights are made, see `lightning_offrl.ope.intervals.METHODS`.
+        interval: how those from weights are made, see `lightning_offrl.ope.weighting.intervals.METHODS`.
         n_boot: resamples.
         seed: of resampling and draws.
         limits: when to abstain.

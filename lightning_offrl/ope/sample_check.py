@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.draws import mix
-from lightning_offrl.ope.policies import UniformMixture
+from lightning_offrl.training.rng import mix
+from lightning_offrl.ope.policies.target import UniformMixture
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.policies import TargetPolicy
+    from lightning_offrl.ope.policies.target import TargetPolicy
 
 STATES, FITTED, TESTED = 256, 8, 8
 # Differences below this are not told apart from none: a rare hit of q on a narrow p may not have happened yet.

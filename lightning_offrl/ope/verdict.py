@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
+from lightning_offrl.ope.weighting.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluation import Row
+    from lightning_offrl.ope.result import Row
 
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
 # Which estimate speaks for its family, if it is there.

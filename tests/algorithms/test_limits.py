@@ -10,21 +10,21 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.awac import AWAC
 from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.algorithms.discrete_bc import DiscreteBC
-from lightning_offrl.algorithms.discrete_bcq import DiscreteBCQ
-from lightning_offrl.algorithms.discrete_bcq_iql import DiscreteBCQIQL
-from lightning_offrl.algorithms.discrete_cql import DiscreteCQL
-from lightning_offrl.algorithms.discrete_iql import DiscreteIQL
-from lightning_offrl.algorithms.dqn import DQN
-from lightning_offrl.algorithms.edac import EDAC
+from lightning_offrl.algorithms.discrete.bc import DiscreteBC
+from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
+from lightning_offrl.algorithms.discrete.bcq_iql import DiscreteBCQIQL
+from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
+from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
+from lightning_offrl.algorithms.discrete.dqn import DQN
+from lightning_offrl.algorithms.ensembles.edac import EDAC
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.algorithms.iql_bcq import IQLBCQ
+from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
 from lightning_offrl.algorithms.rebrac import ReBRAC
-from lightning_offrl.algorithms.sac_n import SACN
+from lightning_offrl.algorithms.ensembles.sac_n import SACN
 from lightning_offrl.algorithms.td3_bc import TD3BC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
-from .by_hand import SPEC, as_ours, batches
+from tests.algorithms.by_hand import SPEC, as_ours, batches
 
 DISCRETE = {"observation_shape": [3], "action_kind": "discrete", "action_size": 4}
 

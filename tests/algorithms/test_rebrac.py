@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_offrl.algorithms.rebrac import ReBRAC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
-from .by_hand import SPEC, as_ours, batches, descend, mlp, single, weights
+from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, single, weights
 
 
 def critic(parameters, i, x):

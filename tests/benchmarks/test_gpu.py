@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from lightning_offrl.compiled import uncompiled
-from lightning_offrl.update_path import UpdatePath
+from lightning_offrl.training.compile.graph import uncompiled
+from lightning_offrl.training.compile.choose import UpdatePath
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.ope.direct_estimate import multiplicities
-from lightning_offrl.ope.estimators import ESTIMATORS
-from lightning_offrl.ope.intervals import Resamples, from_refits, resampled_interval
+from lightning_offrl.ope.direct.estimate import multiplicities
+from lightning_offrl.ope.weighting.registry import ESTIMATORS
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits, resampled_interval
 
 
 @pytest.fixture

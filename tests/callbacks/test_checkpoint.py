@@ -10,8 +10,8 @@ from lightning.pytorch import Callback
 from lightning_offrl import BC, OfflineDataModule
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.export import ExportPolicy
-from lightning_offrl.callbacks.safe_stop import SafeStop, Stopped
-from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.callbacks.graceful_stop import SafeStop, Stopped
+from lightning_offrl.training.files import read_checkpoint
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
 

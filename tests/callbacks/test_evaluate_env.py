@@ -20,7 +20,7 @@ from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
 from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.envs.evaluation import evaluate
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.errors import InputError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_offrl.cli import main
-from lightning_offrl.data.import_logs import import_logs
+from lightning_offrl.data.logs.import_logs import import_logs
 
 NET = {"hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 GAUSSIAN = {"dist": "tanh_normal", "std": 0.5, "std_scale": 1.0, "squash_mean": True, "eps_uniform": 0.0}

@@ -13,10 +13,10 @@ import torch
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main, select
 from lightning_offrl.cli.ope import INTERVALS
-from lightning_offrl.data.sources import load
-from lightning_offrl.export.policy import export_policy
-from lightning_offrl.ope import selection
-from lightning_offrl.ope.intervals import METHODS
+from lightning_offrl.data.readers import load
+from lightning_offrl.policy import export_policy
+from lightning_offrl.ope.selection import ranking as selection
+from lightning_offrl.ope.weighting.intervals import METHODS
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -32,7 +32,7 @@ def gaussian(name: str, shift: float, scale: float = 1.0) -> dict:
 @pytest.fixture
 def log(workplace: Path) -> Path:
     """``log.npz``: 300 episodes of 4 steps of the policy ``behaviour``; the reward is the first action."""
-    from lightning_offrl.ope.policy_files import load_gaussian
+    from lightning_offrl.ope.policies.files import load_gaussian
 
     gaussian("behaviour", 0.0)
     gaussian("better", 0.15)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.training.files import read_checkpoint
 from lightning_offrl.cli import main
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from lightning_offrl.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_offrl.algorithm import OfflineAlgorithm
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-from lightning_offrl.descent import clip_per_seed
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from lightning_offrl.training.optimizers import clip_per_seed
 from lightning_offrl.errors import InputError
 
-from .pages import batch_for, episodes_for, every_algorithm, fit, same, small
+from tests.contracts.pages import batch_for, episodes_for, every_algorithm, fit, same, small
 
 
 class Counter(pl.Callback):

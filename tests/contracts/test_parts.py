@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate, soft_update
+from lightning_offrl.training.target_update import SoftTargetUpdate, soft_update
 
-from .pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
-from .test_loop import constant
+from tests.contracts.pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
+from tests.contracts.test_loop import constant
 
 
 def made(algorithm):

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_offrl.errors import InputError
 
-from .pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
+from tests.contracts.pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
 
 
 def checkpoints(folder):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import pytest
 
-from lightning_offrl.compiled import uncompiled
-from lightning_offrl.update_path import UpdatePath
+from lightning_offrl.training.compile.graph import uncompiled
+from lightning_offrl.training.compile.choose import UpdatePath
 
-from .pages import distance, every_algorithm, fit
+from tests.contracts.pages import distance, every_algorithm, fit
 
 
 class Graphs(pl.Callback):

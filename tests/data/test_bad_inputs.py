@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from lightning_offrl.data.convert import convert
+from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.data.episodes import EpisodeFilter
-from lightning_offrl.data.sources import load, minari
+from lightning_offrl.data.readers import load, minari
 from lightning_offrl.errors import InputError
 
 Change = Callable[[dict[str, Any]], Any]

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import PRESETS, RewardTransform, fit_reward
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
 
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.ope.policies import TruncatedNormal
+from lightning_offrl.ope.policies.target import TruncatedNormal
 
 STD = 0.05  # actions stay far inside the box, so that truncation changes nothing
 PHI = NormalDist().cdf

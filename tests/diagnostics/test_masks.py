@@ -23,8 +23,8 @@ from lightning_offrl.diagnostics.shift import (
 )
 from lightning_offrl.diagnostics.support import neighbour_support
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.policies import Deterministic, Discrete
+from lightning_offrl.ope.policies.behavior import fit_behaviour
+from lightning_offrl.ope.policies.target import Deterministic, Discrete
 
 # Two states; of three actions, two are legal in each.
 LEGAL = torch.tensor([[True, True, False], [False, True, True]])

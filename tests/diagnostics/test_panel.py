@@ -9,13 +9,13 @@ import torch
 
 import lightning_offrl.diagnostics.panel as module
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.diagnostics.panel import ShiftPanel
-from lightning_offrl.diagnostics.reading import as_text
+from lightning_offrl.diagnostics.diagnosis import as_text
 from lightning_offrl.diagnostics.shift import density_ratio, kl_divergence
-from lightning_offrl.envs.sepsis import Sepsis
+from lightning_offrl.envs.sepsis.environment import Sepsis
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import ClippedNormal, Deterministic, Discrete
+from lightning_offrl.ope.policies.target import ClippedNormal, Deterministic, Discrete
 from tests.diagnostics.gaussian import log_of, policy
 
 ALWAYS = ["support_knn", "auc", "mmd2"]

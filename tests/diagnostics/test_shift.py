@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.sources import load
-from lightning_offrl.diagnostics.classifier import area, tell_apart
+from lightning_offrl.data.readers import load
+from lightning_offrl.diagnostics.two_sample import area, tell_apart
 from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
-from lightning_offrl.diagnostics.reading import (
+from lightning_offrl.diagnostics.diagnosis import (
     ALARM_AUC,
     ALARM_BITS,
     ALARM_TV,
@@ -33,9 +33,9 @@ from lightning_offrl.diagnostics.shift import (
     kl_divergence,
     knn_divergence,
 )
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import Deterministic, SquashedNormal, Tabular
+from lightning_offrl.ope.policies.target import Deterministic, SquashedNormal, Tabular
 from tests.diagnostics.gaussian import PHI, STD, log_of, policy, z_of
 
 

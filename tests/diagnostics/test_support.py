@@ -11,11 +11,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.diagnostics.support import VAESupport, coverage_level, neighbour_support
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import Deterministic, Tabular
+from lightning_offrl.ope.policies.target import Deterministic, Tabular
 
 
 class Uniform:

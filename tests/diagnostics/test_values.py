@@ -17,7 +17,7 @@ from lightning_offrl.diagnostics.values import (
     q_gap,
     value_range,
 )
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.envs.action_masks import decide, mask_of, takes_mask
-from lightning_offrl.envs.behaviour import Behaviour
-from lightning_offrl.envs.collect import collect, collect_arrays
-from lightning_offrl.envs.evaluation import evaluate
+from lightning_offrl.envs.controllers import Behaviour
+from lightning_offrl.data.writers.collect import collect, collect_arrays
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError

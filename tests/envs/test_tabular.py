@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.tabular import TabularMDP, without_action
 from lightning_offrl.errors import InputError
 

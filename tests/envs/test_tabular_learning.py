@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.tabular import TabularMDP, without_action
 from lightning_offrl.envs.tabular_learning import (
     Log,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lightning_offrl.envs import video
-from lightning_offrl.envs.behaviour import mountain_car
+from lightning_offrl.envs.controllers import mountain_car
 from lightning_offrl.envs.video import check_video_path, gif, record
 from lightning_offrl.errors import InputError
 

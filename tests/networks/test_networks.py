@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_offrl.draws import Draws, mix
+from lightning_offrl.training.rng import Draws, mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.encoders import Encoder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.envs.tabular import TabularMDP
-from lightning_offrl.ope.policies import TruncatedNormal, _double, _draw, _lower_tail
+from lightning_offrl.ope.policies.target import TruncatedNormal, _double, _draw, _lower_tail
 
 
 class Table:

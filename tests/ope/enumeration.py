@@ -8,8 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from lightning_offrl.ope.importance import Terms
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.importance import Terms
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 
 @dataclass

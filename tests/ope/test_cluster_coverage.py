@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.ope.bandits import bandit_log
-from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.importance import importance_sampling
-from lightning_offrl.ope.intervals import Resamples, from_refits, interval, resampled_interval
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.bandits import bandit_log
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.weighting.importance import importance_sampling
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits, interval, resampled_interval
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
-from .test_evaluate import POLICY
+from tests.ope.test_evaluate import POLICY
 
 
 def clinic(people: int, generator: torch.Generator, even: bool) -> tuple[Trajectories, Tensor]:

@@ -15,25 +15,27 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.dice import dice
-from lightning_offrl.ope.direct import DirectEstimate, lstd, model_rollouts
-from lightning_offrl.ope.double_reinforcement import drl
-from lightning_offrl.ope.doubly_robust import doubly_robust, magic
-from lightning_offrl.ope.eligibility import Limits, check_weights, weights_by_step
+from lightning_offrl.ope.policies.behavior import fit_behaviour
+from lightning_offrl.ope.direct.dice import dice
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.direct.model_based import model_rollouts
+from lightning_offrl.ope.direct.double_reinforcement import drl
+from lightning_offrl.ope.weighting.doubly_robust import doubly_robust, magic
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, weights_by_step
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.evaluation import Evaluation
-from lightning_offrl.ope.fqe import fqe
-from lightning_offrl.ope.importance import importance_sampling, per_decision, plain
-from lightning_offrl.ope.intervals import Resamples, interval, resampled_interval
-from lightning_offrl.ope.policies import Tabular
-from lightning_offrl.ope.return_distribution import tail
-from lightning_offrl.ope.selection import compare
-from lightning_offrl.ope.sensitivity import sensitivity
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision, plain
+from lightning_offrl.ope.weighting.intervals import Resamples, interval, resampled_interval
+from lightning_offrl.ope.policies.target import Tabular
+from lightning_offrl.ope.weighting.return_distribution import tail
+from lightning_offrl.ope.selection.ranking import compare
+from lightning_offrl.ope.weighting.sensitivity import sensitivity
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
-from .linear_quadratic import BEHAVIOUR, TARGET
-from .test_evaluate import POLICY, finite_log
+from tests.ope.linear_quadratic import BEHAVIOUR, TARGET
+from tests.ope.test_evaluate import POLICY, finite_log
 
 GENERAL = Limits(ess=5.0, ess_share=0.0, top_share=1.0, clusters=2.0, cluster_share=1.0, mean_errors=50.0)
 

@@ -10,13 +10,14 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, lstd
-from lightning_offrl.ope.direct_estimate import multiplicities
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.direct.estimate import multiplicities
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
-from lightning_offrl.ope.intervals import interval
-from lightning_offrl.ope.policies import ClippedNormal, Deterministic, SquashedNormal, Tabular
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.ope.weighting.importance import importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.intervals import interval
+from lightning_offrl.ope.policies.target import ClippedNormal, Deterministic, SquashedNormal, Tabular
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 
 def finite_log(n=400, steps=3, seed=0, p=0.4, reward=None):

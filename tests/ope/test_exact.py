@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bounds import value_bounds
-from lightning_offrl.ope.doubly_robust import direct, doubly_robust, magic, simplex_minimum, step_return
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision, plain
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.bounds import value_bounds
+from lightning_offrl.ope.weighting.doubly_robust import direct, doubly_robust, magic, simplex_minimum, step_return
+from lightning_offrl.ope.weighting.importance import Terms, importance_sampling, naive, per_decision, plain
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
-from .enumeration import enumerate_episodes, random_process, with_values
+from tests.ope.enumeration import enumerate_episodes, random_process, with_values
 
 EXACT = 1e-10
 PROCESSES = [

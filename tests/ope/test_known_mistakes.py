@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bandits import bandit_log
-from lightning_offrl.ope.doubly_robust import direct, doubly_robust, magic, step_return
-from lightning_offrl.ope.eligibility import check_weights
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision, plain
-from lightning_offrl.ope.intervals import Resamples, difference, hoeffding, interval
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.bandits import bandit_log
+from lightning_offrl.ope.weighting.doubly_robust import direct, doubly_robust, magic, step_return
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
+from lightning_offrl.ope.weighting.importance import Terms, importance_sampling, naive, per_decision, plain
+from lightning_offrl.ope.weighting.intervals import Resamples, difference, hoeffding, interval
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
-from .enumeration import Process, enumerate_episodes, random_process, with_values
+from tests.ope.enumeration import Process, enumerate_episodes, random_process, with_values
 
 EXACT = 1e-10
 

@@ -11,10 +11,11 @@ from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.dynamics.ensemble import fit_dynamics
-from lightning_offrl.ope.direct import lstd, model_rollouts
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.fqe import fqe
-from lightning_offrl.ope.policies import (
+from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.policies.target import (
     ClippedNormal,
     Deterministic,
     SquashedNormal,

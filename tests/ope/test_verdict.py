@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lightning_offrl.ope.evaluation import Row
-from lightning_offrl.ope.intervals import Resamples, from_refits
+from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits
 from lightning_offrl.ope.verdict import judge
 
 COUNTS = torch.ones(50, 4)
