@@ -2,7 +2,7 @@
 
     python benchmarks/discrete_data.py --out benchmarks/data
 
-A mixture of equal shares of random, medium and good episodes of the built-in controllers (`envs.behaviour`). The file
+A mixture of equal shares of random, medium and good episodes of the built-in controllers (`envs.behavior`). The file
 carries the environment's id and the returns that score 0 (random) and 100 (the controller without noise).
 """
 

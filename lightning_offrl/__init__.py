@@ -13,36 +13,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_offrl.training.algorithm import OfflineAlgorithm
     from lightning_offrl.algorithms.awac import AWAC
     from lightning_offrl.algorithms.bc import BC
-    from lightning_offrl.algorithms.generative.bcq import BCQ
-    from lightning_offrl.algorithms.generative.bear import BEAR
     from lightning_offrl.algorithms.conservative.behavior_weighted_cql import BehaviorWeightedCQL
     from lightning_offrl.algorithms.conservative.cal_ql import CalQL
     from lightning_offrl.algorithms.conservative.cql import CQL
+    from lightning_offrl.algorithms.conservative.return_weighted_cql import ReturnWeightedCQL
     from lightning_offrl.algorithms.discrete.bc import DiscreteBC
     from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
     from lightning_offrl.algorithms.discrete.bcq_iql import DiscreteBCQIQL
     from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
-    from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
     from lightning_offrl.algorithms.discrete.dqn import DQN
+    from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
     from lightning_offrl.algorithms.ensembles.edac import EDAC
-    from lightning_offrl.algorithms.iql import IQL
-    from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
-    from lightning_offrl.algorithms.rebrac import ReBRAC
-    from lightning_offrl.algorithms.conservative.return_weighted_cql import ReturnWeightedCQL
     from lightning_offrl.algorithms.ensembles.sac_n import SACN
+    from lightning_offrl.algorithms.generative.bcq import BCQ
+    from lightning_offrl.algorithms.generative.bear import BEAR
+    from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
+    from lightning_offrl.algorithms.iql import IQL
+    from lightning_offrl.algorithms.rebrac import ReBRAC
     from lightning_offrl.algorithms.td3_bc import TD3BC
-    from lightning_offrl.callbacks.policy_shift import ShiftCallback
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
-    from lightning_offrl.training.target_update import SoftTargetUpdate
+    from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.data.readers import load as load_dataset
     from lightning_offrl.errors import InputError
     from lightning_offrl.policy import load_policy
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
+    from lightning_offrl.training.target_update import SoftTargetUpdate
 
 __version__ = "0.1.0"
 
@@ -70,7 +70,7 @@ _PUBLIC = {
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
     "EvaluateOPE": ("callbacks.evaluate_ope", "EvaluateOPE"),
-    "ShiftCallback": ("callbacks.diagnose", "ShiftCallback"),
+    "PolicyShiftMonitor": ("callbacks.diagnose", "PolicyShiftMonitor"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
     "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
@@ -103,7 +103,7 @@ __all__ = [
     "TD3BC",
     "EvaluateEnv",
     "EvaluateOPE",
-    "ShiftCallback",
+    "PolicyShiftMonitor",
     "Episodes",
     "InputError",
     "OfflineAlgorithm",

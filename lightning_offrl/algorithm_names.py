@@ -52,8 +52,8 @@ def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
     Raises:
         InputError: no algorithm of this package, nor one of a module that is imported; it names what to type.
     """
-    from lightning_offrl.training.algorithm import OfflineAlgorithm
     from lightning_offrl.algorithms import all_algorithms
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
 
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(

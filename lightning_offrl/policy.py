@@ -1,7 +1,7 @@
 """Trained policies as files: written by `export_policy`, read by `load_policy`, without the training configuration.
 
 A ``policy.pt`` holds the class of the algorithm, its constructor arguments, the weights of the submodules that ``act``
-uses (``OfflineAlgorithm.acting``, the normaliser among them), the spaces, and what it was trained on: plain values and
+uses (``OfflineAlgorithm.acting``, the normalizer among them), the spaces, and what it was trained on: plain values and
 tensors, read with ``weights_only=True``. A training checkpoint has all of these too, so `load_policy` takes either.
 """
 
@@ -20,14 +20,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithm_names import algorithm_name, module_to_import, public_name, resolve_algorithm
 from lightning_offrl.batch import Spec, nested, unscale_action
-from lightning_offrl.training.files import write_atomically
-from lightning_offrl.training.checkpoint import describe
 from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 from lightning_offrl.export.saved import POLICY_FORMAT, Saved, read_saved
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.checkpoint import describe
+from lightning_offrl.training.files import write_atomically
 
 _CUSTOM = "encoder.module."
 
@@ -225,7 +225,7 @@ def _fitting(
             f"the weights in {saved.path} do not fit {kind.__name__} ({what}its hyper-parameters are not those it was "
             f"trained with, or it was written by another version): {wrong[0]}"
         )
-    dtype = next((v.dtype for k, v in state.items() if v.is_floating_point() and not k.startswith("normaliser")), None)
+    dtype = next((v.dtype for k, v in state.items() if v.is_floating_point() and not k.startswith("normalizer")), None)
     if all(tensor.is_meta for tensor in wanted.values()) and module_to_import(algorithm_name(kind)) is None:
         sketch.load_state_dict({key: value.contiguous().clone() for key, value in state.items()}, assign=True)
         return sketch.to(dtype=dtype)
@@ -289,7 +289,7 @@ def _one_seed(
     """Arguments and weights of one of S stacked runs: those of the single run with ``seed + index``."""
     hyper = {**hyper, "seeds": 1, "seed": int(hyper.get("seed", 0)) + index}
     single = _sketch(kind, hyper, None).state_dict()
-    # What the normaliser holds is shared by all seeds; every other tensor has one more dimension than in a single run.
+    # What the normalizer holds is shared by all seeds; every other tensor has one more dimension than in a single run.
     state = {k: v[index] if k in single and v.ndim == single[k].ndim + 1 else v for k, v in state.items()}
     return hyper, state
 

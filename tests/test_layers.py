@@ -25,7 +25,7 @@ LAYERS = {
     "tracing": 0,
     "capture": 0,
     "compiled": 0,
-    "update_path": 0,
+    "compile_choice": 0,
     "products": 0,
     "metrics": 0,
     "algorithm": 0,

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.discrete.dqn import DQN
@@ -20,6 +19,7 @@ from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.policy import Policy, export_policy, load_policy, read_saved
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 SPEC = {
     "observation_shape": [3],
@@ -34,7 +34,7 @@ CONTINUOUS = [kind for kind in all_algorithms().values() if kind.action_kind == 
 def build(kind: type[OfflineAlgorithm], **options) -> OfflineAlgorithm:
     algorithm = kind(SPEC, hidden=(16, 16), **options)
     statistics = {(): (torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, 1.0, 2.0]).double())}
-    algorithm.normaliser.fit(statistics)
+    algorithm.normalizer.fit(statistics)
     return algorithm.eval()
 
 
@@ -63,7 +63,7 @@ def test_round_trip(kind: type[OfflineAlgorithm], tmp_path: Path) -> None:
 
 def test_the_file_holds_no_critics(tmp_path: Path) -> None:
     keys = read_saved(export_policy(build(IQL), tmp_path / "policy.pt")).state
-    assert {key.split(".")[0] for key in keys} == {"normaliser", "policy"}
+    assert {key.split(".")[0] for key in keys} == {"normalizer", "policy"}
 
 
 def test_forms_of_an_observation(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ class Table(OfflineAlgorithm):
         self.log_alpha = nn.Parameter(torch.zeros(()))
 
     def act(self, observation):
-        return self.policy(self.normaliser(observation)).argmax(-1)
+        return self.policy(self.normalizer(observation)).argmax(-1)
 
 
 @pytest.fixture

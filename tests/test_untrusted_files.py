@@ -423,7 +423,7 @@ from lightning_offrl.algorithms.bc import BC
 
 
 class Mine(BC):
-    """Behaviour cloning under another name."""
+    """Behavior cloning under another name."""
 '''
 
 

@@ -46,7 +46,7 @@ class Slices(pl.Callback):
         if self.blocks == 1:
             self.first = time.perf_counter() - self.began
         if self.blocks == WARM_BLOCKS:
-            path = pl_module.update_path
+            path = pl_module.compile_choice
             self.turns.say(
                 ready={
                     "compiling_seconds": self.first - (time.perf_counter() - self.began),
@@ -64,7 +64,7 @@ class Slices(pl.Callback):
 
     def take_apart(self, command: dict[str, Any]) -> None:
         """Time the parts of the next turn: those outside of an update, or its graph, for clocks inside clocks count."""
-        model, path = self.model, self.model.update_path
+        model, path = self.model, self.model.compile_choice
         for owner, name, plain in self.replaced:
             setattr(owner, name, plain)
         self.replaced = []

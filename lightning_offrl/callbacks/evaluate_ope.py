@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.evaluate_env import random_state_kept
 from lightning_offrl.data.clusters import Clusters, clusters_of
 from lightning_offrl.data.episodes import Episodes
@@ -15,11 +14,12 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.estimate import DirectEstimate
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.result import Evaluation
 from lightning_offrl.ope.policies.target import TargetPolicy
-from lightning_offrl.ope.selection.ranking import speaker
-from lightning_offrl.ope.selection.confidence_set import standard_error
 from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.selection.confidence_set import standard_error
+from lightning_offrl.ope.selection.ranking import representative_estimate
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 class EvaluateOPE(Callback):
@@ -169,7 +169,7 @@ class EvaluateOPE(Callback):
                 out[f"ope/{row.name}/low"], out[f"ope/{row.name}/high"] = row.interval.low, row.interval.high
         if found.conservative is not None:
             out["ope/conservative"] = found.conservative
-        spoken = speaker(found)
+        spoken = representative_estimate(found)
         if spoken is not None and spoken.interval is not None and spoken.interval.usable:
             out["ope/less_error"] = spoken.value - standard_error(spoken)[0]
         if "far" in found.support:

@@ -27,7 +27,7 @@ class Stopped(SystemExit):
         self.checkpoint = checkpoint
 
 
-class SafeStop(Callback):
+class GracefulStop(Callback):
     """At the first Ctrl-C or SIGTERM, finish the block of updates, save ``last.ckpt``, say how to resume, and leave.
 
     A second Ctrl-C leaves at once, saving nothing: a checkpoint is never written from the middle of an update. Moves

@@ -1,12 +1,12 @@
 """Distribution shift and sanity of values while training.
 
-    offrl fit --config iql --data.source hopper.hdf5 --trainer.callbacks+=ShiftCallback --trainer.callbacks.every=20000
+    offrl fit --config iql --data.source hopper.hdf5 --trainer.callbacks+=PolicyShiftMonitor --trainer.callbacks.every=20000
 
-and from Python ``L.Trainer(callbacks=[ShiftCallback(every=20_000)])``. In a configuration file::
+and from Python ``L.Trainer(callbacks=[PolicyShiftMonitor(every=20_000)])``. In a configuration file::
 
     trainer:
       callbacks:
-        - class_path: ShiftCallback
+        - class_path: PolicyShiftMonitor
           init_args: {every: 20000, stop_on_divergence: true}
 """
 
@@ -22,12 +22,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.evaluate_env import random_state_kept
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.returns import monte_carlo_return
-from lightning_offrl.diagnostics.panel import ShiftPanel
 from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, as_text
+from lightning_offrl.diagnostics.panel import ShiftPanel
 from lightning_offrl.diagnostics.values import (
     disagreement,
     initial_value,
@@ -42,11 +41,12 @@ from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.envs.rollout import Evaluator
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import masked as legal
-from lightning_offrl.ope.policies.behavior import fit_behaviour
+from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
-KNOBS = {
+REMEDIES = {
     "AWAC": "raise model.temperature",
     "BCQ": "lower model.limit, or model.act_samples",
     "BEAR": "lower model.threshold",
@@ -71,12 +71,12 @@ DIVERGED = "q_outside"
 """The alarm that stops a run, if asked to."""
 FINISHED = ("q_slope", "q_drift", "v0")
 """What only a finished critic can answer: cautions at most while training goes on."""
-BEHAVIOUR_UPDATES = 1_000
+BEHAVIOR_UPDATES = 1_000
 _FIRST_STATES = 2_000
 _SEEN = 0.01  # share of an endless return that may be missing behind the cut of an episode
 
 
-class ShiftCallback(Callback):
+class PolicyShiftMonitor(Callback):
     """Says every so many gradient updates how far the policy has left the data, and whether its values can be believed.
 
     Logged under ``shift/``, in bits, shares, or the units of Q (transformed rewards):
@@ -90,7 +90,7 @@ class ShiftCallback(Callback):
     * ``alarms``: how many of them are; ``seconds`` that all this took.
 
     A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is told once, in the
-    log and by W&B where it is a logger, and again if it comes back; the knob to try is told with it. Calibration and
+    log and by W&B where it is a logger, and again if it comes back; the remedy to try is told with it. Calibration and
     drift of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed
     as it acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
     diagnosed. Where the log (or the environment) says which actions are legal, the policy is told. Training is not
@@ -98,7 +98,7 @@ class ShiftCallback(Callback):
 
     Args:
         every: period in gradient updates; 0: after the last update only.
-        behaviour: "fit" estimates the behaviour policy from the data (seconds, once), for divergence, surprisal and
+        behavior: "fit" estimates the behavior policy from the data (seconds, once), for divergence, surprisal and
             weights; "none" leaves these out, but for weights where the log has probabilities. From Python, also a
             `TargetPolicy`: the true one.
         states: logged steps that are looked at.
@@ -116,7 +116,7 @@ class ShiftCallback(Callback):
     def __init__(
         self,
         every: int = 10_000,
-        behaviour: Literal["fit", "none"] | Any = "fit",
+        behavior: Literal["fit", "none"] | Any = "fit",
         states: int = 3_000,
         vae: bool = True,
         episodes: int = 0,
@@ -126,11 +126,11 @@ class ShiftCallback(Callback):
     ) -> None:
         if every < 0 or states < 100 or episodes < 0:
             raise InputError(
-                f"ShiftCallback needs every >= 0, states >= 100 and episodes >= 0, got {every}, {states}, {episodes}"
+                f"PolicyShiftMonitor needs every >= 0, states >= 100 and episodes >= 0, got {every}, {states}, {episodes}"
             )
-        if isinstance(behaviour, str) and behaviour not in ("fit", "none"):
-            raise InputError(f"ShiftCallback.behaviour is 'fit', 'none' or a policy, got {behaviour!r}")
-        self.every, self.behaviour, self.states, self.vae = every, behaviour, states, vae
+        if isinstance(behavior, str) and behavior not in ("fit", "none"):
+            raise InputError(f"PolicyShiftMonitor.behavior is 'fit', 'none' or a policy, got {behavior!r}")
+        self.every, self.behavior, self.states, self.vae = every, behavior, states, vae
         self.episodes, self.environment, self.seed = episodes, environment, seed
         self.stop_on_divergence = stop_on_divergence
         self.last: list[Diagnosis] = []
@@ -150,8 +150,8 @@ class ShiftCallback(Callback):
         identifier = self.environment or getattr(getattr(trainer, "datamodule", None), "environment", None)
         if identifier is None:
             raise InputError(
-                "ShiftCallback.episodes asks for the offline-online gap, but the data does not name its environment; "
-                "give ShiftCallback.environment, a Gymnasium id"
+                "PolicyShiftMonitor.episodes asks for the offline-online gap, but the data does not name its environment; "
+                "give PolicyShiftMonitor.environment, a Gymnasium id"
             )
         self._evaluator = Evaluator(identifier, self.episodes, spec=cast(OfflineAlgorithm, pl_module).spec)
 
@@ -208,13 +208,15 @@ class ShiftCallback(Callback):
         self.alarms = set(alarms)
         if diverged and self.stop_on_divergence:
             trainer.should_stop = True
-            rank_zero_warn(f"training ends after update {module.updates:,}: its values have diverged (ShiftCallback)")
+            rank_zero_warn(
+                f"training ends after update {module.updates:,}: its values have diverged (PolicyShiftMonitor)"
+            )
 
     def _tell(self, trainer: Trainer, module: OfflineAlgorithm) -> None:
         for one in self.last:
             if one.level != "alarm" or one.name in self.alarms:
                 continue
-            text = f"update {module.updates:,}: {one.reading}. Try: {one.knob}"
+            text = f"update {module.updates:,}: {one.reading}. Try: {one.remedy}"
             rank_zero_warn(f"shift/{one.name}, {text}")
             for logger in trainer.loggers:
                 alert = getattr(getattr(logger, "experiment", None), "alert", None)
@@ -224,7 +226,7 @@ class ShiftCallback(Callback):
     def _diagnose(self, trainer: Trainer, module: OfflineAlgorithm) -> list[Diagnosis]:
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "train"):
-            raise InputError("ShiftCallback compares with the data: fit with an OfflineDataModule")
+            raise InputError("PolicyShiftMonitor compares with the data: fit with an OfflineDataModule")
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
@@ -237,17 +239,17 @@ class ShiftCallback(Callback):
         finally:
             for part, training in modes:
                 part.training = training
-        closer = KNOBS.get(type(module).__name__, CLOSER)
-        return [replace(d, knob=d.knob.replace(CLOSER, closer)) for d in found]
+        closer = REMEDIES.get(type(module).__name__, CLOSER)
+        return [replace(d, remedy=d.remedy.replace(CLOSER, closer)) for d in found]
 
     def _prepare(self, episodes: Episodes) -> ShiftPanel:
         if self._panel is None:
-            behaviour: TargetPolicy | None = None if isinstance(self.behaviour, str) else self.behaviour
-            if self.behaviour == "fit":
-                behaviour = fit_behaviour(
-                    episodes, updates=BEHAVIOUR_UPDATES, hidden=(64, 64), components=2, seed=self.seed
+            behavior: TargetPolicy | None = None if isinstance(self.behavior, str) else self.behavior
+            if self.behavior == "fit":
+                behavior = fit_behavior(
+                    episodes, updates=BEHAVIOR_UPDATES, hidden=(64, 64), components=2, seed=self.seed
                 )
-            self._panel = ShiftPanel(episodes, behaviour, states=self.states, vae=self.vae, seed=self.seed)
+            self._panel = ShiftPanel(episodes, behavior, states=self.states, vae=self.vae, seed=self.seed)
         return self._panel
 
     @staticmethod
@@ -326,7 +328,7 @@ class _Single:
     def __init__(self, module: OfflineAlgorithm) -> None:
         self.module, self.spec, self.parameters = module, module.spec, module.parameters
         self.stacked = bool(module.lead)
-        self.normaliser = self._lifted
+        self.normalizer = self._lifted
         self.policy = self._policy if getattr(module, "policy", None) is not None else None
         tensors = [p for p in module.parameters() if p.is_floating_point()]
         self._device: torch.device = tensors[0].device
@@ -356,7 +358,7 @@ class _Single:
         return self._first(critics(features, self._lift(action.to(self._device, self._dtype)))).double().cpu()
 
     def _lifted(self, observation: Any) -> Any:
-        return self.module.normaliser(self._lift(observation))
+        return self.module.normalizer(self._lift(observation))
 
     def _lift(self, observation: Any) -> Any:
         if not self.stacked:

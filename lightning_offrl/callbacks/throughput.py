@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning_offrl.training.matmul_precision import WORTH_IT, largest
 
 
-class Pace(Callback):
+class ThroughputMonitor(Callback):
     """Says once, some seconds into training, how many updates a second it makes and with which settings.
 
     Blocks in which something is compiled, evaluated or saved do not count.
@@ -34,7 +34,7 @@ class Pace(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self._said:
-            self._begun = (time.perf_counter(), pl_module.updates, pl_module.update_path.graphs_made)
+            self._begun = (time.perf_counter(), pl_module.updates, pl_module.compile_choice.graphs_made)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._said:
@@ -42,7 +42,7 @@ class Pace(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()  # for these first seconds only: a clock needs finished work
         began, updates, graphs = self._begun
-        if batch_idx > 0 and graphs == pl_module.update_path.graphs_made:  # the first block sets up caches
+        if batch_idx > 0 and graphs == pl_module.compile_choice.graphs_made:  # the first block sets up caches
             self._spent += time.perf_counter() - began
             self._made += pl_module.updates - updates
         if self._spent >= self.after:
@@ -56,7 +56,7 @@ class Pace(Callback):
         self._said = True
         block = getattr(getattr(trainer, "datamodule", None), "block", None)
         parts = [
-            pl_module.update_path.description(),
+            pl_module.compile_choice.description(),
             f"K = {block}" if block else "",
             self._threads(trainer, pl_module) if pl_module.device.type == "cpu" else "",
             str(trainer.precision),

@@ -179,7 +179,7 @@ def _fit(words: list[str]) -> int | None:
 
 
 def _collect(words: list[str]) -> None:
-    parser = _parser("collect", "Collect episodes with behaviour policies and write them as a local Minari dataset.")
+    parser = _parser("collect", "Collect episodes with behavior policies and write them as a local Minari dataset.")
     parser.add_argument("environment", help="Gymnasium id, such as Pendulum-v1")
     parser.add_argument("dataset_id", help="namespace/name-v0; pass it on as --data.source")
     parser.add_argument("--episodes", type=int, default=150, help="how many")
@@ -272,7 +272,7 @@ def _data(words: list[str]) -> None:
     convert = verbs.add_parser(
         "convert",
         help="write a D4RL file, an .npz or a dataset as a Minari dataset",
-        description="Write a dataset as a Minari dataset: the same transitions, masks of legal actions, behaviour "
+        description="Write a dataset as a Minari dataset: the same transitions, masks of legal actions, behavior "
         "log-probabilities, times, groups and names of columns; what has no place there is named.",
         allow_abbrev=False,
     )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_offrl.envs.rollout import Evaluation, evaluate, normalised_score
 from lightning_offrl.envs.make import environment_name
+from lightning_offrl.envs.rollout import Evaluation, evaluate, normalized_score
 from lightning_offrl.envs.video import check_video_path, record
 from lightning_offrl.errors import InputError
 from lightning_offrl.policy import Policy, load_policy, read_saved
@@ -71,7 +71,7 @@ def _title(policy: Policy, path: Path, environment: str, index: int | None) -> s
 
 
 def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:
-    scores = None if references is None else normalised_score(seen.returns, references)
+    scores = None if references is None else normalized_score(seen.returns, references)
     header = (
         f"{'episode seed':>12}  {'return':>10}"
         + ("" if scores is None else f"  {'score':>7}")

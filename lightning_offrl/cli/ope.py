@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
     from lightning_offrl.ope.direct.estimate import DirectEstimate
-    from lightning_offrl.ope.result import Evaluation
     from lightning_offrl.ope.policies.target import TargetPolicy
+    from lightning_offrl.ope.result import Evaluation
 
 DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "the box where it would be clipped",
     )
     add(
-        "--behaviour",
+        "--behavior",
         default="auto",
         metavar="logged|fit|FILE",
         help="whose probabilities the weights divide by: the log's own, a fit to the log (ris), or a policy file; "
@@ -121,10 +121,10 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     Raises:
         InputError: no such file, or a policy for other spaces.
     """
-    from lightning_offrl.policy import load_policy
-    from lightning_offrl.ope.policies.target import ClippedNormal
     from lightning_offrl.ope.policies.files import load_callable, load_function, load_gaussian
+    from lightning_offrl.ope.policies.target import ClippedNormal
     from lightning_offrl.ope.policies.trained import from_algorithm
+    from lightning_offrl.policy import load_policy
 
     file = Path(path)
     if ":" in file.name and not file.is_file():
@@ -195,7 +195,7 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
     if bandwidth == 0.0:
         bandwidth = kernel_bandwidth(episodes.data["action"], episodes.n_episodes)
     weighable = refused(policy) is None or bandwidth is not None
-    behaviour, name = _behaviour(options["behaviour"], log, options, weighable)
+    behavior, name = _behavior(options["behavior"], log, options, weighable)
     column = options.get("by")
     result = evaluate(
         policy,
@@ -203,8 +203,8 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
         discount=options["discount"],
         horizon=options.get("horizon"),
         estimators=[part for part in options["estimators"].split(",") if part],
-        behaviour=behaviour,
-        behaviour_name=name,
+        behavior=behavior,
+        behavior_name=name,
         direct=_direct(policy, log, options),
         by=None if column is None else {column: log.labels(column, options.get("labels"))},
         clusters=log.clusters,
@@ -219,7 +219,7 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
         seed=options["seed"],
         name=policy_name(path),
     )
-    fitted = list(getattr(behaviour, "notes", []))
+    fitted = list(getattr(behavior, "notes", []))
     if options.get("time") is not None:
         unit = options.get("time_unit")
         fitted.append(
@@ -248,7 +248,7 @@ def provenance(path: str, log: Log, options: dict[str, Any]) -> dict[str, str]:
         "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
         "data fingerprint": episodes.fingerprint,
         **({} if log.clusters is None else {"resampled": log.clusters.words}),
-        "behaviour": options["behaviour"],
+        "behavior": options["behavior"],
         "fitted estimates": f"{options['direct']}, {options['refits']} refits",
         "seed": str(options["seed"]),
     }
@@ -267,19 +267,19 @@ def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
     return None if column is None else elapsed_of(episodes, column, options.get("time_unit"))
 
 
-def _behaviour(how: str, log: Log, options: dict[str, Any], weighable: bool) -> tuple[TargetPolicy | None, str | None]:
+def _behavior(how: str, log: Log, options: dict[str, Any], weighable: bool) -> tuple[TargetPolicy | None, str | None]:
     episodes = log.episodes
     logged = "behavior_log_prob" in episodes.data.keys()
     if how == "auto":
         how = "logged" if logged or not weighable else "fit"
     if how == "logged":
-        if not logged and weighable and options["behaviour"] == "logged":
-            raise InputError(f"{episodes.name} has no logged probabilities; use --behaviour fit, or a policy file")
+        if not logged and weighable and options["behavior"] == "logged":
+            raise InputError(f"{episodes.name} has no logged probabilities; use --behavior fit, or a policy file")
         return None, None
     if how == "fit":
-        from lightning_offrl.ope.policies.behavior import fit_behaviour
+        from lightning_offrl.ope.policies.behavior import fit_behavior
 
-        return fit_behaviour(episodes, clusters=log.clusters, seed=options["seed"]), "estimated"
+        return fit_behavior(episodes, clusters=log.clusters, seed=options["seed"]), "estimated"
     return read_policy(how, episodes, "stochastic")[0], policy_name(how)
 
 

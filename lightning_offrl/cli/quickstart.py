@@ -27,11 +27,11 @@ from lightning_offrl.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from lightning_offrl.training.algorithm import OfflineAlgorithm
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.data.writers.collect import Collected
-    from lightning_offrl.reports.quickstart import Learned, Story
+    from lightning_offrl.reports.quickstart import QuickstartResult, TrainedPolicy
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 ENVIRONMENT = "Pendulum-v1"
 DATASET = "quickstart/pendulum-mixed-v0"
@@ -48,7 +48,7 @@ class Recipe:
     kind: str
     name: str
     folder: str
-    colour: str
+    color: str
     settings: dict[str, Any]
     tau: float | None = None
     period: int = 1
@@ -69,7 +69,7 @@ RECIPES = (
         "IQL",
         "iql",
         "series-3",
-        {**_SMALL, "expectile": 0.9, "policy_schedule": "constant", "normalise_observations": True},
+        {**_SMALL, "expectile": 0.9, "policy_schedule": "constant", "normalize_observations": True},
         tau=0.02,
     ),
 )
@@ -83,7 +83,7 @@ def quickstart(
     dataset_episodes: int = 150,
     seed: int = 0,
     say: Callable[[str], None] = print,
-) -> Story:
+) -> QuickstartResult:
     """Collect, train BC, TD3+BC and IQL, evaluate, and write a page.
 
     Args:
@@ -111,7 +111,7 @@ def quickstart(
     began = time.perf_counter()
     folder = _prepare(Path(directory))
     with _settled(folder):
-        say(f"collecting {dataset_episodes} episodes of {ENVIRONMENT} by behaviours of mixed quality")
+        say(f"collecting {dataset_episodes} episodes of {ENVIRONMENT} by behaviors of mixed quality")
         from lightning_offrl.data.datamodule import OfflineDataModule
         from lightning_offrl.data.writers.collect import collect
 
@@ -196,7 +196,9 @@ def _settled(folder: Path) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _learn(recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, episodes: int, seed: int) -> Learned:
+def _learn(
+    recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, episodes: int, seed: int
+) -> TrainedPolicy:
     import lightning.pytorch as pl
 
     import lightning_offrl
@@ -205,7 +207,7 @@ def _learn(recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, 
     from lightning_offrl.callbacks.progress import ProgressBar
     from lightning_offrl.envs.rollout import evaluate
     from lightning_offrl.loggers.metrics_csv import MetricsCSV
-    from lightning_offrl.reports.quickstart import Learned
+    from lightning_offrl.reports.quickstart import TrainedPolicy
 
     began = time.perf_counter()
     every = _period(updates)
@@ -234,10 +236,10 @@ def _learn(recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, 
     algorithm.eval()
     evaluation = evaluate(algorithm.act, ENVIRONMENT, episodes=episodes, seed=EVALUATION_SEED, spec=data.spec)
     policy = load_policy(run / "policy.pt")
-    return Learned(
+    return TrainedPolicy(
         name=recipe.name,
         folder=recipe.folder,
-        colour=recipe.colour,
+        color=recipe.color,
         settings=recipe.describe(),
         returns=evaluation.returns.tolist(),
         curve=_curve(recipe, evaluations),
@@ -252,7 +254,7 @@ def _curve(recipe: Recipe, evaluations: EvaluateEnv) -> Any:
 
     points = [(point.updates, point.mean, standard_error(point.returns[0])) for point in evaluations.curve]
     updates, means, errors = (list(column) for column in zip(*points, strict=True))
-    return Curve(recipe.name, updates, means, errors, recipe.colour)
+    return Curve(recipe.name, updates, means, errors, recipe.color)
 
 
 def _period(updates: int) -> int:
@@ -322,26 +324,26 @@ def _typical(data: OfflineDataModule) -> tuple[list[float], float]:
 def _tell(
     data: OfflineDataModule,
     collected: Collected,
-    learned: list[Learned],
+    learned: list[TrainedPolicy],
     updates: int,
     seed: int,
     seconds: float,
     folder: str,
-) -> Story:
+) -> QuickstartResult:
     import importlib.metadata
     import platform
 
-    from lightning_offrl.reports.quickstart import Story
+    from lightning_offrl.reports.quickstart import QuickstartResult
 
     assert collected.references is not None  # Pendulum has a controller
     packages = ("lightning-offrl", "torch", "lightning", "gymnasium")
-    return Story(
+    return QuickstartResult(
         environment=ENVIRONMENT,
         dataset_id=DATASET,
         transitions=len(data.episodes),
         references=collected.references,
         returns=collected.returns.tolist(),
-        behaviours=collected.names,
+        behaviors=collected.names,
         typical=_typical(data),
         torques=_logged_torques(data),
         learned=learned,
@@ -353,7 +355,7 @@ def _tell(
     )
 
 
-def _write(story: Story, folder: Path, say: Callable[[str], None]) -> None:
+def _write(story: QuickstartResult, folder: Path, say: Callable[[str], None]) -> None:
     from lightning_offrl.reports import html, plots
     from lightning_offrl.reports.quickstart import caveat, document, picture, text_table
 

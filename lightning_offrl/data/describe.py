@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.readers.reference_returns import D4RL, REFERENCES_NOTE
 from lightning_offrl.data.readers import load, locate
+from lightning_offrl.data.readers.reference_returns import D4RL, REFERENCES_NOTE
 
 BINS = 10
 ROWS = 16

@@ -26,11 +26,11 @@ STRATA = {
     "ending": "episodes that ended in a terminal state, and those that were cut",
     "reward": "steps with a reward of 0, and steps with another",
     "action": "by the action (discrete actions only)",
-    "policy": "by the behaviour policy that the dataset report found (needs `report`)",
+    "policy": "by the behavior policy that the dataset report found (needs `report`)",
 }
 WEIGHTS = {
     "uniform": "every transition alike",
-    "return": "exp(normalised return of the episode / temperature)",
+    "return": "exp(normalized return of the episode / temperature)",
     "unique": "an episode that stands n times in the data counts once",
 }
 
@@ -141,7 +141,7 @@ def return_weight(returns: Tensor, temperature: float) -> Tensor:
 
     Args:
         returns: ``[E]``.
-        temperature: of the normalised returns, above 0.
+        temperature: of the normalized returns, above 0.
 
     Returns:
         ``[E]`` float64 in (0, 1].
@@ -196,7 +196,7 @@ def copies(hashes: list[str]) -> Tensor:
 
 
 def policies_of(report: str | Path, episodes: Episodes) -> Tensor:
-    """Number of the behaviour policy of each episode, ``[E]`` int64, from a dataset report's JSON.
+    """Number of the behavior policy of each episode, ``[E]`` int64, from a dataset report's JSON.
 
     Raises:
         InputError: if the file cannot be read, holds no such table, or was written for other data.

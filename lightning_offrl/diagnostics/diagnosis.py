@@ -40,7 +40,7 @@ class Diagnosis:
         value: the main number; nan where it could not be found.
         level: "ok", "caution", "alarm", or "unknown".
         reading: what it means, one sentence.
-        knob: what to try.
+        remedy: what to try.
         numbers: further numbers by their metrics' names.
         curves: numbers by step of the episode, ``[H]`` each, for plots.
     """
@@ -49,7 +49,7 @@ class Diagnosis:
     value: float
     level: Level
     reading: str
-    knob: str
+    remedy: str
     numbers: dict[str, float] = field(default_factory=dict)
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -66,8 +66,8 @@ def as_text(found: Iterable[Diagnosis]) -> str:
         number = "-" if math.isnan(one.value) else f"{one.value:.3g}"
         lines.append(f"{one.name:<16}{number:>9}  {one.level:<8}{one.reading}")
         if one.level in ("caution", "alarm"):
-            knobs.setdefault(one.knob, []).append(one.name)
-    lines += [f"try ({', '.join(names)}): {knob}" for knob, names in knobs.items()]
+            knobs.setdefault(one.remedy, []).append(one.name)
+    lines += [f"try ({', '.join(names)}): {remedy}" for remedy, names in knobs.items()]
     return "\n".join(lines)
 
 

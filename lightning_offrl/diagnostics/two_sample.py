@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_offrl.training.rng import mix
 from lightning_offrl.networks.mlp import MLP
+from lightning_offrl.training.rng import mix
 
 _LOOKS = 16
 
 
 @dataclass(frozen=True)
-class Told:
+class TwoSampleResult:
     """What the classifier could tell.
 
     Attributes:
@@ -44,7 +44,7 @@ class Told:
 
 
 @torch.inference_mode(False)
-def tell_apart(
+def two_sample_test(
     p: Tensor,
     q: Tensor,
     group: Tensor,
@@ -54,11 +54,11 @@ def tell_apart(
     hidden: tuple[int, ...] = (64, 64),
     learning_rate: float = 3e-3,
     seed: int = 0,
-) -> Told:
+) -> TwoSampleResult:
     """Learn from one half, judge the other, and the other way round.
 
     Args:
-        p: ``[N, d]`` points, roughly standardised.
+        p: ``[N, d]`` points, roughly standardized.
         q: ``[N, d]``, row i paired with row i of p.
         group: ``[N]`` int64; rows of one group (an episode) go to the same half. A single group is halved by row.
         updates: of AdamW, for each half; the weights with the smallest loss on a fifth of the learning half are kept.
@@ -82,7 +82,7 @@ def tell_apart(
     auc = sum(area(of_p[half], of_q[half]) for half in halves) / len(halves)
     bound = sum(_donsker_varadhan(of_p[half], of_q[half]) for half in halves) / len(halves)
     tv = float((of_p > 0.0).double().mean() - (of_q > 0.0).double().mean())
-    return Told(auc, max(tv, 0.0), max(bound / math.log(2.0), 0.0), of_p, of_q)
+    return TwoSampleResult(auc, max(tv, 0.0), max(bound / math.log(2.0), 0.0), of_p, of_q)
 
 
 def area(positive: Tensor, negative: Tensor) -> float:

@@ -1,6 +1,6 @@
-"""Built-in behaviour policies, with the true probability of what they did.
+"""Built-in behavior policies, with the true probability of what they did.
 
-A behaviour is a controller with noise around it. Its actions are drawn from a distribution with a density on the whole
+A behavior is a controller with noise around it. Its actions are drawn from a distribution with a density on the whole
 action space, so that the logged ``behavior_log_prob`` is exact and off-policy estimates on collected data can be
 checked:
 
@@ -10,8 +10,8 @@ checked:
 
 Where the environment says which actions are legal, n is their number, and the controller is not followed into others.
 The mixture is over whole actions (one coin per step, not per dimension). Densities are in the environment's units.
-In a GridWorld and in Sepsis the controller is the optimal policy, so the behaviour is
-`TabularMDP.behaviour_policy(quality)`.
+In a GridWorld and in Sepsis the controller is the optimal policy, so the behavior is
+`TabularMDP.behavior_policy(quality)`.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def built_in_controller(environment: str) -> Controller | None:
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """One behaviour policy: a controller, how often it is followed, and how precisely.
+class Behavior:
+    """One behavior policy: a controller, how often it is followed, and how precisely.
 
     Args:
         name: for tables and the dataset's description.
@@ -232,15 +232,15 @@ def _truncated_normal(
     return np.clip(out, low, high)
 
 
-def behaviours(
+def behaviors(
     environment: str,
     spec: Spec,
     *,
     quality: str | float | Sequence[float] = "mixed",
     policy: Controller | None = None,
     noise: float = 0.1,
-) -> list[tuple[float, Behaviour]]:
-    """The behaviours of a dataset and the share of episodes that each collects.
+) -> list[tuple[float, Behavior]]:
+    """The behaviors of a dataset and the share of episodes that each collects.
 
     Args:
         environment: Gymnasium id, to find a built-in controller.
@@ -248,7 +248,7 @@ def behaviours(
         quality: a number, or several (equal shares), or ``"mixed"``: much that is random, noisy or the wrong way round
             and a little that is good, so that imitating all of it is bad and keeping its good parts is not.
         policy: use this in place of the built-in controller.
-        noise: see `Behaviour`.
+        noise: see `Behavior`.
 
     Raises:
         InputError: a quality outside [0, 1], a negative noise, or a quality above 0 without any controller.
@@ -264,12 +264,12 @@ def behaviours(
             raise InputError(f"quality must be 'mixed' or numbers from 0 to 1, got {quality!r}") from None
     if quality == "mixed":
         if controller is None:
-            return [(1.0, Behaviour("random", spec, None))]
+            return [(1.0, Behavior("random", spec, None))]
         return [
-            (0.40, Behaviour("random", spec, None)),
-            (0.15, Behaviour(f"{word} reversed, quality 0.6", spec, controller, 0.6, noise, reverse=True)),
-            (0.25, Behaviour(f"{word}, quality 0.4", spec, controller, 0.4, noise)),
-            (0.20, Behaviour(f"{word}, quality 0.9", spec, controller, 0.9, noise)),
+            (0.40, Behavior("random", spec, None)),
+            (0.15, Behavior(f"{word} reversed, quality 0.6", spec, controller, 0.6, noise, reverse=True)),
+            (0.25, Behavior(f"{word}, quality 0.4", spec, controller, 0.4, noise)),
+            (0.20, Behavior(f"{word}, quality 0.9", spec, controller, 0.9, noise)),
         ]
     levels: list[Any] = [quality] if isinstance(quality, int | float | str) else list(quality)
     if not levels or not all(isinstance(level, int | float) and 0.0 <= level <= 1.0 for level in levels):
@@ -283,9 +283,9 @@ def behaviours(
             "exported policy"
         )
     made = [
-        Behaviour(f"{word}, quality {level:g}", spec, controller, float(level), noise)
+        Behavior(f"{word}, quality {level:g}", spec, controller, float(level), noise)
         if level > 0.0
-        else Behaviour("random", spec, None)
+        else Behavior("random", spec, None)
         for level in levels
     ]
-    return [(1.0 / len(made), behaviour) for behaviour in made]
+    return [(1.0 / len(made), behavior) for behavior in made]

@@ -65,14 +65,14 @@ class Evaluation:
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-def normalised_score(returns: Any, references: tuple[float, float] | list[float] | None) -> Any:
+def normalized_score(returns: Any, references: tuple[float, float] | list[float] | None) -> Any:
     """``100 (R - ref_min) / (ref_max - ref_min)``: the score of D4RL, https://arxiv.org/abs/2004.07219, section 4.
 
     Args:
         returns: raw returns, a number or an array.
         references: (ref_min, ref_max); None gives None.
 
-    >>> normalised_score(5.0, (0.0, 20.0))
+    >>> normalized_score(5.0, (0.0, 20.0))
     25.0
     """
     if references is None:

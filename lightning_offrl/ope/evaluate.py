@@ -20,11 +20,14 @@ from torch import Tensor
 from lightning_offrl.data.clusters import ClusterLabels, Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.bounds import guaranteed_interval, value_bounds
-from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.checks.support import Support, far_share, unseen_share
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, WeightCheck, check_weights, weights_by_step
-from lightning_offrl.ope.weighting.registry import ESTIMATORS, KIS, RIS, chosen
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.policies.target import TargetPolicy, smoothed, without_density
 from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.sample_check import check_samples
+from lightning_offrl.ope.verdict import assumption, judge
+from lightning_offrl.ope.weighting.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.weighting.intervals import (
     FEW_CLUSTERS,
     FEWEST_CLUSTERS,
@@ -34,13 +37,10 @@ from lightning_offrl.ope.weighting.intervals import (
     resampled_interval,
     resamples_for,
 )
-from lightning_offrl.ope.policies.target import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.weighting.registry import ESTIMATORS, KIS, RIS, chosen
 from lightning_offrl.ope.weighting.return_distribution import tail as worst
-from lightning_offrl.ope.sample_check import check_samples
 from lightning_offrl.ope.weighting.sensitivity import unrecorded_cause
-from lightning_offrl.ope.checks.support import Support, far_share, unseen_share
 from lightning_offrl.ope.weighting.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import assumption, judge
 
 FEW_REFITS = 10
 _TOO_FEW = "no interval: too few clusters"
@@ -53,8 +53,8 @@ def evaluate(
     discount: float,
     horizon: int | None = None,
     estimators: Sequence[str] = ("auto",),
-    behaviour: TargetPolicy | None = None,
-    behaviour_name: str | None = None,
+    behavior: TargetPolicy | None = None,
+    behavior_name: str | None = None,
     direct: Sequence[DirectEstimate] = (),
     by: Mapping[str, Sequence[Any]] | None = None,
     clusters: ClusterLabels | None = None,
@@ -78,8 +78,8 @@ def evaluate(
         discount: gamma, per step, or per unit of ``elapsed``.
         horizon: steps that count; None: whole episodes.
         estimators: names, or "auto".
-        behaviour: the behaviour policy, true or fitted; None: the log's own log-probabilities, where it has them.
-        behaviour_name: "logged", "estimated" or another word for the table.
+        behavior: the behavior policy, true or fitted; None: the log's own log-probabilities, where it has them.
+        behavior_name: "logged", "estimated" or another word for the table.
         direct: fitted estimates, all with this discount and without a limit of steps. The first with a value function
             also serves the doubly robust estimators.
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
@@ -112,10 +112,10 @@ def evaluate(
     whole = trajectories(
         episodes,
         policy,
-        behaviour,
+        behavior,
         discount=discount,
         horizon=horizon,
-        behaviour_name=behaviour_name,
+        behavior_name=behavior_name,
         elapsed=elapsed,
         groups=by,
         clusters=together,
@@ -124,11 +124,11 @@ def evaluate(
         notes += _said_of(together, reward_range is not None)
     if elapsed is not None:
         notes.append("discounted by time")
-    if whole.behaviour == ESTIMATED and whole.log_ratio is not None:
+    if whole.behavior == ESTIMATED and whole.log_ratio is not None:
         notes.append(RIS)
     notes += whole.notes
-    support = _support(policy, behaviour, episodes, whole, horizon, seed)
-    untrue = _untrue_samples(policy, behaviour, episodes)
+    support = _support(policy, behavior, episodes, whole, horizon, seed)
+    untrue = _untrue_samples(policy, behavior, episodes)
     notes += untrue
     how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval, tuple(untrue))
     valued = next((estimate for estimate in direct if estimate.has_values), None)
@@ -232,17 +232,17 @@ def _evaluate(
             row.interval, row.resampled = resampled_interval(terms, shared, level, how.interval)
         row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
         if check is not None and e.family != "baseline":
-            row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
+            row.notes = (*check.advice, *_unnormalized_advice(e.name, check))
         if row.interval is None:
             row.notes = (*row.notes, _TOO_FEW)
     rows += [_direct_row(d, data, level, limited, member, shared, how.untrue) for d in direct]
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
-    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
+    verdict.assumption = assumption(rows, data.behavior == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
-        "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
+        "policy", "log", data.n, data.discount, None, data.behavior, rows, verdict, spread, check, support, level=level
     )
     out.bounds = _bounds(data, how, check, shared, level)
     if check is not None:
@@ -254,7 +254,7 @@ def _bounds(
     data: Trajectories, how: _How, check: WeightCheck | None, shared: Resamples, level: float
 ) -> Interval | None:
     """From the lower end of the lower bound to the upper end of the upper, each one-sided at half the error."""
-    if how.reward_range is None or check is None or check.wrong or data.behaviour == ESTIMATED:
+    if how.reward_range is None or check is None or check.wrong or data.behavior == ESTIMATED:
         return None
     if shared.too_few_clusters:
         return None
@@ -332,7 +332,7 @@ def _steps(horizon: int | None) -> str:
 
 def _support(
     policy: TargetPolicy,
-    behaviour: TargetPolicy | None,
+    behavior: TargetPolicy | None,
     episodes: Episodes,
     data: Trajectories,
     horizon: int | None,
@@ -340,16 +340,16 @@ def _support(
 ) -> dict[str, Support]:
     """What can be asked: the density where both have one, distances wherever there are two episodes."""
     found = {}
-    if data.log_ratio is not None and behaviour is not None:
-        found["unseen"] = unseen_share(episodes, policy, behaviour, horizon=horizon, seed=seed)
+    if data.log_ratio is not None and behavior is not None:
+        found["unseen"] = unseen_share(episodes, policy, behavior, horizon=horizon, seed=seed)
     if episodes.n_episodes > 1:
         found["far"] = far_share(episodes, policy, horizon=horizon, seed=seed)
     return found
 
 
-def _untrue_samples(policy: TargetPolicy, behaviour: TargetPolicy | None, episodes: Episodes) -> list[str]:
+def _untrue_samples(policy: TargetPolicy, behavior: TargetPolicy | None, episodes: Episodes) -> list[str]:
     """Sentences on policies whose samples are not of their densities."""
-    checked = {"the policy": policy} if behaviour is None else {"the policy": policy, "the behaviour policy": behaviour}
+    checked = {"the policy": policy} if behavior is None else {"the policy": policy, "the behavior policy": behavior}
     found = {whose: check_samples(one, episodes) for whose, one in checked.items()}
     said = (None if check is None else check.reason(whose) for whose, check in found.items())
     return [sentence for sentence in said if sentence is not None]
@@ -359,10 +359,10 @@ def _support_limit(name: str, limits: Limits) -> float:
     return limits.unseen_share if name == "unseen" else limits.far_share
 
 
-def _unnormalised_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
+def _unnormalized_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
     off = abs(check.mean_weight - 1.0)
     if name in ("is", "pdis", "dr") and check.mean_weight_error > 0.0 and off > 2.0 * check.mean_weight_error:
-        return (f"mean weight {check.mean_weight:.2f}: off by about as much; the normalised form is not",)
+        return (f"mean weight {check.mean_weight:.2f}: off by about as much; the normalized form is not",)
     return ()
 
 

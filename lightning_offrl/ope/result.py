@@ -8,13 +8,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_offrl.data.clusters import Clusters
-from lightning_offrl.ope.checks.weight_diagnostics import WeightCheck, WeightSteps
-from lightning_offrl.ope.weighting.registry import Family
-from lightning_offrl.ope.weighting.importance import Terms
-from lightning_offrl.ope.weighting.intervals import Interval
-from lightning_offrl.ope.weighting.return_distribution import Tail
 from lightning_offrl.ope.checks.support import Support
+from lightning_offrl.ope.checks.weight_diagnostics import WeightCheck, WeightSteps
 from lightning_offrl.ope.verdict import Comparison, Verdict
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
+from lightning_offrl.ope.weighting.intervals import Interval
+from lightning_offrl.ope.weighting.registry import Family
+from lightning_offrl.ope.weighting.return_distribution import Tail
 
 Status = Literal["baseline", "eligible", "abstains"]
 
@@ -49,7 +49,7 @@ class Row:
     guaranteed: Interval | None = None
     resampled: Tensor | None = field(default=None, repr=False)
     counts: Tensor | None = field(default=None, repr=False)
-    terms: Terms | None = field(default=None, repr=False)
+    terms: PerEpisodeTerms | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Evaluation:
         n: episodes.
         discount: gamma.
         horizon: steps that count; None: whole episodes.
-        behaviour: where the weights' denominators come from.
+        behavior: where the weights' denominators come from.
         rows: the estimates, the log itself first.
         verdict: agreement, the conservative value, and words.
         returns: p5, mean, p95 and largest return of the log.
@@ -84,7 +84,7 @@ class Evaluation:
     n: int
     discount: float
     horizon: int | None
-    behaviour: str
+    behavior: str
     rows: list[Row]
     verdict: Verdict
     returns: tuple[float, float, float, float]

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.training.rng import mix
 from lightning_offrl.ope.policies.target import UniformMixture
+from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -118,9 +118,9 @@ def _continuous(policy: TargetPolicy, observation: Any, generator: torch.Generat
     """Left and right sides by state ``[B]``, and impossible samples ``[n, B]``."""
     drawn = policy.sample(observation, FITTED + TESTED, generator)
     kind, fit, tested = drawn.dtype, drawn[:FITTED].double(), drawn[FITTED:].double()
-    centre, spread = fit.mean(0), fit.std(0)
+    center, spread = fit.mean(0), fit.std(0)
     spread = torch.where(spread == 0.0, _NEAR, spread.clamp(min=_MARGIN))
-    size = centre.shape[-1]
+    size = center.shape[-1]
 
     def log_p(action: Tensor) -> Tensor:
         found = policy.log_prob(observation, action.clamp(-_INSIDE, _INSIDE).to(kind))
@@ -134,7 +134,7 @@ def _continuous(policy: TargetPolicy, observation: Any, generator: torch.Generat
         inside = (action.abs() <= 1.0).all(-1)
         rise = by[0] - by[1]
         judged = inside & ~(at_face.any(-1) & ((rise > _STEEP) | (rise.abs() < _FLAT)))
-        normal = torch.distributions.Normal(centre, spread).log_prob(action).sum(-1)
+        normal = torch.distributions.Normal(center, spread).log_prob(action).sum(-1)
         uniform = torch.where(inside, -size * math.log(2.0), -math.inf)
         return log_p(action) - (torch.logaddexp(normal, uniform) - math.log(2.0)), judged
 
@@ -143,9 +143,9 @@ def _continuous(policy: TargetPolicy, observation: Any, generator: torch.Generat
     impossible = torch.stack([judged & (ratio < math.log(IMPOSSIBLE)) for ratio, judged in own])
     others = []
     for _ in range(TESTED):
-        normal = centre + spread * torch.randn(centre.shape, generator=generator, dtype=torch.float64)
-        uniform = 2.0 * torch.rand(centre.shape, generator=generator, dtype=torch.float64) - 1.0
-        first = torch.rand(len(centre), 1, generator=generator) < 0.5
+        normal = center + spread * torch.randn(center.shape, generator=generator, dtype=torch.float64)
+        uniform = 2.0 * torch.rand(center.shape, generator=generator, dtype=torch.float64) - 1.0
+        first = torch.rand(len(center), 1, generator=generator) < 0.5
         ratio, judged = log_ratio(torch.where(first, normal, uniform))
         others.append(torch.where(judged, torch.sigmoid(ratio), 0.0))
     return left.mean(0), torch.stack(others).mean(0), impossible

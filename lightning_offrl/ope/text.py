@@ -121,7 +121,7 @@ def _support_lines(result: Evaluation) -> list[str]:
     if result.weights is not None:
         w = result.weights
         lines.append(
-            f"Weights   {result.behaviour} behaviour; mean {w.mean_weight:.3g} +- {w.mean_weight_error:.2g} (expected "
+            f"Weights   {result.behavior} behavior; mean {w.mean_weight:.3g} +- {w.mean_weight_error:.2g} (expected "
             f"1), largest share {w.top_share:.1%}"
         )
         if w.effective_clusters is not None:
@@ -177,7 +177,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "clusters": None if result.clusters is None else _clusters(result.clusters),
         "discount": result.discount,
         "horizon": result.horizon,
-        "behaviour": result.behaviour,
+        "behavior": result.behavior,
         "level": result.level,
         "returns": dict(zip(("p5", "mean", "p95", "max"), result.returns, strict=True)),
         "estimates": [

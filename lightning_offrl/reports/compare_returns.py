@@ -67,7 +67,7 @@ def difference(first: Sequence[float], second: Sequence[float], *, paired: bool)
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvaluatedPolicy:
     """A trained policy and the return of each evaluation episode ``[E]``."""
 
     name: str
@@ -96,12 +96,12 @@ class Verdict:
     sentences: list[str]
 
 
-def judge(data: Sequence[float], imitation: Contestant, learners: Sequence[Contestant]) -> Verdict:
+def judge(data: Sequence[float], imitation: EvaluatedPolicy, learners: Sequence[EvaluatedPolicy]) -> Verdict:
     """Compare learners with the data they learned from, with its imitation, and with each other.
 
     Args:
         data: returns of the dataset's episodes.
-        imitation: behaviour cloning, evaluated on the same episodes as the learners.
+        imitation: behavior cloning, evaluated on the same episodes as the learners.
         learners: at least one.
     """
     ranked = sorted([imitation, *learners], key=lambda one: -one.mean)
@@ -133,7 +133,7 @@ def judge(data: Sequence[float], imitation: Contestant, learners: Sequence[Conte
     return Verdict(best.name, clear, headline, sentences)
 
 
-def _beside(best: Contestant, other: Contestant) -> str:
+def _beside(best: EvaluatedPolicy, other: EvaluatedPolicy) -> str:
     apart = difference(best.returns, other.returns, paired=True)
     if apart.clear:
         return f"{other.name} comes next with {number(other.mean)}, {errors(apart)} behind."

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from lightning_offrl.reports.plots import COLOURS
+from lightning_offrl.reports.plots import COLORS
 
 
 class Markup(str):
@@ -72,9 +72,9 @@ def tiles(facts: Sequence[tuple[object, str]]) -> Markup:
     return Markup(f'<dl class="tiles">{cells}</dl>')
 
 
-def swatch(colour: str) -> Markup:
-    """A dot in the colour of a role, to tie a row of a table to a line of a figure."""
-    return Markup(f'<i class="swatch" style="background:var(--{colour})"></i>')
+def swatch(color: str) -> Markup:
+    """A dot in the color of a role, to tie a row of a table to a line of a figure."""
+    return Markup(f'<i class="swatch" style="background:var(--{color})"></i>')
 
 
 def table(
@@ -190,7 +190,7 @@ def _style() -> str:
 
 
 def _variables() -> str:
-    light = {**COLOURS, "paper": "#f6f5f2", "card": "#ffffff", "code": "#eef0f2"}
+    light = {**COLORS, "paper": "#f6f5f2", "card": "#ffffff", "code": "#eef0f2"}
     dark = {**_DARK, "paper": "#12171d", "card": "#1a2129", "code": "#232c36"}
-    both = ["".join(f"--{name}:{colour};" for name, colour in theme.items()) for theme in (light, dark)]
+    both = ["".join(f"--{name}:{color};" for name, color in theme.items()) for theme in (light, dark)]
     return f":root{{{both[0]}}}@media (prefers-color-scheme: dark){{:root{{{both[1]}}}}}"

@@ -1,6 +1,6 @@
-"""Figures that read alike: colour-blind-safe roles, labelled axes with units, light and dark.
+"""Figures that read alike: color-blind-safe roles, labeled axes with units, light and dark.
 
-A figure is drawn with the colours of `COLOURS`. `svg` turns each into a CSS variable (``var(--ink, #1f2933)``), so
+A figure is drawn with the colors of `COLORS`. `svg` turns each into a CSS variable (``var(--ink, #1f2933)``), so
 that a figure inside a page follows the page's theme; `save` writes the same figure as a file on white.
 
 matplotlib is driven through ``Figure`` alone, without ``pyplot``: no global state, no window, safe in any thread.
@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLOURS = {
+COLORS = {
     "ink": "#1f2933",
     "muted": "#6b7785",
     "rule": "#d5dbe1",
@@ -39,7 +39,7 @@ COLOURS = {
     "step-3": "#85589f",
     "step-4": "#552b70",
 }
-"""Roles and their colours on white; a page overrides the variables of the same names for its dark theme."""
+"""Roles and their colors on white; a page overrides the variables of the same names for its dark theme."""
 
 SERIES = ("series-1", "series-2", "series-3", "series-4", "series-5")
 STEPS = ("step-1", "step-2", "step-3", "step-4")
@@ -53,18 +53,18 @@ STYLE: Any = {
     "svg.hashsalt": "lightning_offrl",  # the same figure is the same bytes
     "font.size": 10.5,
     "font.family": "sans-serif",
-    "text.color": COLOURS["ink"],
-    "axes.labelcolor": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["rule"],
+    "text.color": COLORS["ink"],
+    "axes.labelcolor": COLORS["ink"],
+    "axes.edgecolor": COLORS["rule"],
     "axes.labelsize": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
+    "xtick.color": COLORS["muted"],
+    "ytick.color": COLORS["muted"],
     "xtick.labelsize": 9.5,
     "ytick.labelsize": 9.5,
-    "grid.color": COLOURS["rule"],
+    "grid.color": COLORS["rule"],
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "legend.fontsize": 10,
@@ -80,14 +80,14 @@ class Curve:
         x: gradient updates, ``[P]``.
         y: mean over evaluation episodes, ``[P]``.
         error: standard error of ``y``, ``[P]``; None draws no band.
-        colour: a role of `COLOURS`.
+        color: a role of `COLORS`.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float] | None = None
-    colour: str = "series-1"
+    color: str = "series-1"
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Group:
     Attributes:
         name: as it stands beside the row.
         values: one per episode, ``[E]``.
-        colour: a role of `COLOURS`.
+        color: a role of `COLORS`.
     """
 
     name: str
     values: Sequence[float]
-    colour: str = "data"
+    color: str = "data"
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -131,7 +131,7 @@ def learning_curves(
         curves: the lines, in the order of the legend.
         y_label: what is measured, with its unit.
         x_label: the clock.
-        references: name and height of each horizontal line, e.g. the behaviour's mean return.
+        references: name and height of each horizontal line, e.g. the behavior's mean return.
         axes: draw here, in a figure of the caller's, instead of in a new one.
         width: inches.
         height: inches.
@@ -143,17 +143,17 @@ def learning_curves(
         figure, axes = _figure(width, height, axes)
         axes.grid(axis="y")
         for name, value in (references or {}).items():
-            axes.axhline(value, color=COLOURS["data"], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
+            axes.axhline(value, color=COLORS["data"], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
         for marker, curve in zip(_cycle(_MARKERS, len(curves)), curves, strict=True):
-            colour = COLOURS[curve.colour]
+            color = COLORS[curve.color]
             x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
             if curve.error is not None:
                 error = np.asarray(curve.error, dtype=np.float64)
-                axes.fill_between(x, y - error, y + error, color=colour, alpha=0.16, linewidth=0)
+                axes.fill_between(x, y - error, y + error, color=color, alpha=0.16, linewidth=0)
             axes.plot(
                 x,
                 y,
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=4.2,
                 linewidth=1.9,
@@ -197,23 +197,23 @@ def episode_strip(
         figure, axes = _figure(width, height or 1.0 + 0.62 * len(groups), axes)
         axes.grid(axis="x")
         for row, group in enumerate(groups):
-            values, colour = np.asarray(group.values, dtype=np.float64), COLOURS[group.colour]
+            values, color = np.asarray(group.values, dtype=np.float64), COLORS[group.color]
             crowd = min(1.0, 40 / max(len(values), 1))
             axes.scatter(
                 values,
                 row + rng.uniform(-0.26, 0.26, len(values)),
                 s=16,
-                color=colour,
+                color=color,
                 alpha=0.25 + 0.35 * crowd,
                 linewidth=0,
             )
             mean = float(values.mean())
             axes.errorbar(
-                mean, row, xerr=standard_error(group.values), color=colour, elinewidth=2.4, capsize=0, zorder=4
+                mean, row, xerr=standard_error(group.values), color=color, elinewidth=2.4, capsize=0, zorder=4
             )
-            axes.plot([mean, mean], [row - 0.34, row + 0.34], color=colour, linewidth=3.2, zorder=4)
+            axes.plot([mean, mean], [row - 0.34, row + 0.34], color=color, linewidth=3.2, zorder=4)
         axes.set_yticks(range(len(groups)), [group.name for group in groups])
-        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"], labelsize=10.5)
+        axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"], labelsize=10.5)
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
@@ -240,7 +240,7 @@ def histogram(
         x_label: what is counted, with its unit.
         y_label: what one count is.
         bins: number of bars.
-        parts: a partition of the values, e.g. by the behaviour that made the episode, from the bottom of a bar up.
+        parts: a partition of the values, e.g. by the behavior that made the episode, from the bottom of a bar up.
         legend: name the parts above the axes; without, the text around the figure has to.
         width: inches.
         height: inches.
@@ -255,13 +255,13 @@ def histogram(
         axes.grid(axis="y")
         if parts:
             stacks = [np.asarray(part.values, dtype=np.float64) for part in parts]
-            colours, names = [COLOURS[part.colour] for part in parts], [part.name for part in parts]
-            axes.hist(stacks, bins=edges, stacked=True, color=colours, label=names, rwidth=0.9)
+            colors, names = [COLORS[part.color] for part in parts], [part.name for part in parts]
+            axes.hist(stacks, bins=edges, stacked=True, color=colors, label=names, rwidth=0.9)
             if legend:
                 legend_above(axes)
         else:
-            axes.hist(array, bins=edges, color=COLOURS["data"], rwidth=0.9)
-        axes.axvline(float(array.mean()), color=COLOURS["ink"], linewidth=1.6)
+            axes.hist(array, bins=edges, color=COLORS["data"], rwidth=0.9)
+        axes.axvline(float(array.mean()), color=COLORS["ink"], linewidth=1.6)
         top = axes.get_ylim()[1]
         axes.set_ylim(top=top * 1.12)
         on_right = array.mean() < (edges[0] + edges[-1]) / 2
@@ -287,7 +287,7 @@ def field(
     extent: tuple[float, float, float, float],
     x_label: str,
     y_label: str,
-    colour_label: str,
+    color_label: str,
     limit: float,
     width: float = 2.9,
     height: float = 3.1,
@@ -299,8 +299,8 @@ def field(
         extent: left, right, bottom, top of the plane, in the axes' units.
         x_label: with its unit.
         y_label: with its unit.
-        colour_label: what the colour shows, with its unit.
-        limit: the colours end at ``-limit`` and ``limit``.
+        color_label: what the color shows, with its unit.
+        limit: the colors end at ``-limit`` and ``limit``.
         width: inches.
         height: inches.
 
@@ -319,7 +319,7 @@ def field(
         axes.set_xticks(np.linspace(extent[0], extent[1], 5))
         axes.set_yticks(np.linspace(extent[2], extent[3], 5))
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=28, pad=0.04)
-        bar.set_label(colour_label)
+        bar.set_label(color_label)
         bar.set_ticks([-limit, 0.0, limit])
         bar.ax.xaxis.set_major_formatter(plain)
         bar.outline.set_visible(False)
@@ -330,7 +330,7 @@ def svg(figure: Figure, description: str) -> str:
     """The figure as an inline ``<svg>`` that follows the theme of the page around it.
 
     Args:
-        figure: drawn with the colours of `COLOURS`.
+        figure: drawn with the colors of `COLORS`.
         description: what a reader who cannot see it should hear.
 
     Returns:
@@ -348,8 +348,8 @@ def svg(figure: Figure, description: str) -> str:
     markup = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", markup, count=1)
     markup = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", markup)
     markup = re.sub(r"font-family: [^;\"]*;? ?", "", markup)
-    for role, colour in COLOURS.items():
-        markup = markup.replace(colour, f"var(--{role}, {colour})")
+    for role, color in COLORS.items():
+        markup = markup.replace(color, f"var(--{role}, {color})")
     # Several figures on one page: names that matplotlib repeats in each must differ.
     prefix = f"f{zlib.crc32(description.encode()):x}"
     markup = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', markup)

@@ -11,9 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_offrl.reports import html, plots
+from lightning_offrl.reports.compare_returns import (
+    Difference,
+    EvaluatedPolicy,
+    Verdict,
+    difference,
+    judge,
+    number,
+    with_error,
+)
 from lightning_offrl.reports.html import Markup
 from lightning_offrl.reports.plots import Curve, Group, standard_error
-from lightning_offrl.reports.compare_returns import Contestant, Difference, Verdict, difference, judge, number, with_error
 
 Array = np.ndarray[Any, Any]
 
@@ -24,13 +32,13 @@ _STEP = 0.05
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedPolicy:
     """One trained policy.
 
     Attributes:
         name: as shown.
         folder: its run directory, relative to the page.
-        colour: role of `plots.COLOURS`.
+        color: role of `plots.COLORS`.
         settings: what differs from the algorithm's defaults.
         returns: ``[E]``, one per evaluation episode after training.
         curve: evaluations during training.
@@ -41,7 +49,7 @@ class Learned:
 
     name: str
     folder: str
-    colour: str
+    color: str
     settings: str
     returns: list[float]
     curve: Curve
@@ -51,7 +59,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Story:
+class QuickstartResult:
     """Everything the page tells.
 
     Attributes:
@@ -60,7 +68,7 @@ class Story:
         transitions: steps in the data.
         references: returns that count as 0 and 100.
         returns: ``[E]``, of the dataset's episodes.
-        behaviours: ``[E]``, who made each episode.
+        behaviors: ``[E]``, who made each episode.
         typical: angles of the episode whose return is nearest to the mean, radians, and that return.
         torques: mean logged action over angle and angular velocity, nan where there is no data, ``[H, W]``.
         learned: the trained policies; the first is the imitation.
@@ -76,10 +84,10 @@ class Story:
     transitions: int
     references: tuple[float, float]
     returns: list[float]
-    behaviours: list[str]
+    behaviors: list[str]
     typical: tuple[list[float], float]
     torques: Array
-    learned: list[Learned]
+    learned: list[TrainedPolicy]
     updates: int
     seed: int
     seconds: float
@@ -89,7 +97,7 @@ class Story:
     @property
     def verdict(self) -> Verdict:
         """What may be said of the results."""
-        contestants = [Contestant(one.name, one.returns) for one in self.learned]
+        contestants = [EvaluatedPolicy(one.name, one.returns) for one in self.learned]
         return judge(self.returns, contestants[0], contestants[1:])
 
     def score(self, value: float) -> float:
@@ -98,14 +106,14 @@ class Story:
         return 100.0 * (value - low) / (high - low)
 
 
-def rows(story: Story) -> tuple[list[str], list[list[str]]]:
+def rows(story: QuickstartResult) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results, as plain text."""
     header = ["policy", "return per episode", "score (0-100)", "above the data", "above BC"]
     scale = 100.0 / (story.references[1] - story.references[0])
     data_error = standard_error(story.returns)
     body = [
         [
-            "behaviour (the data)",
+            "behavior (the data)",
             with_error(float(np.mean(story.returns)), data_error),
             f"{story.score(float(np.mean(story.returns))):.0f} ± {data_error * scale:.0f}",
             "",
@@ -127,7 +135,7 @@ def _signed(apart: Difference) -> str:
     return text if text.startswith("\N{MINUS SIGN}") else f"+{text}"
 
 
-def text_table(story: Story) -> str:
+def text_table(story: QuickstartResult) -> str:
     """The results for a terminal."""
     header, body = rows(story)
     widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
@@ -138,7 +146,7 @@ def text_table(story: Story) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def caveat(story: Story) -> str:
+def caveat(story: QuickstartResult) -> str:
     """What the numbers do not say."""
     return (
         f"± is one standard error over episodes ({len(story.returns)} of the data, {len(story.learned[0].returns)} "
@@ -147,14 +155,14 @@ def caveat(story: Story) -> str:
     )
 
 
-def strip(story: Story, axes: Axes | None = None) -> Figure:
+def strip(story: QuickstartResult, axes: Axes | None = None) -> Figure:
     """Every episode of the data and of each policy."""
     groups = [Group("the data", story.returns)]
-    groups += [Group(one.name, one.returns, one.colour) for one in story.learned]
+    groups += [Group(one.name, one.returns, one.color) for one in story.learned]
     return plots.episode_strip(groups, x_label="return of an episode (0 is perfect)", axes=axes, height=3.7)
 
 
-def curves(story: Story, axes: Axes | None = None) -> Figure:
+def curves(story: QuickstartResult, axes: Axes | None = None) -> Figure:
     """Evaluations during training, beside the data's mean."""
     return plots.learning_curves(
         [one.curve for one in story.learned],
@@ -164,7 +172,7 @@ def curves(story: Story, axes: Axes | None = None) -> Figure:
     )
 
 
-def picture(story: Story) -> Figure:
+def picture(story: QuickstartResult) -> Figure:
     """Learning curves and episodes side by side, to be saved as a file."""
     figure, (left, right) = plots.row(2)
     curves(story, left)
@@ -172,12 +180,12 @@ def picture(story: Story) -> Figure:
     return figure
 
 
-def document(story: Story) -> Markup:
+def document(story: QuickstartResult) -> Markup:
     """The page."""
     verdict = story.verdict
     names = [one.name for one in story.learned]
     header, body = rows(story)
-    dots = ["data", *(one.colour for one in story.learned)]
+    dots = ["data", *(one.color for one in story.learned)]
     table = html.table(
         header,
         [[Markup(html.swatch(dot) + html.text(row[0])), *row[1:]] for dot, row in zip(dots, body, strict=True)],
@@ -246,15 +254,15 @@ def document(story: Story) -> Markup:
     )
 
 
-def _data(story: Story) -> list[Markup]:
-    returns, names = np.asarray(story.returns), np.asarray(story.behaviours)
-    values = {name: returns[names == name].tolist() for name in dict.fromkeys(story.behaviours)}
+def _data(story: QuickstartResult) -> list[Markup]:
+    returns, names = np.asarray(story.returns), np.asarray(story.behaviors)
+    values = {name: returns[names == name].tolist() for name in dict.fromkeys(story.behaviors)}
     ranked = sorted(values.items(), key=lambda item: float(np.mean(item[1])))
-    parts = [Group(name, part, colour) for (name, part), colour in zip(ranked, plots.STEPS, strict=False)]
+    parts = [Group(name, part, color) for (name, part), color in zip(ranked, plots.STEPS, strict=False)]
     header = ["who acted", "episodes", "mean return"]
     body = [
         [
-            Markup(html.swatch(part.colour) + html.text(part.name)),
+            Markup(html.swatch(part.color) + html.text(part.name)),
             str(len(part.values)),
             with_error(float(np.mean(part.values)), standard_error(part.values)),
         ]
@@ -262,7 +270,7 @@ def _data(story: Story) -> list[Markup]:
     ]
     return [
         html.paragraph(
-            f"{len(returns)} episodes of {story.environment} by behaviours of mixed quality, most of them bad: random "
+            f"{len(returns)} episodes of {story.environment} by behaviors of mixed quality, most of them bad: random "
             "torques, a hand-made controller followed only part of the time, and the same controller the wrong way "
             "round. The algorithms see the steps, not who made them."
         ),
@@ -272,16 +280,16 @@ def _data(story: Story) -> list[Markup]:
                     plots.histogram(
                         story.returns, x_label="return of an episode (0 is perfect)", parts=parts, legend=False
                     ),
-                    "Histogram of the returns of the logged episodes, by behaviour.",
+                    "Histogram of the returns of the logged episodes, by behavior.",
                 ),
                 "Returns of the logged episodes",
             ),
-            html.table(header, body, caption="By behaviour"),
+            html.table(header, body, caption="By behavior"),
         ),
     ]
 
 
-def _maps(story: Story) -> list[Markup]:
+def _maps(story: QuickstartResult) -> list[Markup]:
     panels = [("The data", story.torques), *((one.name, one.torques) for one in story.learned)]
     return [
         html.figure(
@@ -291,7 +299,7 @@ def _maps(story: Story) -> list[Markup]:
                     extent=(-180.0, 180.0, -SPEED_LIMIT, SPEED_LIMIT),
                     x_label="angle (degrees)",
                     y_label="angular velocity (rad/s)",
-                    colour_label="torque (N m)",
+                    color_label="torque (N m)",
                     limit=2.0,
                 ),
                 f"Map of the torque over angle and angular velocity: {name}.",
@@ -303,7 +311,7 @@ def _maps(story: Story) -> list[Markup]:
     ]
 
 
-def _how(story: Story) -> list[Markup]:
+def _how(story: QuickstartResult) -> list[Markup]:
     body = [[one.name, one.settings, f"{one.seconds:.0f} s"] for one in story.learned]
     best = next(one for one in story.learned if one.name == story.verdict.best)
     return [
@@ -331,16 +339,16 @@ action = policy.act(observation)   # an environment's observation, alone or a ba
     ]
 
 
-def pendulums(story: Story) -> Markup:
+def pendulums(story: QuickstartResult) -> Markup:
     """One moving pendulum per policy, drawn from logged angles; still where the reader asked for less motion."""
     angles, value = story.typical
     cards = [("the data", "data", angles, value)]
-    cards += [(one.name, one.colour, one.angles, one.returns[0]) for one in story.learned]
+    cards += [(one.name, one.color, one.angles, one.returns[0]) for one in story.learned]
     drawn = [_pendulum(i, *card) for i, card in enumerate(cards)]
     return html.grid(*drawn, smallest=150)
 
 
-def _pendulum(index: int, name: str, colour: str, angles: list[float], value: float) -> Markup:
+def _pendulum(index: int, name: str, color: str, angles: list[float], value: float) -> Markup:
     # Gymnasium counts the angle counter-clockwise from upright, CSS clockwise.
     turned = -np.degrees(np.unwrap(np.asarray(angles, dtype=np.float64)))[::2]
     share = 100.0 / (len(turned) - 1)
@@ -352,7 +360,7 @@ def _pendulum(index: int, name: str, colour: str, angles: list[float], value: fl
 <style>@keyframes swing{index}{{{frames}}}#rod{index}{{{motion}}}</style>
 <svg viewBox="-60 -60 120 120" role="img" aria-label="Moving pendulum: {html.text(name)}">
 <circle r="50" class="orbit"/><path d="M-13 -50.5 A52 52 0 0 1 13 -50.5" class="goal"/>
-<g id="rod{index}" class="rod" style="color:var(--{colour})"><path d="M0 0V-40"/><circle cy="-40" r="8"/></g>
+<g id="rod{index}" class="rod" style="color:var(--{color})"><path d="M0 0V-40"/><circle cy="-40" r="8"/></g>
 <circle r="3.4" class="pivot"/>
 </svg>
 <figcaption><h3>{html.text(name)}</h3><p>return {html.text(number(value))}</p></figcaption>

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_offrl.training import checkpoint as checkpoints
 from lightning_offrl.algorithm_names import algorithm_name
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
-from lightning_offrl.training.optimizers import Descent
-from lightning_offrl.training.rng import Draws, mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.metrics import MetricWindow, plain_numbers
 from lightning_offrl.networks.encoders import Encoder
-from lightning_offrl.networks.normaliser import Normaliser
+from lightning_offrl.networks.normalizer import Normalizer
+from lightning_offrl.training import checkpoint as checkpoints
+from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.matmul_precision import MatmulPrecision
-from lightning_offrl.training.compile.choose import UpdatePath
+from lightning_offrl.training.metrics import RunningMean, plain_numbers
+from lightning_offrl.training.optimizers import OptimizerSet
+from lightning_offrl.training.rng import RandomStreams, mix
 
 _NOT_SO_HERE = (
     "The number of training batches",  # counts blocks of K updates as batches
@@ -44,14 +44,14 @@ class OfflineAlgorithm(pl.LightningModule):
     """Base of every algorithm: a page writes ``__init__``, ``update``, ``act``, ``configure_optimizers``.
 
     A *step* is one gradient update, everywhere: ``max_steps``, ``trainer.global_step``, log axes, checkpoint names,
-    periods and schedules. Batches hold raw observations; `normaliser` is applied once per block before ``update`` and
+    periods and schedules. Batches hold raw observations; `normalizer` is applied once per block before ``update`` and
     inside ``act``.
 
     Args:
         spec: the spaces, ``OfflineDataModule.spec``; on the command line it is linked from the data.
         encoder: maps an observation to ``[B, features]``; each network trains its own copy. None concatenates vectors.
-        normalise_observations: standardise observations with statistics of the train split.
-        normaliser_epsilon: added to the standard deviation (TD3+BC's code: 1e-3).
+        normalize_observations: standardize observations with statistics of the train split.
+        normalizer_epsilon: added to the standard deviation (TD3+BC's code: 1e-3).
         clip_grad_norm: largest gradient norm per optimizer and seed, one number or a dict by optimizer name; None: off.
         seeds: train this many independent runs in one pass; run i is the single run with ``seed + i``.
         seed: initial values, and noise inside updates.
@@ -70,7 +70,7 @@ class OfflineAlgorithm(pl.LightningModule):
     action_kind: ClassVar[str] = "box"
     counterpart: ClassVar[str | None] = None
     """Name of the algorithm for the other kind of actions, where there is one."""
-    acting: ClassVar[tuple[str, ...]] = ("normaliser", "policy")
+    acting: ClassVar[tuple[str, ...]] = ("normalizer", "policy")
     """Submodules that ``act`` uses: what an exported policy holds."""
 
     def __init__(
@@ -78,8 +78,8 @@ class OfflineAlgorithm(pl.LightningModule):
         spec: Spec,
         *,
         encoder: nn.Module | None = None,
-        normalise_observations: bool = False,
-        normaliser_epsilon: float = 1e-3,
+        normalize_observations: bool = False,
+        normalizer_epsilon: float = 1e-3,
         clip_grad_norm: float | dict[str, float] | None = None,
         seeds: int = 1,
         seed: int = 0,
@@ -104,21 +104,21 @@ class OfflineAlgorithm(pl.LightningModule):
             )
         self.spec: Spec = spec
         self.lead: tuple[int, ...] = (seeds,) if seeds > 1 else ()
-        self.draws = Draws(seed, seeds)
+        self.draws = RandomStreams(seed, seeds)
         self.targets: dict[str, str] = {}
         """Target networks: attribute name of the target to that of its source."""
         self.updates = 0
         """Gradient updates made so far."""
-        self.normaliser = Normaliser(spec, normaliser_epsilon)
+        self.normalizer = Normalizer(spec, normalizer_epsilon)
         self._encoder = (encoder,)  # in a tuple: each network registers a copy, this one is not trained
         self._built = 0
-        self._descent = Descent(clip_grad_norm, bool(self.lead))
-        self.update_path = UpdatePath(compile, matmul_precision)
+        self._optimizer_set = OptimizerSet(clip_grad_norm, bool(self.lead))
+        self.compile_choice = CompileChoice(compile, matmul_precision)
         """Plain or compiled, chosen when training starts."""
         self._evaluating = False
         self._checked = False
         self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
-        self._window, self._held_out = MetricWindow(), MetricWindow()
+        self._window, self._held_out = RunningMean(), RunningMean()
         self._saved_optimizers: list[str] | None = None
         self.binding_attributes = frozenset(vars(self))
         """Names of what this class keeps, as opposed to what a page adds."""
@@ -129,7 +129,7 @@ class OfflineAlgorithm(pl.LightningModule):
         """One gradient update in the paper's order.
 
         Args:
-            batch: size ``[*lead, B]``, observations normalised.
+            batch: size ``[*lead, B]``, observations normalized.
 
         Returns:
             Metrics as tensors of shape ``[*lead]``, without ``.item()``.
@@ -194,8 +194,8 @@ class OfflineAlgorithm(pl.LightningModule):
             schedules: by optimizer name, makes its learning-rate schedule; stepped once per gradient update.
             **optimizers: one per loss.
         """
-        self._descent.optimizers = dict(optimizers)
-        self._descent.schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
+        self._optimizer_set.optimizers = dict(optimizers)
+        self._optimizer_set.schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
         return list(optimizers.values()), [{"scheduler": s, "interval": "step"} for s in self._schedulers]
 
     def default_callbacks(self, *callbacks: pl.Callback) -> list[pl.Callback]:
@@ -226,9 +226,9 @@ class OfflineAlgorithm(pl.LightningModule):
     def global_mean(self, x: Tensor) -> Tensor:
         """Mean over the batch ``[*lead, B]`` to ``[*lead]``, over all ranks and without gradient."""
         mean = x.detach().mean(-1)
-        if self._descent.world > 1:
+        if self._optimizer_set.world > 1:
             torch.distributed.all_reduce(mean)
-            mean = mean / self._descent.world
+            mean = mean / self._optimizer_set.world
         return mean
 
     def minimize(self, **losses: Tensor) -> None:
@@ -248,18 +248,18 @@ class OfflineAlgorithm(pl.LightningModule):
             return
         if not self._optimizers:
             self.configure_optimizers()
-        self._descent.minimize(losses)
+        self._optimizer_set.minimize(losses)
 
     @property
     def _optimizers(self) -> dict[str, Optimizer]:
-        return self._descent.optimizers
+        return self._optimizer_set.optimizers
 
     @property
     def _schedulers(self) -> list[LRScheduler]:
-        return self._descent.schedulers
+        return self._optimizer_set.schedulers
 
     def _parameters_of(self, name: str) -> list[Tensor]:
-        return self._descent.parameters(name)
+        return self._optimizer_set.parameters(name)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -271,12 +271,12 @@ class OfflineAlgorithm(pl.LightningModule):
         """One whole gradient update: losses, optimizers, schedules, counters, targets.
 
         Args:
-            batch: size ``[*lead, B]``, observations already normalised (see `prepare`).
+            batch: size ``[*lead, B]``, observations already normalized (see `prepare`).
         """
         self.draws.begin(self.updates, device=self.device)
-        metrics = self.update_path.losses_and_steps(self, batch)
-        if self._descent.scaler is not None:
-            self._descent.scaler.update()
+        metrics = self.compile_choice.losses_and_steps(self, batch)
+        if self._optimizer_set.scaler is not None:
+            self._optimizer_set.scaler.update()
         for scheduler in self._schedulers:
             scheduler.step()
         self.updates += 1
@@ -284,12 +284,12 @@ class OfflineAlgorithm(pl.LightningModule):
             progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
-        for hook in self._hooks[self.update_path.traced_hooks :]:
+        for hook in self._hooks[self.compile_choice.traced_hooks :]:
             hook(self)
         return metrics
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
-        """Normalise the observations of a block ``[K, *lead, B]``; cast it where parameters are float64."""
+        """Normalize the observations of a block ``[K, *lead, B]``; cast it where parameters are float64."""
         if not block.batch_size:  # Lightning's double precision rebuilds the block without its batch size
             action = block["action"]
             size = action.shape[:-1] if self.action_kind == "box" else action.shape
@@ -301,7 +301,7 @@ class OfflineAlgorithm(pl.LightningModule):
         for key in ("observation", ("next", "observation")):
             value = block.get(key, None)
             if value is not None:
-                block.set(key, self.normaliser(value))
+                block.set(key, self.normalizer(value))
         return block
 
     def training_step(self, block: TensorDictBase, batch_idx: int) -> None:
@@ -310,7 +310,7 @@ class OfflineAlgorithm(pl.LightningModule):
         if not self._checked:
             check(block, self.spec, self.needs)
             self._checked = True
-        self.update_path.begin_block()
+        self.compile_choice.begin_block()
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         for batch in block.unbind(0):
@@ -334,12 +334,12 @@ class OfflineAlgorithm(pl.LightningModule):
         """Log the mean losses of the held-out episodes as ``val/...``."""
         means = self._held_out.means()
         if means and not self.trainer.sanity_checking:
-            self.log_now(plain_numbers("val", means, self.lead, self._descent.world))
+            self.log_now(plain_numbers("val", means, self.lead, self._optimizer_set.world))
 
     def _log_window(self) -> None:
         means = self._window.means()
         if means:
-            values = plain_numbers("train", means, self.lead, self._descent.world)
+            values = plain_numbers("train", means, self.lead, self._optimizer_set.world)
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
             if broken:
                 rank_zero_warn(
@@ -357,7 +357,7 @@ class OfflineAlgorithm(pl.LightningModule):
     # -- binding to Lightning ----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Compare with the data, fit the normaliser, and see that what the trainer was told can be done."""
+        """Compare with the data, fit the normalizer, and see that what the trainer was told can be done."""
         for said in _NOT_SO_HERE:
             warnings.filterwarnings("ignore", message=said)
         trainer: Any = self.trainer
@@ -368,14 +368,14 @@ class OfflineAlgorithm(pl.LightningModule):
                 f"{checkpoints.spec_difference(data.spec, self.spec)}; "
                 "build the algorithm with this data's spec, or pass the data it was trained with"
             )
-        wanted = bool(self.hparams["normalise_observations"])
-        if stage == "fit" and wanted and not self.normaliser.fitted:
+        wanted = bool(self.hparams["normalize_observations"])
+        if stage == "fit" and wanted and not self.normalizer.fitted:
             if not hasattr(data, "observation_statistics"):
                 raise InputError(
-                    "normalise_observations needs the statistics of the data: fit with an OfflineDataModule, or call "
-                    "algorithm.normaliser.fit(...) first"
+                    "normalize_observations needs the statistics of the data: fit with an OfflineDataModule, or call "
+                    "algorithm.normalizer.fit(...) first"
                 )
-            self.normaliser.fit(data.observation_statistics())
+            self.normalizer.fit(data.observation_statistics())
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             from lightning_offrl.training.files import AtomicCheckpointIO
 
@@ -384,19 +384,19 @@ class OfflineAlgorithm(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Learn this process's place, the gradient scaler, and who wants to hear of every update."""
         trainer: Any = self.trainer
-        self._descent.world = self.draws.world = trainer.world_size
+        self._optimizer_set.world = self.draws.world = trainer.world_size
         self.draws.rank = trainer.global_rank
-        self._descent.scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._optimizer_set.scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._hooks = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
         self._checked = False
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 256)
-        self.update_path.begin(self, trainer.max_steps, self._hooks, batch_size)
+        self.compile_choice.begin(self, trainer.max_steps, self._hooks, batch_size)
 
     def on_fit_end(self) -> None:
         """Leave a module that can be used without a trainer."""
-        self.update_path.end()
-        self._descent.world = self.draws.world = 1
-        self.draws.rank, self._descent.scaler, self._hooks = 0, None, []
+        self.compile_choice.end()
+        self._optimizer_set.world = self.draws.world = 1
+        self.draws.rank, self._optimizer_set.scaler, self._hooks = 0, None, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
@@ -404,7 +404,7 @@ class OfflineAlgorithm(pl.LightningModule):
             **checkpoints.describe(algorithm_name(self), self.spec, self._data_facts()),
             "updates": self.updates,
             "optimizers": list(self._optimizers),
-            "compiled": self.update_path.compiled is not None,
+            "compiled": self.compile_choice.compiled is not None,
             "pending": self._window.state_dict(),
         }
 
@@ -418,7 +418,7 @@ class OfflineAlgorithm(pl.LightningModule):
         if self.trainer.precision == "64-true":
             self.double()  # Lightning does so after it has copied the weights, which would round them to float32
         self.updates = saved["updates"]
-        self.update_path.was_compiled = saved.get("compiled")
+        self.compile_choice.was_compiled = saved.get("compiled")
         self._window.load_state_dict(saved["pending"], self.device)
         self._saved_optimizers = saved["optimizers"]
 

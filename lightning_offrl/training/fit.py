@@ -16,14 +16,14 @@ from tensordict import TensorDictBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.samplers import gather
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
-def fit_alone(
+def fit_without_trainer(
     algorithm: OfflineAlgorithm,
     columns: TensorDictBase,
     sampler: Any,
@@ -56,7 +56,7 @@ def fit_alone(
             nearest = min((s for s in stops if s > algorithm.updates), default=begin + updates)
             count = min(block, nearest - algorithm.updates, begin + updates - algorithm.updates)
             rows = gather(columns, sampler.indices(algorithm.updates, count))
-            algorithm.update_path.begin_block()
+            algorithm.compile_choice.begin_block()
             for batch in algorithm.prepare(rows).unbind(0):
                 algorithm.gradient_update(batch)
             if look is not None and algorithm.updates in stops:
@@ -72,16 +72,16 @@ def _updating(
 ) -> Iterator[None]:
     """What a ``Trainer`` does around training: choose the path of updates, and leave the process as it was."""
     algorithm._hooks = hooks
-    algorithm.update_path.begin(algorithm, updates, hooks, batch_size)
+    algorithm.compile_choice.begin(algorithm, updates, hooks, batch_size)
     try:
         yield
     finally:
-        algorithm.update_path.end()
+        algorithm.compile_choice.end()
         algorithm._hooks = []
 
 
-def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
-    """Standardise by these episodes; numbers that never change, and one-hot observations, stay as they are.
+def fit_normalizer(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
+    """Standardize by these episodes; numbers that never change, and one-hot observations, stay as they are.
 
     A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
     """
@@ -93,7 +93,7 @@ def fit_normaliser(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
     tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
     if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
         return
-    algorithm.normaliser.fit(statistics)
+    algorithm.normalizer.fit(statistics)
 
 
 def linear_decay(span: tuple[int, int] | None, *names: str) -> dict[str, Callable[[Optimizer], LRScheduler]]:

@@ -36,7 +36,7 @@ class MetricVector(Mapping[str, Tensor]):
         return len(self.names)
 
 
-class MetricWindow:
+class RunningMean:
     """Collects metrics of single updates, which need not all have the same names.
 
     Vectors are put together every `TOGETHER` updates, while they are still in the processor's cache: hundreds of small

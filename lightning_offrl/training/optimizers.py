@@ -1,6 +1,6 @@
 """From losses to steps: the named optimizers of one algorithm, and Adam written out for graphs.
 
-`Descent` is the plain path: ``autograd.grad``, the average over processes, the gradient scaler, clipping, and the
+`OptimizerSet` is the plain path: ``autograd.grad``, the average over processes, the gradient scaler, clipping, and the
 optimizer's own step. `adam_` is the same step as ordinary tensor operations on the state of the same
 ``torch.optim.Adam``, so that a whole update can be one graph and either path can go on with the other's checkpoints.
 """
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_offrl.errors import InputError
 
 
-class Descent:
+class OptimizerSet:
     """The named optimizers of one algorithm and how they step.
 
     Args:

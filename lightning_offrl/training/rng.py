@@ -13,9 +13,9 @@ _MASK = (1 << 64) - 1
 
 
 def mix(*words: int) -> int:
-    """One 63-bit seed out of several integers (SplitMix64's finaliser, chained).
+    """One 63-bit seed out of several integers (SplitMix64's finalizer, chained).
 
-    Neighbouring seeds and updates give unrelated generators, so ``seed=0, update=1`` is not ``seed=1, update=0``.
+    Neighboring seeds and updates give unrelated generators, so ``seed=0, update=1`` is not ``seed=1, update=0``.
     """
     state = 0
     for word in words:
@@ -42,7 +42,7 @@ class Request:
         return torch.empty(self.shape, dtype=self.dtype, device=self.device)
 
 
-class Draws:
+class RandomStreams:
     """The one door to randomness inside an update.
 
     Every gradient update starts its own streams, one per stacked seed, from ``(seed + i, update)``: update k draws the
@@ -123,5 +123,5 @@ class Draws:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tape": None, "_fresh": {}, "_pool": {}}  # generators cannot be pickled and are remade
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
+    def __deepcopy__(self, memo: dict[int, Any]) -> RandomStreams:
         return self  # a copied network draws where its original does

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.awac import AWAC
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, q_of, weights
 
 

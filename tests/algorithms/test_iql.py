@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, q_of, single, weights
 
 

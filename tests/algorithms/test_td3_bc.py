@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from lightning_offrl.algorithms.rebrac import ReBRAC
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, member, mlp, q_of, single, weights
 
 

@@ -18,25 +18,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 
 import lightning_offrl
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.conservative.cql import CQL
 from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
 from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.algorithms.td3_bc import TD3BC
-from lightning_offrl.callbacks.policy_shift import KNOBS, ShiftCallback
-from lightning_offrl.training.target_update import SoftTargetUpdate
+from lightning_offrl.callbacks.policy_shift import REMEDIES, PolicyShiftMonitor
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.diagnostics.diagnosis import Diagnosis
-from lightning_offrl.envs.rollout import Evaluator
 from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.rollout import Evaluator
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.target import Tabular
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 from tests.diagnostics.gaussian import policy
 
-PLAIN: dict[str, Any] = {"behaviour": "none", "vae": False, "states": 200}  # nothing is trained but a classifier
+PLAIN: dict[str, Any] = {"behavior": "none", "vae": False, "states": 200}  # nothing is trained but a classifier
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning_offrl.callbacks.policy_shift as diagnose
     import lightning_offrl.diagnostics.panel as panel
 
-    monkeypatch.setattr(diagnose, "BEHAVIOUR_UPDATES", 40)
+    monkeypatch.setattr(diagnose, "BEHAVIOR_UPDATES", 40)
     told, vae = panel.distinguish, panel.VAESupport
     monkeypatch.setattr(panel, "distinguish", lambda *a, **k: told(*a, **{**k, "updates": 20}))
     monkeypatch.setattr(panel, "VAESupport", lambda *a, **k: vae(*a, **{**k, "updates": 20}))
@@ -92,7 +92,7 @@ def fit(
 
 def grid(episodes: int = 30) -> dict[str, Any]:
     world = GridWorld("open")
-    return world.dataset(world.mdp.behaviour_policy(0.5), episodes, horizon=25)
+    return world.dataset(world.mdp.behavior_policy(0.5), episodes, horizon=25)
 
 
 def shift(trainer: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ LEARNT = {"learnt_ess_share_step", "learnt_ratio_q999"}
     ],
 )
 def test_what_is_logged_of_continuous_actions(arrays, kind, options, arguments, names) -> None:
-    callback = ShiftCallback(every=3, **{"states": 200, **arguments})
+    callback = PolicyShiftMonitor(every=3, **{"states": 200, **arguments})
     _, trainer = fit(arrays, callback, kind=kind, logger=(recorder := Recorder()), **options)
     logged = shift(trainer)
     drift = {"q_drift"} if kind is not BC else set()
@@ -144,8 +144,8 @@ def test_what_is_logged_of_continuous_actions(arrays, kind, options, arguments, 
 @pytest.mark.parametrize("kind", [DiscreteCQL, DiscreteBCQ])
 def test_what_is_logged_of_discrete_actions(kind) -> None:
     world = GridWorld("open")
-    behaviour = Tabular(world.mdp.behaviour_policy(0.5))
-    callback = ShiftCallback(every=0, states=200, behaviour=behaviour)
+    behavior = Tabular(world.mdp.behavior_policy(0.5))
+    callback = PolicyShiftMonitor(every=0, states=200, behavior=behavior)
     algorithm, trainer = fit(grid(), callback, kind=kind)
     logged = shift(trainer)
     wanted = ALWAYS | VALUES | SURPRISE | BITS | WEIGHTS
@@ -153,10 +153,10 @@ def test_what_is_logged_of_discrete_actions(kind) -> None:
     assert (
         set(logged) - LEARNT - {"q_slope", "q_offset", "q_correlation"} <= wanted and wanted - set(logged) <= one_critic
     )
-    # Greedy of n actions against the known behaviour: the divergence is a sum of -log2 pi_b(pi(s) | s).
+    # Greedy of n actions against the known behavior: the divergence is a sum of -log2 pi_b(pi(s) | s).
     with torch.no_grad():
         acts = algorithm.eval().act(torch.as_tensor(world.observations))
-    bits = -np.log2(world.mdp.behaviour_policy(0.5)[np.arange(len(acts)), acts.numpy()])
+    bits = -np.log2(world.mdp.behavior_policy(0.5)[np.arange(len(acts)), acts.numpy()])
     seen = grid()["infos/state"]
     assert logged["kl_bits_step"] == pytest.approx(bits[seen].mean(), rel=0.25)
     assert logged["surprisal_bits"] == pytest.approx(logged["kl_bits_step"] - logged["surprisal_log_bits"], abs=1e-5)
@@ -164,7 +164,7 @@ def test_what_is_logged_of_discrete_actions(kind) -> None:
 
 def test_values_by_hand() -> None:
     """Q, V and returns as the callback sees them, against the algorithm's own networks and sums of rewards."""
-    callback = ShiftCallback(every=0, **{**PLAIN, "states": 10_000})
+    callback = PolicyShiftMonitor(every=0, **{**PLAIN, "states": 10_000})
     algorithm, trainer = fit(grid(), callback, kind=DiscreteCQL, critics=2)
     logged, data = shift(trainer), trainer.datamodule.train
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_values_by_hand() -> None:
 
 def test_the_first_of_stacked_seeds_is_diagnosed(arrays) -> None:
     for kind in (IQL, TD3BC):
-        one, several = (ShiftCallback(every=0, states=150, vae=False) for _ in range(2))
+        one, several = (PolicyShiftMonitor(every=0, states=150, vae=False) for _ in range(2))
         _, single = fit(arrays, one, kind=kind, steps=3, seed=5)
         _, stacked = fit(arrays, several, kind=kind, steps=3, seed=5, seeds=3)
         a, b = shift(single), shift(stacked)
@@ -202,7 +202,7 @@ def test_the_first_of_stacked_seeds_is_diagnosed(arrays) -> None:
 
 def test_training_does_not_notice(arrays) -> None:
     plain, _ = fit(arrays, steps=6)
-    watched, _ = fit(arrays, ShiftCallback(every=2, states=150), steps=6)
+    watched, _ = fit(arrays, PolicyShiftMonitor(every=2, states=150), steps=6)
     for a, b in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(a, b)
     assert watched.training == plain.training
@@ -210,11 +210,11 @@ def test_training_does_not_notice(arrays) -> None:
 
 def test_a_resumed_run_goes_on(arrays, tmp_path: Path) -> None:
     saving = ModelCheckpoint(dirpath=tmp_path, save_last=True)
-    first = ShiftCallback(every=2, **PLAIN)
+    first = PolicyShiftMonitor(every=2, **PLAIN)
     fit(arrays, first, saving, steps=4)
-    second = ShiftCallback(every=2, **PLAIN)
+    second = PolicyShiftMonitor(every=2, **PLAIN)
     _, trainer = fit(arrays, second, ModelCheckpoint(dirpath=tmp_path), steps=6, resume=tmp_path / "last.ckpt")
-    whole = ShiftCallback(every=2, **PLAIN)
+    whole = PolicyShiftMonitor(every=2, **PLAIN)
     _, once = fit(arrays, whole, steps=6)
     assert [at for at, _ in second._looks] == [2, 4, 6] and second._looks == whole._looks
     for a, b in zip(trainer.lightning_module.parameters(), once.lightning_module.parameters(), strict=True):
@@ -232,7 +232,7 @@ def alarming(monkeypatch: pytest.MonkeyPatch, *levels: str) -> None:
     def found(self: Any, trainer: Any, module: Any) -> list[Diagnosis]:
         return [Diagnosis("q_outside", 0.5, left.pop(0), "half of it is outside", "calm it")]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShiftCallback, "_diagnose", found)
+    monkeypatch.setattr(PolicyShiftMonitor, "_diagnose", found)
 
 
 def test_an_alarm_is_told_when_it_comes_and_when_it_comes_back(arrays, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_an_alarm_is_told_when_it_comes_and_when_it_comes_back(arrays, monkeypat
     recorder = Recorder()
     with pytest.warns(UserWarning, match="shift/q_outside, update 2: half of it is outside. Try: calm it") as said:
         module = OfflineDataModule(arrays, batch_size=8, updates_per_step=1)
-        L.Trainer(max_steps=6, logger=recorder, callbacks=[ShiftCallback(every=1)], enable_progress_bar=False,
+        L.Trainer(max_steps=6, logger=recorder, callbacks=[PolicyShiftMonitor(every=1)], enable_progress_bar=False,
                   enable_checkpointing=False, enable_model_summary=False, accelerator="cpu",
         ).fit(TD3BC(module.spec, hidden=(8,)), module)  # fmt: skip
     assert [re.search(r"update (\d)", a["text"]).group(1) for a in recorder.alerts] == ["2", "5"]
@@ -252,14 +252,14 @@ def test_an_alarm_is_told_when_it_comes_and_when_it_comes_back(arrays, monkeypat
 @pytest.mark.parametrize(("stop", "end"), [(True, 2), (False, 6)])
 def test_divergence_stops_only_if_asked(arrays, tmp_path: Path, monkeypatch, stop: bool, end: int) -> None:
     alarming(monkeypatch, "caution", "alarm", "alarm", "alarm", "alarm", "alarm", "alarm")
-    callback = ShiftCallback(every=1, stop_on_divergence=stop)
+    callback = PolicyShiftMonitor(every=1, stop_on_divergence=stop)
     algorithm, trainer = fit(arrays, callback, ModelCheckpoint(dirpath=tmp_path, save_last=True))
     assert algorithm.updates == end and (tmp_path / "last.ckpt").exists()
 
 
 def test_real_divergence_is_an_alarm(arrays) -> None:
     """A learning rate of 100 sends Q out of all bounds within a few updates."""
-    callback = ShiftCallback(every=5, stop_on_divergence=True, **PLAIN)
+    callback = PolicyShiftMonitor(every=5, stop_on_divergence=True, **PLAIN)
     algorithm, trainer = fit(arrays, callback, steps=400, learning_rate=100.0)
     assert algorithm.updates < 400 and "q_outside" in callback.alarms and shift(trainer)["q_outside"] > 0.01
 
@@ -268,9 +268,9 @@ def test_real_divergence_is_an_alarm(arrays) -> None:
 def test_silent_where_all_is_well(learning_rate: float, alarms: set[str], recwarn: pytest.WarningsRecorder) -> None:
     """One corridor, one log that mostly goes the only way there is: the same run, healthy and made to diverge."""
     world = GridWorld("corridor")
-    behaviour = world.mdp.behaviour_policy(0.95)
-    source = world.dataset(behaviour, 150, horizon=25)
-    callback = ShiftCallback(every=200, states=800, behaviour=Tabular(behaviour), vae=False)
+    behavior = world.mdp.behavior_policy(0.95)
+    source = world.dataset(behavior, 150, horizon=25)
+    callback = PolicyShiftMonitor(every=200, states=800, behavior=Tabular(behavior), vae=False)
     module = OfflineDataModule(source, batch_size=64, updates_per_step=50, discount=0.9)
     algorithm = DiscreteCQL(module.spec, hidden=(32,), weight=0.2, learning_rate=learning_rate, critics=2)
     trainer = L.Trainer(
@@ -284,15 +284,15 @@ def test_silent_where_all_is_well(learning_rate: float, alarms: set[str], recwar
 
 
 def test_knobs_name_arguments_that_exist() -> None:
-    """Every algorithm with a critic has a knob, and what it names is an argument of the algorithm."""
+    """Every algorithm with a critic has a remedy, and what it names is an argument of the algorithm."""
     pages = {
         name: getattr(lightning_offrl, name)
         for name in lightning_offrl.__all__
         if inspect.isclass(getattr(lightning_offrl, name))
         and issubclass(getattr(lightning_offrl, name), OfflineAlgorithm)
     }
-    assert set(KNOBS) <= set(pages) and set(pages) - set(KNOBS) == {"OfflineAlgorithm", "BC", "DiscreteBC"}
-    for name, text in KNOBS.items():
+    assert set(REMEDIES) <= set(pages) and set(pages) - set(REMEDIES) == {"OfflineAlgorithm", "BC", "DiscreteBC"}
+    for name, text in REMEDIES.items():
         arguments = set()
         for kind in pages[name].__mro__:
             arguments |= set(inspect.signature(kind).parameters) if issubclass(kind, OfflineAlgorithm) else set()
@@ -301,9 +301,9 @@ def test_knobs_name_arguments_that_exist() -> None:
 
 
 def test_the_knob_of_the_algorithm_is_told(arrays) -> None:
-    callback = ShiftCallback(every=0, **PLAIN)
+    callback = PolicyShiftMonitor(every=0, **PLAIN)
     fit(arrays, callback, kind=IQL)
-    assert any("lower model.inverse_temperature" in one.knob for one in callback.last)
+    assert any("lower model.inverse_temperature" in one.remedy for one in callback.last)
 
 
 # -- offline and online ----------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_the_knob_of_the_algorithm_is_told(arrays) -> None:
 def test_the_gap_is_the_sum_of_the_policys_own_errors() -> None:
     """V(s0) - gamma^L V(s_L) - discounted rewards of the played episode, in transformed rewards, step by step."""
     source = {**grid(40), "environment": "offrl/GridWorld-open-v0"}
-    callback = ShiftCallback(every=0, episodes=3, **PLAIN)
+    callback = PolicyShiftMonitor(every=0, episodes=3, **PLAIN)
     module = OfflineDataModule(source, batch_size=8, discount=0.9, reward=RewardTransform(2.0, 0.5), updates_per_step=1)
     algorithm = DiscreteCQL(module.spec, hidden=(8,))
     trainer = L.Trainer(max_steps=4, logger=False, callbacks=[callback], enable_progress_bar=False,
@@ -337,7 +337,7 @@ def test_the_gap_is_the_sum_of_the_policys_own_errors() -> None:
         values.append(first - 0.9**t * last - total)
     assert shift(trainer)["online_gap"] == pytest.approx(np.mean(values), abs=1e-4)
     with pytest.raises(InputError, match="does not name its environment"):
-        fit({**grid(), "environment": None}, ShiftCallback(episodes=2), kind=DiscreteCQL)
+        fit({**grid(), "environment": None}, PolicyShiftMonitor(episodes=2), kind=DiscreteCQL)
 
 
 def test_discounted_returns_and_ends_of_episodes() -> None:
@@ -353,17 +353,17 @@ def test_discounted_returns_and_ends_of_episodes() -> None:
 
 def test_wrong_settings_are_refused(arrays) -> None:
     for arguments in ({"every": -1}, {"states": 5}, {"episodes": -1}):
-        with pytest.raises(InputError, match="ShiftCallback needs"):
-            ShiftCallback(**arguments)
+        with pytest.raises(InputError, match="PolicyShiftMonitor needs"):
+            PolicyShiftMonitor(**arguments)
     with pytest.raises(InputError, match="'fit', 'none' or a policy"):
-        ShiftCallback(behaviour="guess")
+        PolicyShiftMonitor(behavior="guess")
     single = {key: value[:20] for key, value in arrays.items()}
     with pytest.raises(InputError, match="has only one"):
-        fit(single, ShiftCallback(**PLAIN))
+        fit(single, PolicyShiftMonitor(**PLAIN))
 
 
-def test_a_true_behaviour_may_be_given(make_arrays) -> None:
-    callback = ShiftCallback(every=0, behaviour=policy(0.0, 2), vae=False, states=150)
+def test_a_true_behavior_may_be_given(make_arrays) -> None:
+    callback = PolicyShiftMonitor(every=0, behavior=policy(0.0, 2), vae=False, states=150)
     _, trainer = fit(make_arrays(), callback, kind=IQL)
     assert "kl_bits_traj" in shift(trainer)
 
@@ -377,8 +377,8 @@ def test_the_command_line_knows_it(tmp_path: Path, make_arrays) -> None:
         for key, value in make_arrays().items():
             file[key] = value
     words = f"fit --model TD3BC --model.hidden [8] --data.source {tmp_path}/toy.hdf5 --trainer.max_steps 4"
-    words += f" --trainer.log_every_n_steps 2 --run_dir {tmp_path}/run --trainer.callbacks+=ShiftCallback"
-    words += " --trainer.callbacks.every=2 --trainer.callbacks.behaviour=none --trainer.callbacks.states=100"
+    words += f" --trainer.log_every_n_steps 2 --run_dir {tmp_path}/run --trainer.callbacks+=PolicyShiftMonitor"
+    words += " --trainer.callbacks.every=2 --trainer.callbacks.behavior=none --trainer.callbacks.states=100"
     words += " --trainer.callbacks.vae=false"
     assert main(words.split()) == 0
     with open(tmp_path / "run" / "metrics.csv") as file:

@@ -14,7 +14,7 @@ import torch
 
 import lightning_offrl.diagnostics.panel as panel
 from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
-from lightning_offrl.callbacks.policy_shift import ShiftCallback
+from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.writers.collect import collect_arrays
 from tests.envs.forbidding import INFO
@@ -26,7 +26,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "distinguish", lambda *a, **k: told(*a, **{**k, "updates": 10}))
 
 
-def fitted(source: Any, callback: ShiftCallback, **options: Any) -> tuple[DiscreteCQL, Any, dict[str, float]]:
+def fitted(source: Any, callback: PolicyShiftMonitor, **options: Any) -> tuple[DiscreteCQL, Any, dict[str, float]]:
     data = OfflineDataModule(source, batch_size=8, updates_per_step=1, discount=0.9)
     algorithm = DiscreteCQL(data.spec, hidden=(8,), seed=1, **options)
     trainer = L.Trainer(max_steps=3, logger=False, callbacks=[callback], enable_progress_bar=False,
@@ -49,7 +49,7 @@ def best(q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def test_values_and_divergence_by_hand(source: dict[str, Any]) -> None:
     """At the best *legal* action, from the page's own networks; the divergence from counts of the log."""
-    algorithm, module, logged = fitted(source, ShiftCallback(every=0, states=10_000), critics=2)
+    algorithm, module, logged = fitted(source, PolicyShiftMonitor(every=0, states=10_000), critics=2)
     data, start = module.train.data, module.train.start
     action, mask = data["action"], data["action_mask"]
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_values_and_divergence_by_hand(source: dict[str, Any]) -> None:
 
 def test_the_gap_is_played_with_legal_actions(source: dict[str, Any]) -> None:
     """The environment raises on any other; V at first and last observations is that of the best legal action."""
-    callback = ShiftCallback(every=0, states=200, behaviour="none", episodes=6)
+    callback = PolicyShiftMonitor(every=0, states=200, behavior="none", episodes=6)
     algorithm, _, logged = fitted(source, callback)
     environment, gaps = gymnasium.make(INFO), []
 
@@ -96,7 +96,8 @@ def test_the_gap_is_played_with_legal_actions(source: dict[str, Any]) -> None:
 
 def test_the_first_of_stacked_seeds_is_told(source: dict[str, Any]) -> None:
     single, stacked = (
-        fitted(source, ShiftCallback(every=0, states=150), critics=2, **options)[2] for options in ({}, {"seeds": 2})
+        fitted(source, PolicyShiftMonitor(every=0, states=150), critics=2, **options)[2]
+        for options in ({}, {"seeds": 2})
     )
     assert set(single) == set(stacked)
     for name in set(single) - {"seconds"}:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_offrl.callbacks.throughput import Pace
+from lightning_offrl.callbacks.throughput import ThroughputMonitor
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_two_threads_are_advised_where_they_help(monkeypatch, width, advise, cor
     module = torch.nn.Linear(width, width)
     trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=256), world_size=world)
     assert torch.get_num_threads() == 1
-    assert Pace(advise=advise)._threads(trainer, module) == expected
+    assert ThroughputMonitor(advise=advise)._threads(trainer, module) == expected

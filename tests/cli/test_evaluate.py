@@ -10,8 +10,8 @@ import pytest
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import evaluate as module
 from lightning_offrl.cli.evaluate import evaluate_checkpoint
-from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.errors import InputError
 from lightning_offrl.policy import export_policy, load_policy
 

@@ -10,7 +10,7 @@ import pytest
 
 from lightning_offrl import InputError, load_policy
 from lightning_offrl.cli.quickstart import _period, main, quickstart
-from lightning_offrl.reports.quickstart import Story
+from lightning_offrl.reports.quickstart import QuickstartResult
 
 SMALL = {"updates": 60, "episodes": 2, "dataset_episodes": 8}
 
@@ -21,11 +21,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def story(folder: Path) -> Story:
+def story(folder: Path) -> QuickstartResult:
     return quickstart(folder, **SMALL, say=lambda line: None)
 
 
-def test_it_leaves_a_page_a_plot_numbers_and_policies(story: Story, folder: Path) -> None:
+def test_it_leaves_a_page_a_plot_numbers_and_policies(story: QuickstartResult, folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert story.verdict.headline in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
@@ -37,10 +37,10 @@ def test_it_leaves_a_page_a_plot_numbers_and_policies(story: Story, folder: Path
         action = load_policy(folder / one.folder / "policy.pt").act(np.array([-1.0, 0.0, 0.0], dtype=np.float32))
         assert action.shape == (1,) and abs(action[0]) <= 2.0
     assert story.transitions == 8 * 200
-    assert len(story.returns) == len(story.behaviours) == 8
+    assert len(story.returns) == len(story.behaviors) == 8
 
 
-def test_curves_begin_untrained_and_end_at_the_last_update(story: Story) -> None:
+def test_curves_begin_untrained_and_end_at_the_last_update(story: QuickstartResult) -> None:
     for one in story.learned:
         assert one.curve.x[0] == 0 and one.curve.x[-1] == 60
         assert len(one.curve.x) == len(one.curve.y) == 13
@@ -48,14 +48,14 @@ def test_curves_begin_untrained_and_end_at_the_last_update(story: Story) -> None
         assert one.torques.shape == story.torques.shape
 
 
-def test_a_second_run_replaces_the_first_and_equals_it(story: Story, folder: Path) -> None:
+def test_a_second_run_replaces_the_first_and_equals_it(story: QuickstartResult, folder: Path) -> None:
     (folder / "mine.txt").write_text("kept")
     again = quickstart(folder, **SMALL, say=lambda line: None)
     assert [one.returns for one in again.learned] == [one.returns for one in story.learned]
     assert (folder / "mine.txt").read_text() == "kept"
 
 
-def test_the_surroundings_are_as_before(story: Story) -> None:
+def test_the_surroundings_are_as_before(story: QuickstartResult) -> None:
     assert "offrl-tests" in os.environ["MINARI_DATASETS_PATH"]
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_offrl.data.writers.convert import convert
-from lightning_offrl.data.readers.reference_returns import known_references
 from lightning_offrl.data.describe import as_dict, describe
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.readers.reference_returns import known_references
+from lightning_offrl.data.writers.convert import convert
 
 
 def test_numbers_by_hand() -> None:

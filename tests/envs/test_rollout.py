@@ -12,8 +12,8 @@ import torch
 from gymnasium import spaces
 
 from lightning_offrl.envs import rollout as evaluation
-from lightning_offrl.envs.rollout import Evaluator, evaluate, normalised_score
 from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.rollout import Evaluator, evaluate, normalized_score
 from lightning_offrl.errors import InputError
 
 
@@ -193,6 +193,6 @@ def test_bad_input(call, message: str) -> None:
         call()
 
 
-def test_normalised_score() -> None:
-    assert normalised_score(np.array([-20.0, 80.0]), [-20.0, 180.0]).tolist() == [0.0, 50.0]
-    assert normalised_score(3.0, None) is None
+def test_normalized_score() -> None:
+    assert normalized_score(np.array([-20.0, 80.0]), [-20.0, 180.0]).tolist() == [0.0, 50.0]
+    assert normalized_score(3.0, None) is None

@@ -11,10 +11,10 @@ from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.dynamics.ensemble import fit_dynamics
+from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.policies.target import (
     ClippedNormal,
     Deterministic,
@@ -91,8 +91,8 @@ def kinds(seed: int):
     size, std = int(rng.choice([1, 2, 3, 6, 17])), float(rng.choice([0.001, 0.01, 0.1, 0.4, 2.0]))
     wanted = parameters(size, float(rng.choice([0.3, 1.0, 3.0, 30.0])), std, seed)
     truncated, squashed = TruncatedNormal(wanted), SquashedNormal(wanted)
-    centre = Deterministic(lambda observation: wanted(observation)[0].clamp(-1.0, 1.0))
-    yield from ((truncated, size), (squashed, size), (smoothed(centre, std), size))
+    center = Deterministic(lambda observation: wanted(observation)[0].clamp(-1.0, 1.0))
+    yield from ((truncated, size), (squashed, size), (smoothed(center, std), size))
     yield from ((UniformMixture(base, 0.1, size), size) for base in (truncated, squashed))
     yield from ((Apart(base, base), size) for base in (truncated, squashed))
     yield mixture(seed), 2
@@ -137,7 +137,7 @@ def test_samples_and_densities_that_differ_are_caught(drawn, stated):
     assert found is not None and not found.agree
 
 
-def test_a_density_that_is_not_normalised_is_caught():
+def test_a_density_that_is_not_normalized_is_caught():
     class Half(TruncatedNormal):
         def log_prob(self, observation, action):
             return super().log_prob(observation, action) - 0.7
@@ -178,7 +178,7 @@ def test_it_reaches_every_estimate_and_the_verdict():
         for estimate in found:
             assert any(SAID in flag for flag in estimate.flags) is told
         uniform = UniformMixture(TruncatedNormal(wanted), 1.0, 1)
-        result = evaluate(policy, data, behaviour=uniform, direct=found[:2], n_boot=50, **how)
+        result = evaluate(policy, data, behavior=uniform, direct=found[:2], n_boot=50, **how)
         assert any(SAID in note for note in result.notes) is told
         for row in result.rows:
             if row.status != "baseline":
@@ -190,11 +190,11 @@ def test_it_reaches_every_estimate_and_the_verdict():
             assert SAID in json.dumps(result.to_dict())
 
 
-def test_the_behaviour_is_checked_too():
+def test_the_behavior_is_checked_too():
     data, target = log(1), UniformMixture(TruncatedNormal(parameters(1, 0.3, 0.5)), 0.5, 1)
-    behaviour = Apart(TruncatedNormal(parameters(1, 0.3, 0.1)), UniformMixture(target, 1.0, 1))
-    result = evaluate(target, data, behaviour=behaviour, discount=0.9, n_boot=50)
-    assert any(note.startswith(f"the behaviour policy {SAID}") for note in result.notes)
+    behavior = Apart(TruncatedNormal(parameters(1, 0.3, 0.1)), UniformMixture(target, 1.0, 1))
+    result = evaluate(target, data, behavior=behavior, discount=0.9, n_boot=50)
+    assert any(note.startswith(f"the behavior policy {SAID}") for note in result.notes)
     assert all(row.status != "eligible" for row in result.rows)
 
 

@@ -58,8 +58,8 @@ def test_a_page_is_whole_and_fetches_nothing() -> None:
     assert 'name="viewport"' in page
 
 
-def test_every_colour_has_a_dark_version() -> None:
-    assert set(plots.COLOURS) == set(html._DARK)
+def test_every_color_has_a_dark_version() -> None:
+    assert set(plots.COLORS) == set(html._DARK)
 
 
 def test_text_is_escaped_once() -> None:

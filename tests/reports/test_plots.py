@@ -29,14 +29,14 @@ FIGURES = {
         extent=(0.0, 1.0, 0.0, 1.0),
         x_label="x (m)",
         y_label="y (m)",
-        colour_label="force (N)",
+        color_label="force (N)",
         limit=1.0,
     ),
 }
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_are_labelled_and_the_file_is_a_picture(name: str, tmp_path: Path) -> None:
+def test_axes_are_labeled_and_the_file_is_a_picture(name: str, tmp_path: Path) -> None:
     figure = FIGURES[name]()
     axes = figure.axes[0]
     assert axes.get_xlabel()
@@ -51,9 +51,9 @@ def test_svg_follows_the_theme_and_is_the_same_every_time(name: str) -> None:
     assert first == plots.svg(FIGURES[name](), "a <description>")
     assert first.startswith('<svg role="img" aria-label="a &lt;description&gt;"')
     assert "var(--ink" in first
-    # whatever colour is left belongs to a picture inside, not to text or lines
-    for role, colour in plots.COLOURS.items():
-        assert first.count(colour) == first.count(f"var(--{role}, {colour})")
+    # whatever color is left belongs to a picture inside, not to text or lines
+    for role, color in plots.COLORS.items():
+        assert first.count(color) == first.count(f"var(--{role}, {color})")
     assert "<metadata>" not in first
     assert "font-family" not in first
 
@@ -63,8 +63,8 @@ def test_two_figures_on_a_page_share_no_names() -> None:
     assert names[0] and not names[0] & names[1]
 
 
-def test_roles_are_told_apart_without_colour() -> None:
-    """Lines differ by marker too, so the figure survives a grey printer."""
+def test_roles_are_told_apart_without_color() -> None:
+    """Lines differ by marker too, so the figure survives a gray printer."""
     markers = [line.get_marker() for line in curves().axes[0].get_lines() if line.get_marker() not in ("None", "")]
     assert len(set(markers)) == len(markers) == 2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_offrl.training.files import AtomicCheckpointIO, read_checkpoint, write_atomically
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.files import AtomicCheckpointIO, read_checkpoint, write_atomically
 
 STATE = {"state_dict": {"w": torch.arange(5000.0)}, "offrl": {"updates": 3}}
 

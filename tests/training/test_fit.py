@@ -7,15 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lightning_offrl.training.compile import choose as update_path
-from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
 from lightning_offrl.dynamics.ensemble import fit_dynamics
-from lightning_offrl.ope.policies.behavior import fit_behaviour
 from lightning_offrl.ope.direct.dice import dice
 from lightning_offrl.ope.direct.fqe import fqe
-from tests.ope.linear_quadratic import BEHAVIOUR, TARGET
+from lightning_offrl.ope.policies.behavior import fit_behavior
+from lightning_offrl.training.compile import choose as compile_choice
+from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
+from tests.ope.linear_quadratic import BEHAVIOR, TARGET
 
-EPISODES = BEHAVIOUR.episodes(8, 10, seed=0)
+EPISODES = BEHAVIOR.episodes(8, 10, seed=0)
 SHORT = {"discount": 0.9, "updates": 12, "hidden": (8,)}
 
 
@@ -31,17 +31,17 @@ def _dynamics() -> list[float]:
     return list(fit_dynamics(EPISODES, members=2, updates=12, hidden=(8,)).measured.values())
 
 
-def _behaviour() -> list[float]:
-    return [fit_behaviour(EPISODES, updates=12, hidden=(8,)).held_out_nll]
+def _behavior() -> list[float]:
+    return [fit_behavior(EPISODES, updates=12, hidden=(8,)).held_out_nll]
 
 
-@pytest.mark.parametrize("fit", [_fqe, _dice, _dynamics, _behaviour])
+@pytest.mark.parametrize("fit", [_fqe, _dice, _dynamics, _behavior])
 def test_a_graph_makes_the_steps_of_the_plain_path(fit: Callable[[], list[float]], monkeypatch) -> None:
     """Long fits are compiled: traced as a whole, schedules and targets included, they end at the same numbers."""
     made = []
     plain = fit()
-    monkeypatch.setattr(update_path, "REPAID_AFTER", 0)
-    monkeypatch.setattr(update_path.UpdatePath, "compiler", staticmethod(uncompiled))
+    monkeypatch.setattr(compile_choice, "REPAID_AFTER", 0)
+    monkeypatch.setattr(compile_choice.CompileChoice, "compiler", staticmethod(uncompiled))
     make = CompiledUpdate._make
     monkeypatch.setattr(CompiledUpdate, "_make", lambda self, batch: made.append(make(self, batch)) or made[-1])
     assert fit() == pytest.approx(plain, rel=1e-5)
@@ -49,7 +49,7 @@ def test_a_graph_makes_the_steps_of_the_plain_path(fit: Callable[[], list[float]
 
 
 def test_products_are_as_before_a_fit_even_one_that_fails(monkeypatch) -> None:
-    monkeypatch.setattr(update_path.products, "choose", lambda *arguments: "high")
+    monkeypatch.setattr(compile_choice.products, "choose", lambda *arguments: "high")
     assert torch.get_float32_matmul_precision() == "highest"
     seen = []
 
@@ -57,7 +57,7 @@ def test_products_are_as_before_a_fit_even_one_that_fails(monkeypatch) -> None:
         seen.append(torch.get_float32_matmul_precision())
         raise RuntimeError("in the middle of an update")
 
-    monkeypatch.setattr(update_path.UpdatePath, "losses_and_steps", observed)
+    monkeypatch.setattr(compile_choice.CompileChoice, "losses_and_steps", observed)
     with pytest.raises(RuntimeError, match="in the middle"):
         _fqe()
     assert seen == ["high"] and torch.get_float32_matmul_precision() == "highest"

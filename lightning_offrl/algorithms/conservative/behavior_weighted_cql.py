@@ -22,11 +22,11 @@ from lightning_offrl.networks.policies import GaussianPolicy
 
 
 class BehaviorWeightedCQL(CQL):
-    """CQL whose push-down term spares the actions of a fitted behaviour policy.
+    """CQL whose push-down term spares the actions of a fitted behavior policy.
 
     Args:
         spec: the spaces, linked from the data.
-        behavior_learning_rate: of the behaviour policy's Adam.
+        behavior_learning_rate: of the behavior policy's Adam.
         **common: see `CQL` and `OfflineAlgorithm`.
     """
 
@@ -36,7 +36,7 @@ class BehaviorWeightedCQL(CQL):
         self.behavior = self.network(lambda: GaussianPolicy(self.encoder(), spec["action_size"], hidden))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """The behaviour policy, then CQL."""
+        """The behavior policy, then CQL."""
         loss = -self.behavior(batch["observation"]).log_prob(batch["action"]).mean(-1)
         self.minimize(behavior=loss.sum())
         return {**super().update(batch), "behavior_loss": loss}
@@ -51,6 +51,6 @@ class BehaviorWeightedCQL(CQL):
         return super().values_of(batch, actions, calibrated) + self.hparams["temperature"] * log_weight.unsqueeze(-3)
 
     def named_optimizers(self, *args: Any, **optimizers: Any) -> Any:
-        """CQL's, and the behaviour policy's Adam."""
+        """CQL's, and the behavior policy's Adam."""
         mine = self.adam(self.behavior, self.hparams["behavior_learning_rate"])
         return super().named_optimizers(*args, behavior=mine, **optimizers)

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2006.04779
     multiplier (if ``lagrange_gap`` is given)  max  multiplier (weight difference - gap),  at most 1e6  eq. 30
 
 One update runs alpha; then the policy (with the new alpha), Q and the multiplier, all three differentiated at the same
-values; then the targets move. That is the order of the authors' code. ``regulariser`` chooses the push-down term:
+values; then the targets move. That is the order of the authors' code. ``regularizer`` chooses the push-down term:
 
     "h"        CQL(H), as above
     "rho"      CQL(rho) with rho = the current policy: T log of the mean of exp(Q / T) over N actions from pi(s)
@@ -33,15 +33,15 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.conservative import soft_maximum, uniform_log_density
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.distributions import SquashedGaussian
 from lightning_offrl.networks.policies import SquashedGaussianPolicy
 from lightning_offrl.networks.scalars import PositiveScalar
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class CQL(OfflineAlgorithm):
@@ -50,7 +50,7 @@ class CQL(OfflineAlgorithm):
     Args:
         spec: the spaces, linked from the data.
         weight: of the conservative term (authors: 5 or 10; CORL: 10, Adroit 1).
-        regulariser: "h", "rho" or "authors2", see the module's first lines.
+        regularizer: "h", "rho" or "authors2", see the module's first lines.
         lagrange_gap: tau of eq. 30, in the authors' units (``weight * difference``); None: fixed weight.
         samples: N actions per group and state (authors: 10).
         temperature: T (authors: 1).
@@ -61,7 +61,7 @@ class CQL(OfflineAlgorithm):
         policy_learning_rate: of policy and temperature (authors: 1e-4; CORL: 3e-5).
         q_learning_rate: of critics and multiplier (authors: 3e-4).
         hidden: widths of the hidden layers (authors: three of 256).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations, CORL does for locomotion.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations, CORL does for locomotion.
     """
 
     counterpart = "DiscreteCQL"
@@ -71,7 +71,7 @@ class CQL(OfflineAlgorithm):
         spec: Spec,
         *,
         weight: float = 10.0,
-        regulariser: Literal["h", "rho", "authors2"] = "h",
+        regularizer: Literal["h", "rho", "authors2"] = "h",
         lagrange_gap: float | None = None,
         samples: int = 10,
         temperature: float = 1.0,
@@ -155,13 +155,13 @@ class CQL(OfflineAlgorithm):
         """The soft maximum of each critic over sampled actions, ``[*lead, N, B]``."""
         hp = self.hparams
         own, own_density = self.sample(pi)
-        if hp["regulariser"] == "rho":
+        if hp["regularizer"] == "rho":
             values = self.values_of(batch, own, calibrated=hp["samples"])
             return soft_maximum(values, None, hp["temperature"]) - hp["temperature"] * math.log(hp["samples"])
         after, after_density = self.sample(next_pi)
         anywhere = 2.0 * self.draws.uniform(own.shape, own, batch_dim=-3) - 1.0
         values = self.values_of(batch, torch.cat([own, after, anywhere], dim=-2), calibrated=2 * hp["samples"])
-        if hp["regulariser"] == "authors2":
+        if hp["regularizer"] == "authors2":
             return soft_maximum(torch.cat([values, q.unsqueeze(-1)], dim=-1), None, hp["temperature"])
         uniform = torch.full_like(own_density, uniform_log_density(own.shape[-1]))
         return soft_maximum(values, torch.cat([own_density, after_density, uniform], dim=-1), hp["temperature"])
@@ -184,7 +184,7 @@ class CQL(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """``tanh(mean)`` of the policy."""
-        return self.policy(self.normaliser(observation)).mode
+        return self.policy(self.normalizer(observation)).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

@@ -19,7 +19,7 @@ from lightning_offrl.errors import InputError
 
 
 class ReturnWeightedCQL(CQL):
-    """CQL whose push-up term favours episodes of high return.
+    """CQL whose push-up term favors episodes of high return.
 
     Args:
         spec: the spaces, linked from the data.

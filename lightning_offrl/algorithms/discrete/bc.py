@@ -1,4 +1,4 @@
-"""Behaviour cloning of discrete actions: maximum likelihood (Pomerleau, 1988).
+"""Behavior cloning of discrete actions: maximum likelihood (Pomerleau, 1988).
 
     policy  min  E[ -log pi(a|s) + penalty mean_b logit_b(s)^2 ]
 
@@ -13,14 +13,14 @@ from typing import Any
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.losses.discrete import legal
 from lightning_offrl.networks.discrete import Categorical, CategoricalPolicy
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 class DiscreteBC(OfflineAlgorithm):
-    """Behaviour cloning of discrete actions.
+    """Behavior cloning of discrete actions.
 
     Args:
         spec: the spaces, linked from the data; discrete actions.
@@ -63,7 +63,7 @@ class DiscreteBC(OfflineAlgorithm):
 
     def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """The most likely legal action."""
-        return self.policy(self.normaliser(observation), action_mask).mode
+        return self.policy(self.normalizer(observation), action_mask).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam."""

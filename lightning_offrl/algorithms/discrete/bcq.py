@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/1910.01708
 
-    policy  min  E[ -log pi(a|s) + penalty mean_b logit_b(s)^2 ]       imitation of the behaviour
+    policy  min  E[ -log pi(a|s) + penalty mean_b logit_b(s)^2 ]       imitation of the behavior
     Q       min  E[ huber(y - Q(s, a)) ]
             y = r + gamma (1 - terminated) Q'(s', b)
             b = argmax of Q(s', b) over b with pi(b|s') / max_c pi(c|s') >= threshold     Algorithm 1
@@ -24,13 +24,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.discrete import double_q, legal, of_action, supported
 from lightning_offrl.losses.values import huber, td_target
 from lightning_offrl.networks.discrete import Categorical, CategoricalPolicy, DiscreteCritics
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class DiscreteBCQ(OfflineAlgorithm):
@@ -49,7 +49,7 @@ class DiscreteBCQ(OfflineAlgorithm):
     """
 
     action_kind = "discrete"
-    acting = ("normaliser", "policy", "q")
+    acting = ("normalizer", "policy", "q")
 
     counterpart = "BCQ"
 
@@ -97,7 +97,7 @@ class DiscreteBCQ(OfflineAlgorithm):
 
     def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """The action with the largest Q among the legal and supported ones."""
-        obs = self.normaliser(observation)
+        obs = self.normalizer(observation)
         support = supported(self.policy.logits(obs), self.hparams["threshold"], action_mask)
         return legal(self.q(obs).mean(-3), support).argmax(-1)
 

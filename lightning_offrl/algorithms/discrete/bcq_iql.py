@@ -4,13 +4,13 @@ Kostrikov, Nair and Levine, 2021, https://arxiv.org/abs/2110.06169;
 Fujimoto, Conti, Ghavamzadeh and Pineau, 2019, https://arxiv.org/abs/1910.01708
 
     V       min  E[ L_tau(Q'(s, a) - V(s)) ]                                              IQL, eq. 5
-    policy  min  E[ -log pi(a|s) + penalty mean_b logit_b(s)^2 ]                          imitation of the behaviour
+    policy  min  E[ -log pi(a|s) + penalty mean_b logit_b(s)^2 ]                          imitation of the behavior
     Q       min  sum_i E[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]              IQL, eq. 6
     acts by argmax of min_i Q_i(s, b) over b with pi(b|s) / max_c pi(c|s) >= threshold    BCQ, Algorithm 1
 
 Q' is the smaller of two target critics. One update runs V, imitation, Q (with the new V), then the targets move.
 Training evaluates actions of the data only; the filter serves to act, and the policy needs no exponential weights.
-Threshold 1 acts as behaviour cloning. ``action_mask`` is respected by imitation and acting.
+Threshold 1 acts as behavior cloning. ``action_mask`` is respected by imitation and acting.
 
 A hybrid of this package: there is no authors' code.
 """
@@ -23,14 +23,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.discrete import legal, of_action, supported
 from lightning_offrl.losses.values import expectile, td_target
 from lightning_offrl.networks.critics import Value
 from lightning_offrl.networks.discrete import Categorical, CategoricalPolicy, DiscreteCritics
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class DiscreteBCQIQL(OfflineAlgorithm):
@@ -50,7 +50,7 @@ class DiscreteBCQIQL(OfflineAlgorithm):
     """
 
     action_kind = "discrete"
-    acting = ("normaliser", "policy", "q")
+    acting = ("normalizer", "policy", "q")
 
     counterpart = "IQLBCQ"
 
@@ -98,7 +98,7 @@ class DiscreteBCQIQL(OfflineAlgorithm):
 
     def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """The action with the largest min-Q among the legal and supported ones."""
-        obs = self.normaliser(observation)
+        obs = self.normalizer(observation)
         support = supported(self.policy.logits(obs), self.hparams["threshold"], action_mask)
         return legal(self.q(obs).amin(-3), support).argmax(-1)
 

@@ -31,12 +31,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.discrete import double_q, legal, log_sum_exp_gap, of_action
 from lightning_offrl.losses.values import huber, td_target
 from lightning_offrl.networks.discrete import DiscreteCritics
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class DiscreteCQL(OfflineAlgorithm):
@@ -53,7 +53,7 @@ class DiscreteCQL(OfflineAlgorithm):
     """
 
     action_kind = "discrete"
-    acting = ("normaliser", "q")
+    acting = ("normalizer", "q")
 
     counterpart = "CQL"
 
@@ -89,7 +89,7 @@ class DiscreteCQL(OfflineAlgorithm):
 
     def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """The legal action with the largest Q (the critics' mean)."""
-        return legal(self.q(self.normaliser(observation)).mean(-3), action_mask).argmax(-1)
+        return legal(self.q(self.normalizer(observation)).mean(-3), action_mask).argmax(-1)
 
     def configure_optimizers(self) -> Any:
         """One Adam."""

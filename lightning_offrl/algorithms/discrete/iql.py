@@ -21,14 +21,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.discrete import of_action
 from lightning_offrl.losses.policies import advantage_weighted
 from lightning_offrl.losses.values import expectile, td_target
 from lightning_offrl.networks.critics import Value
 from lightning_offrl.networks.discrete import CategoricalPolicy, DiscreteCritics
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class DiscreteIQL(OfflineAlgorithm):
@@ -97,7 +97,7 @@ class DiscreteIQL(OfflineAlgorithm):
 
     def act(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """The most likely legal action."""
-        return self.policy(self.normaliser(observation), action_mask).mode
+        return self.policy(self.normalizer(observation), action_mask).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

@@ -11,7 +11,7 @@ All three losses are differentiated at the same values and stepped together, as 
 not see the new critics, nor the target the new policy. Then the targets move.
 
 Checked against snu-mllab/EDAC (trainers/q_learning/sac.py). Differences: uniform initial weights throughout (theirs
-draws the heads closer to zero); no warm-up with behaviour cloning, which is off there by default.
+draws the heads closer to zero); no warm-up with behavior cloning, which is off there by default.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.policies import SquashedGaussianPolicy
 from lightning_offrl.networks.scalars import PositiveScalar
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class SACN(OfflineAlgorithm):
@@ -40,7 +40,7 @@ class SACN(OfflineAlgorithm):
         learning_rate: of all Adams (paper: 3e-4).
         target_entropy: None is minus the number of action dimensions.
         hidden: widths of the hidden layers (paper: three of 256).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SACN(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """``tanh(mean)`` of the policy."""
-        return self.policy(self.normaliser(observation)).mode
+        return self.policy(self.normalizer(observation)).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

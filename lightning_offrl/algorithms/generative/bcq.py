@@ -25,12 +25,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.values import soft_minimum, td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.generative import VAE, Perturbation, best_of, fixed_noise
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class BCQ(OfflineAlgorithm):
@@ -45,10 +45,10 @@ class BCQ(OfflineAlgorithm):
         learning_rate: of all three Adams (authors: 1e-3).
         hidden: widths of the hidden layers of critics and perturbation (authors: 400, 300).
         vae_hidden: widths of the hidden layers of the VAE's encoder and decoder (authors: two of 750).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
-    acting = ("normaliser", "vae", "policy", "q")
+    acting = ("normalizer", "vae", "policy", "q")
 
     counterpart = "DiscreteBCQ"
 
@@ -108,7 +108,7 @@ class BCQ(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The sample with the largest Q_1, of ``act_samples`` with fixed latents."""
-        obs = self.normaliser(observation)
+        obs = self.normalizer(observation)
         noise = fixed_noise(self.hparams["act_samples"], self.vae.latent, next(self.vae.parameters()))
         actions = self.policy(obs, self.vae.sample(obs, noise))
         return best_of(actions, self.q.of_samples(obs, actions).select(-3, 0))

@@ -30,9 +30,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.divergences import squared_mmd
 from lightning_offrl.losses.values import soft_minimum, td_target
 from lightning_offrl.networks.critics import Critics
@@ -40,6 +38,8 @@ from lightning_offrl.networks.distributions import SquashedGaussian
 from lightning_offrl.networks.generative import VAE, best_of, fixed_noise
 from lightning_offrl.networks.policies import SquashedGaussianPolicy
 from lightning_offrl.networks.scalars import PositiveScalar
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class BEAR(OfflineAlgorithm):
@@ -60,10 +60,10 @@ class BEAR(OfflineAlgorithm):
         multiplier_learning_rate: authors: 1e-3.
         hidden: widths of the hidden layers of critics and policy (authors: 400, 300).
         vae_hidden: widths of the hidden layers of the VAE's encoder and decoder (authors: two of 750).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
-    acting = ("normaliser", "policy", "q")
+    acting = ("normalizer", "policy", "q")
 
     def __init__(
         self,
@@ -115,10 +115,10 @@ class BEAR(OfflineAlgorithm):
 
         with torch.no_grad():
             latents = self.draws.normal((*rows, count, latent), action, batch_dim=-3)
-            behaviour = self.vae.sample(obs, latents, squash=False)
+            behavior = self.vae.sample(obs, latents, squash=False)
         noise = self.draws.normal((*rows, count, size), action, batch_dim=-3).clamp(-0.5, 0.5)
         own = before_tanh(self.policy(obs), noise)  # [*lead, B, M, A]
-        mmd = (squared_mmd(own, behaviour, hp["bandwidth"], hp["kernel"]) + 1e-6).sqrt().mean(-1)
+        mmd = (squared_mmd(own, behavior, hp["bandwidth"], hp["kernel"]) + 1e-6).sqrt().mean(-1)
         multiplier = self.multiplier()
         policy_loss = multiplier.detach() * mmd
         q_policy = self.q.of_samples(obs, torch.tanh(own)).mean(-1).amin(-2).mean(-1)
@@ -140,7 +140,7 @@ class BEAR(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The sample with the largest Q_1, of ``act_samples`` with fixed noise."""
-        obs = self.normaliser(observation)
+        obs = self.normalizer(observation)
         pi = self.policy(obs)
         noise = fixed_noise(self.hparams["act_samples"], pi.mean.shape[-1], pi.mean)
         actions = torch.tanh(before_tanh(pi, noise))

@@ -23,12 +23,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.losses.values import expectile, td_target
 from lightning_offrl.networks.critics import Critics, Value
 from lightning_offrl.networks.generative import VAE, best_of, fixed_noise
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class IQLBCQ(OfflineAlgorithm):
@@ -45,7 +45,7 @@ class IQLBCQ(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`.
     """
 
-    acting = ("normaliser", "vae", "q")
+    acting = ("normalizer", "vae", "q")
 
     counterpart = "DiscreteBCQIQL"
 
@@ -97,7 +97,7 @@ class IQLBCQ(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The VAE's sample with the largest min-Q, of ``act_samples`` with fixed latents."""
-        obs = self.normaliser(observation)
+        obs = self.normalizer(observation)
         noise = fixed_noise(self.hparams["act_samples"], self.vae.latent, next(self.vae.parameters()))
         actions = self.vae.sample(obs, noise)
         return best_of(actions, self.q.of_samples(obs, actions).amin(-3))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lightning_offrl.data.logs import masks
-from lightning_offrl.data.logs.order import Seen, in_order
+from lightning_offrl.data.logs.notes import ImportNotes
+from lightning_offrl.data.logs.order import KeySet, in_order
 from lightning_offrl.data.logs.settings import Column
 from lightning_offrl.data.logs.tables import Log, Table
-from lightning_offrl.data.logs.notes import Tally
 
 MANY = 65_536
 """Rows beyond four pieces of ``max_length`` that are held before the pieces are given out."""
@@ -43,7 +43,7 @@ class LogEpisode:
     action_mask: np.ndarray | None = None
 
 
-def episodes(log: Log, tally: Tally) -> Iterator[LogEpisode]:
+def episodes(log: Log, tally: ImportNotes) -> Iterator[LogEpisode]:
     """All episodes of a log, one after the other; memory holds one piece of the log and the longest episode.
 
     Raises:
@@ -52,7 +52,7 @@ def episodes(log: Log, tally: Tally) -> Iterator[LogEpisode]:
     """
     settings = log.settings
     held = _Held(log, tally)
-    seen = Seen()
+    seen = KeySet()
     checked = settings.order == "checked" and bool(settings.episode)
     for table in in_order(log) if settings.order == "sort" else log.tables():
         previous = held.rows[-1].take(slice(-1, None)) if held.rows else None
@@ -78,7 +78,7 @@ def episodes(log: Log, tally: Tally) -> Iterator[LogEpisode]:
 class _Held:
     """The rows of the episode that is being read."""
 
-    def __init__(self, log: Log, tally: Tally) -> None:
+    def __init__(self, log: Log, tally: ImportNotes) -> None:
         self.log, self.tally = log, tally
         self.rows: list[Table] = []
         self.before: Table | None = None
@@ -120,7 +120,7 @@ def _last(values: np.ndarray) -> np.ndarray:
     return np.where(row >= 0, values[row.clip(min=0), np.arange(values.shape[1])], math.nan)[None]
 
 
-def _check_contiguous(log: Log, table: Table, fresh: np.ndarray, seen: Seen) -> None:
+def _check_contiguous(log: Log, table: Table, fresh: np.ndarray, seen: KeySet) -> None:
     """No episode may begin twice; ``fresh`` are the rows where one begins."""
     again = np.flatnonzero(seen.holds(table.key[fresh]))
     inside, place = np.unique(table.key[fresh], return_index=True)
@@ -137,7 +137,7 @@ def _check_contiguous(log: Log, table: Table, fresh: np.ndarray, seen: Seen) -> 
     seen.add(inside)
 
 
-def _episode(log: Log, tally: Tally, table: Table, before: Table | None, *, cut: bool) -> Iterator[LogEpisode]:
+def _episode(log: Log, tally: ImportNotes, table: Table, before: Table | None, *, cut: bool) -> Iterator[LogEpisode]:
     """The rows of one episode, as one or more pieces; ``cut``: more rows of it follow; ``before``: what was known."""
     settings = log.settings
     table = _with_groups(tally, table, before)
@@ -152,7 +152,7 @@ def _episode(log: Log, tally: Tally, table: Table, before: Table | None, *, cut:
         yield from _pieces(log, tally, piece, observation, known, goes_on)
 
 
-def _with_groups(tally: Tally, table: Table, before: Table | None) -> Table:
+def _with_groups(tally: ImportNotes, table: Table, before: Table | None) -> Table:
     """Labels carried on within the episode, as logs often name them in its first row only."""
     group = table.group
     missing = np.isnan(group)
@@ -165,7 +165,7 @@ def _with_groups(tally: Tally, table: Table, before: Table | None) -> Table:
     return table
 
 
-def _check_times(log: Log, tally: Tally, table: Table) -> list[int]:
+def _check_times(log: Log, tally: ImportNotes, table: Table) -> list[int]:
     """Borders between the pieces that long gaps leave."""
     settings = log.settings
     step = np.diff(table.time)
@@ -200,7 +200,7 @@ def _check_times(log: Log, tally: Tally, table: Table) -> list[int]:
 
 
 def _pieces(
-    log: Log, tally: Tally, table: Table, observation: np.ndarray, before: Table | None, goes_on: bool
+    log: Log, tally: ImportNotes, table: Table, observation: np.ndarray, before: Table | None, goes_on: bool
 ) -> Iterator[LogEpisode]:
     settings = log.settings
     late = settings.outcome_row == "next"
@@ -259,7 +259,7 @@ def _pieces(
         )
 
 
-def _filled_observations(log: Log, tally: Tally, table: Table, before: Table | None) -> np.ndarray:
+def _filled_observations(log: Log, tally: ImportNotes, table: Table, before: Table | None) -> np.ndarray:
     """``[n, D]`` float32 with categories spread out, and indicators behind."""
     columns = log.settings.observation
     out, indicators = [], []
@@ -280,7 +280,13 @@ def _filled_observations(log: Log, tally: Tally, table: Table, before: Table | N
 
 
 def _fill(
-    log: Log, tally: Tally, table: Table, value: np.ndarray, column: Column, known: float, mean: float | None = None
+    log: Log,
+    tally: ImportNotes,
+    table: Table,
+    value: np.ndarray,
+    column: Column,
+    known: float,
+    mean: float | None = None,
 ) -> np.ndarray:
     """Missing values of one column filled as the map says; ``known`` is what stood before the first row, or nan."""
     name, fill, categories = column.name, column.fill, column.categories
@@ -316,7 +322,7 @@ def _fill(
     return value
 
 
-def _actions(log: Log, tally: Tally, table: Table, steps: int, before: Table | None) -> np.ndarray:
+def _actions(log: Log, tally: ImportNotes, table: Table, steps: int, before: Table | None) -> np.ndarray:
     settings = log.settings
     part = table.take(slice(0, steps))
     columns = []
@@ -348,7 +354,7 @@ def _actions(log: Log, tally: Tally, table: Table, steps: int, before: Table | N
     return np.ravel_multi_index([value.astype(np.int64) for value in columns], sizes)
 
 
-def _rewards(log: Log, tally: Tally, table: Table, outcome: slice) -> np.ndarray:
+def _rewards(log: Log, tally: ImportNotes, table: Table, outcome: slice) -> np.ndarray:
     part = table.take(outcome)
     reward = part.reward
     if np.isnan(reward).any():

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import make_spec
-from lightning_offrl.data.writers.convert import Converted
-from lightning_offrl.data.writers.minari import clear_half_written, store
 from lightning_offrl.data.logs.assemble import LogEpisode, episodes
 from lightning_offrl.data.logs.files import expand
 from lightning_offrl.data.logs.mapping import LogMap, parse_map, read_map
+from lightning_offrl.data.logs.notes import ImportNotes
 from lightning_offrl.data.logs.order import FOLDER
 from lightning_offrl.data.logs.settings import Column, action_count, action_labels
 from lightning_offrl.data.logs.tables import Log, survey
-from lightning_offrl.data.logs.notes import Tally
+from lightning_offrl.data.writers.convert import Converted
+from lightning_offrl.data.writers.minari import clear_half_written, store
 from lightning_offrl.data.writers.staging import clear
 from lightning_offrl.errors import InputError
 
@@ -72,7 +72,7 @@ def import_logs(
 
         world = make_environment(named, trusted=environment is not None)
         world.close()
-    log, tally = Log(paths, settings), Tally()
+    log, tally = Log(paths, settings), ImportNotes()
     survey(log)
     observation_space, action_space = _spaces(log)
     if world is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lightning_offrl.data.readers.checks import count
 from lightning_offrl.data.logs.tables import Log
+from lightning_offrl.data.readers.checks import count
 
 
 @dataclass
-class Tally:
+class ImportNotes:
     """What happened on the way, for the notes."""
 
     unfinished: int = 0

@@ -17,7 +17,7 @@ FOLDER = "offrl-sort"
 """How the temporary folders begin."""
 
 
-class Seen:
+class KeySet:
     """A set of 64-bit keys that grows by whole arrays; eight bytes each."""
 
     def __init__(self) -> None:

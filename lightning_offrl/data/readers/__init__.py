@@ -50,7 +50,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     return with_known_references(episodes)
 
 
-class Place:
+class DataSource:
     """A source on disk: its files, and how they are read.
 
     Attributes:
@@ -97,7 +97,7 @@ class Place:
         return arrays.read_npz(self.path, environment, who)
 
 
-def locate(source: str | Path) -> Place:
+def locate(source: str | Path) -> DataSource:
     """Find a source on disk, or let Minari download it.
 
     Raises:
@@ -107,12 +107,12 @@ def locate(source: str | Path) -> Place:
 
     path = Path(source).expanduser()
     if path.is_file():
-        return Place("npz" if path.suffix == ".npz" else "d4rl", path)
+        return DataSource("npz" if path.suffix == ".npz" else "d4rl", path)
     directory = minari.data_directory(source)
     if directory is not None:
-        return Place("minari", directory)
+        return DataSource("minari", directory)
     if isinstance(source, str) and minari.is_id(source) and not path.exists():
-        return Place("minari", minari.download(source))
+        return DataSource("minari", minari.download(source))
     if path.is_dir():
         raise InputError(f"{path} is a directory without a Minari dataset; give its file, or a Minari id")
     if path.suffix in (*HDF5, ".npz") or isinstance(source, Path):

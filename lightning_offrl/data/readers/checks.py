@@ -100,7 +100,7 @@ def usable_log_prob(value: Any, source: str, notes: list[str]) -> np.ndarray | N
     bad = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
     if bad:
         notes.append(
-            f"{source} holds {bad:,} values that are not finite: the logged behaviour log densities are left out"
+            f"{source} holds {bad:,} values that are not finite: the logged behavior log densities are left out"
         )
     return None if bad else array
 

@@ -1,4 +1,4 @@
-"""Collecting a dataset from a real environment with behaviour policies, written as a local Minari dataset.
+"""Collecting a dataset from a real environment with behavior policies, written as a local Minari dataset.
 
 Our own loop rather than Minari's ``DataCollector``, which needs jax: one seed per episode, T + 1 observations, and the
 true log density of every action (``infos/behavior_log_prob``, in the environment's units).
@@ -18,7 +18,7 @@ import numpy as np
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.envs.action_masks import mask_of, stacked
-from lightning_offrl.envs.controllers import Behaviour, Controller, behaviours, built_in_controller
+from lightning_offrl.envs.controllers import Behavior, Controller, behaviors, built_in_controller
 from lightning_offrl.envs.gridworld.environment import HORIZON, GridWorld
 from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
 from lightning_offrl.envs.sepsis.environment import Sepsis
@@ -39,7 +39,7 @@ class Episode:
     terminations: np.ndarray
     truncations: np.ndarray
     log_prob: np.ndarray
-    behaviour: str
+    behavior: str
     seed: int
     action_mask: np.ndarray | None = None
 
@@ -53,7 +53,7 @@ class Collected:
         path: the directory of the dataset.
         returns: ``[E]`` float64.
         lengths: ``[E]`` int64.
-        names: behaviour of each episode.
+        names: behavior of each episode.
         references: (random, controller) mean returns, or None where there is no controller to measure.
         table: a short text.
         action_kind: "box" or "discrete", which decides the algorithms that can learn from it.
@@ -85,14 +85,14 @@ def collect(
     Args:
         environment: Gymnasium id.
         dataset_id: ``namespace/name-v0``; kept under Minari's directory (``MINARI_DATASETS_PATH``, or ``~/.minari``).
-        episodes: how many, shared out among the behaviours and shuffled.
+        episodes: how many, shared out among the behaviors and shuffled.
         quality: ``"mixed"``, a number from 0 (random) to 1 (the controller with little noise), or several in equal
-            shares; see `behaviour.behaviours`.
+            shares; see `behavior.behaviors`.
         policy: an exported ``policy.pt`` or a function of one raw observation to an action in environment units, in
             place of the built-in controller.
         noise: standard deviation around the controller's action in half ranges; 0 logs no density for Box actions.
         seed: of everything; episode i does not depend on how many are collected before or after it, except for
-            which behaviour it is given.
+            which behavior it is given.
         overwrite: replace an existing dataset of this id.
 
     Raises:
@@ -111,10 +111,10 @@ def collect(
         env.close()
     returns = np.array([episode.rewards.sum() for episode in played])
     lengths = np.array([len(episode.rewards) for episode in played])
-    names = [episode.behaviour for episode in played]
+    names = [episode.behavior for episode in played]
     table = _table(dataset_id, environment, returns, lengths, played, references)
-    if not all(behaviour.recorded for _, behaviour in mixture):
-        table += "\nno behaviour probabilities were logged: they depend on what the record does not hold"
+    if not all(behavior.recorded for _, behavior in mixture):
+        table += "\nno behavior probabilities were logged: they depend on what the record does not hold"
     return Collected(dataset_id, target, returns, lengths, names, references, table, spec["action_kind"])
 
 
@@ -132,7 +132,7 @@ def collect_arrays(
     Args:
         environment: as in `collect`, and so are the others.
         episodes: how many.
-        quality: of the behaviours.
+        quality: of the behaviors.
         policy: in place of the built-in controller.
         noise: around the controller's action.
         seed: of everything.
@@ -161,7 +161,7 @@ def collect_arrays(
         "references": references,
         "name": f"{environment_name(environment)} collected with seed {seed}",
     }
-    if all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture):
+    if all(behavior.has_density and behavior.recorded for _, behavior in mixture):
         arrays["behavior_log_prob"] = _join([episode.log_prob for episode in played])
     if all(episode.action_mask is not None for episode in played):
         for key, part in (("action_mask", slice(None, -1)), ("next_action_mask", slice(1, None))):
@@ -177,12 +177,12 @@ def _gather(
     policy: str | Path | Controller | None,
     noise: float,
     seed: int,
-) -> tuple[list[Episode], list[tuple[float, Behaviour]]]:
+) -> tuple[list[Episode], list[tuple[float, Behavior]]]:
     if episodes < 1:
         raise InputError(f"a dataset needs at least 1 episode, got {episodes}")
     spec = environment_spec(env)
     controller = _controller(policy, spec, environment)
-    mixture = behaviours(environment, spec, quality=quality, policy=controller, noise=noise)
+    mixture = behaviors(environment, spec, quality=quality, policy=controller, noise=noise)
     if policy is None and isinstance(env.unwrapped, Sepsis):  # the clinician sees more than the record holds
         bedside, recorded = env.unwrapped.bedside(), not env.unwrapped.confounded
         mixture = [(p, replace(b, controller=bedside, recorded=recorded) if b.controller else b) for p, b in mixture]
@@ -190,29 +190,29 @@ def _gather(
     return [play(env, b, seed=_episode_seed(seed, i)) for i, b in enumerate(chosen)], mixture
 
 
-def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
+def play(env: Any, behavior: Behavior, *, seed: int) -> Episode:
     """One episode to its end.
 
     Args:
         env: a Gymnasium environment that ends (it has a time limit or terminal states).
-        behaviour: who acts.
-        seed: resets the environment and seeds the behaviour's own draws.
+        behavior: who acts.
+        seed: resets the environment and seeds the behavior's own draws.
     """
     rng = np.random.default_rng([seed, 1])
-    shape = env.action_space.shape if behaviour.spec["action_kind"] == "box" else ()
+    shape = env.action_space.shape if behavior.spec["action_kind"] == "box" else ()
     observation, info = env.reset(seed=seed)
-    masks = [mask_of(observation, info, behaviour.spec)]
+    masks = [mask_of(observation, info, behavior.spec)]
     observations, actions, rewards, log_probs = [observation], [], [], []
     terminations, truncations = [], []
     ended = False
     while not ended:
-        action, log_prob = behaviour.sample(observation, rng, masks[-1])
+        action, log_prob = behavior.sample(observation, rng, masks[-1])
         executed = (
             action if shape == () and isinstance(action, int) else action.reshape(shape).astype(env.action_space.dtype)
         )
         observation, reward, terminated, truncated, info = env.step(executed)
         observations.append(observation)
-        masks.append(mask_of(observation, info, behaviour.spec))
+        masks.append(mask_of(observation, info, behavior.spec))
         actions.append(executed)
         rewards.append(float(reward))
         log_probs.append(log_prob)
@@ -226,7 +226,7 @@ def play(env: Any, behaviour: Behaviour, *, seed: int) -> Episode:
         np.asarray(terminations),
         np.asarray(truncations),
         np.asarray(log_probs, dtype=np.float64),
-        behaviour.name,
+        behavior.name,
         seed,
         stacked(masks),
     )
@@ -274,8 +274,8 @@ def reference_scores(environment: str, env: Any, spec: Spec) -> tuple[float, flo
     if controller is None:
         return None
     means = []
-    for behaviour in (Behaviour("random", spec, None), Behaviour("controller", spec, controller, 1.0, noise=0.0)):
-        returns = [play(env, behaviour, seed=REFERENCE_SEED + i).rewards.sum() for i in range(REFERENCE_EPISODES)]
+    for behavior in (Behavior("random", spec, None), Behavior("controller", spec, controller, 1.0, noise=0.0)):
+        returns = [play(env, behavior, seed=REFERENCE_SEED + i).rewards.sum() for i in range(REFERENCE_EPISODES)]
         means.append(float(np.mean(returns)))
     return means[0], means[1]
 
@@ -294,7 +294,7 @@ def _episode_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % (2**31 - 1))
 
 
-def _share_out(mixture: list[tuple[float, Behaviour]], episodes: int, seed: int) -> list[Behaviour]:
+def _share_out(mixture: list[tuple[float, Behavior]], episodes: int, seed: int) -> list[Behavior]:
     """Shares as whole episodes by largest remainder, in a shuffled order."""
     exact = np.array([share for share, _ in mixture]) * episodes
     counts = np.floor(exact + 1e-9).astype(int)
@@ -327,13 +327,13 @@ def _write(
     target: Path,
     played: list[Episode],
     references: tuple[float, float] | None,
-    mixture: list[tuple[float, Behaviour]],
+    mixture: list[tuple[float, Behavior]],
     overwrite: bool,
 ) -> None:
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    logged = all(behaviour.has_density and behaviour.recorded for _, behaviour in mixture)
+    logged = all(behavior.has_density and behavior.recorded for _, behavior in mixture)
     masked = all(episode.action_mask is not None for episode in played)
     buffers = [
         EpisodeBuffer(
@@ -349,7 +349,7 @@ def _write(
         )
         for i, episode in enumerate(played)
     ]
-    shares = "; ".join(f"{share:.0%} {behaviour.name}" for share, behaviour in mixture)
+    shares = "; ".join(f"{share:.0%} {behavior.name}" for share, behavior in mixture)
     # Replaced only when the new one is complete, so an interruption leaves the old dataset in place.
     aside = target.with_name(f".{target.name}.old")
     if overwrite and target.exists():
@@ -365,7 +365,7 @@ def _write(
                 eval_env=env.spec,
                 observation_space=env.observation_space,
                 action_space=env.action_space,
-                algorithm_name="lightning_offrl built-in behaviour policies",
+                algorithm_name="lightning_offrl built-in behavior policies",
                 ref_min_score=references[0] if references else None,
                 ref_max_score=references[1] if references else None,
                 description=f"Collected by lightning_offrl in {environment_name(environment)}. Episodes: {shares}.",
@@ -388,8 +388,8 @@ def _table(
     played: list[Episode],
     references: tuple[float, float] | None,
 ) -> str:
-    rows = [("behaviour", "episodes", "mean return", "sd", "mean length")]
-    names = np.array([episode.behaviour for episode in played])
+    rows = [("behavior", "episodes", "mean return", "sd", "mean length")]
+    names = np.array([episode.behavior for episode in played])
     n = 1 if np.abs(returns).max() > 1.0 else 3
     groups = [(name, names == name) for name in sorted(set(names.tolist()))]
     groups = [*groups, ("all", np.ones(len(names), dtype=bool))] if len(groups) > 1 else groups
@@ -411,5 +411,5 @@ def _table(
             f"this dataset scores {score:.1f} on average"
         )
     if any(math.isnan(episode.log_prob[0]) for episode in played):
-        lines.append("no behaviour log density was logged: without noise none exists")
+        lines.append("no behavior log density was logged: without noise none exists")
     return "\n".join(lines)

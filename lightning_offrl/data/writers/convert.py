@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lightning_offrl.batch import log_volume, scale_action, unscale_action
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.writers.minari import clear_half_written, store
-from lightning_offrl.data.readers import Place, load, locate
+from lightning_offrl.data.readers import DataSource, load, locate
 from lightning_offrl.data.readers.arrays import NAMES, SAME_STATE, SETTINGS, differ, read
 from lightning_offrl.data.readers.checks import count
+from lightning_offrl.data.writers.minari import clear_half_written, store
 from lightning_offrl.errors import InputError
 
 STORED = ("observation", "action", "next", "behavior_log_prob", "action_mask", "log")
@@ -170,7 +170,7 @@ def _finite_log_prob(episodes: Episodes) -> bool:
     return log_prob is None or bool(log_prob.isfinite().all())
 
 
-def _unread(place: Place) -> set[str]:
+def _unread(place: DataSource) -> set[str]:
     """Names of what a source holds and no reader of ours reads; of a Minari dataset, in its first episode."""
     known = {name for names in NAMES.values() for name in names}
     if place.kind == "npz":

@@ -272,7 +272,7 @@ class GridWorld(gymnasium.Env):
         """The grid as pixels.
 
         Args:
-            values: ``[n_states]``, colours the floor from dark (smallest) to light (largest).
+            values: ``[n_states]``, colors the floor from dark (smallest) to light (largest).
             policy: ``[n_states, 4]``, drawn as arrows as large as their probability.
             agent: its state.
             cell: pixels a side.

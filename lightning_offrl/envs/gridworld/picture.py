@@ -1,4 +1,4 @@
-"""A grid as pixels: floor coloured by values, policies as arrows, the agent as a disc. Numpy alone, smooth edges."""
+"""A grid as pixels: floor colored by values, policies as arrows, the agent as a disc. Numpy alone, smooth edges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ARROWS = "^<>v"
 MOVES = np.array([(-1, 0), (0, -1), (0, 1), (1, 0)])
 """Rows and columns that each action goes; those of actions a and 3 - a are opposite."""
 
-_COLOURS = {
+_COLORS = {
     "#": (52, 58, 70),
     ".": (244, 243, 238),
     "S": (214, 228, 245),
@@ -38,7 +38,7 @@ def draw(
         grid: ``[rows, columns]``, the characters of the drawing.
         cells: ``[S, 2]``, row and column of each state.
         terminal: ``[S]`` bool.
-        values: ``[S]``, colours the floor from dark (smallest) to light (largest).
+        values: ``[S]``, colors the floor from dark (smallest) to light (largest).
         policy: ``[S, 4]``, drawn as arrows as large as their probability.
         agent: the state it is in.
         cell: pixels a side.
@@ -47,7 +47,7 @@ def draw(
         uint8 ``[rows * cell, columns * cell, 3]``.
     """
     rows, columns = grid.shape
-    image = np.full((rows, columns, cell, cell, 3), _COLOURS["#"], dtype=np.float64)
+    image = np.full((rows, columns, cell, cell, 3), _COLORS["#"], dtype=np.float64)
     share = np.zeros(len(cells))
     if values is not None:
         inside = np.asarray(values, dtype=np.float64)[~terminal]
@@ -56,11 +56,11 @@ def draw(
     border = np.minimum(edge[:, None], edge) < 1
     for state, (row, column) in enumerate(cells):
         tile, sign = image[row, column], str(grid[row, column])
-        colour = np.array(_COLOURS.get(sign, _COLOURS["."]), dtype=np.float64)
+        color = np.array(_COLORS.get(sign, _COLORS["."]), dtype=np.float64)
         if values is not None and not terminal[state]:
-            colour = (1.0 - share[state]) * _DARK + share[state] * _LIGHT
-        tile[...] = colour
-        tile[border] = 0.92 * colour
+            color = (1.0 - share[state]) * _DARK + share[state] * _LIGHT
+        tile[...] = color
+        tile[border] = 0.92 * color
         if sign in ARROWS:
             _paint(tile, _arrow(cell, ARROWS.index(sign), 1.6), _WIND)
         if policy is not None and not terminal[state]:
@@ -73,8 +73,8 @@ def draw(
     return image.transpose(0, 2, 1, 3, 4).reshape(rows * cell, columns * cell, 3).round().astype(np.uint8)
 
 
-def _paint(tile: np.ndarray, cover: np.ndarray, colour: Sequence[int]) -> None:
-    tile[...] = tile * (1.0 - cover[..., None]) + np.array(colour, dtype=np.float64) * cover[..., None]
+def _paint(tile: np.ndarray, cover: np.ndarray, color: Sequence[int]) -> None:
+    tile[...] = tile * (1.0 - cover[..., None]) + np.array(color, dtype=np.float64) * cover[..., None]
 
 
 def _disc(cell: int, size: float) -> np.ndarray:

@@ -293,15 +293,15 @@ class Sepsis(gymnasium.Env):
         where = self.mdp.state_distribution(policy, horizon)[:horizon]
         return float(discount ** np.arange(horizon) @ where @ (policy * self.mdp.reward).sum(-1))
 
-    def record_process(self, behaviour: Array, horizon: int = HORIZON) -> TabularMDP:
+    def record_process(self, behavior: Array, horizon: int = HORIZON) -> TabularMDP:
         """What infinitely many recorded admissions teach: the process of the record's states, ``record``.
 
         Transition probabilities are those among all steps at which something was done: with hidden diabetes they mix
-        patients in the proportions in which this behaviour treats them so. A policy's value here is what models and
+        patients in the proportions in which this behavior treats them so. A policy's value here is what models and
         fitted Q tend to, and it is wrong by exactly the confounding.
 
         Args:
-            behaviour: ``[n_states, 8]``, who made the record.
+            behavior: ``[n_states, 8]``, who made the record.
             horizon: of the record.
 
         Raises:
@@ -311,7 +311,7 @@ class Sepsis(gymnasium.Env):
             raise InputError("a record with missing measurements is no finite process of its states; use missing=0")
         kinds = int(self.record.max()) + 1
         flow = np.zeros((kinds, self.mdp.n_actions, self.mdp.n_states))
-        np.add.at(flow, self.record, self.mdp.visits(behaviour, horizon)[:, :, None] * self.mdp.transition)
+        np.add.at(flow, self.record, self.mdp.visits(behavior, horizon)[:, :, None] * self.mdp.transition)
         flow = np.stack([flow[:, :, self.record == kind].sum(-1) for kind in range(kinds)], -1)
         start = np.bincount(self.record, self.mdp.start, kinds)
         total = flow.sum(-1, keepdims=True)

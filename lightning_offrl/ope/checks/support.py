@@ -4,14 +4,14 @@ Weights cannot tell alone: where the log lacks what the policy does, the weights
 sample size is large, and the estimate is wrong. (Their mean falls below 1, which `eligibility` tests; but a small
 missing share hides in the spread of the weights.)
 
-`unseen_share` needs the behaviour's density. It draws the policy's actions at the logged states and multiplies their
+`unseen_share` needs the behavior's density. It draws the policy's actions at the logged states and multiplies their
 ratios along each episode: an episode of the policy whose weight exceeds n is one that a log of n episodes holds less
 than once on average, and importance sampling with n episodes misses just that part (Chatterjee and Diaconis, 2018,
 theorem 1.1). Limits: states are those of the log, so it does not see where the policy would lead; a *fitted* density
 says about actions far from the data what its family says.
 
 `far_share` needs nothing but logs and policy: how many of the policy's actions lie farther from what was logged in the
-most similar states than logged actions of other episodes do. Limits: similarity is Euclidean distance of standardised
+most similar states than logged actions of other episodes do. Limits: similarity is Euclidean distance of standardized
 observations, so it weakens with irrelevant numbers among them; by construction a hundredth of the log's own actions
 count as far, so shares below about two hundredths cannot be told from none.
 """
@@ -62,7 +62,7 @@ class Support:
 def unseen_share(
     episodes: Episodes,
     policy: TargetPolicy,
-    behaviour: TargetPolicy,
+    behavior: TargetPolicy,
     *,
     horizon: int | None = None,
     draws: int = 8,
@@ -74,7 +74,7 @@ def unseen_share(
     Args:
         episodes: logged data.
         policy: with a density.
-        behaviour: with a density: the true one, or a fit.
+        behavior: with a density: the true one, or a fit.
         horizon: steps that count; None: all.
         draws: artificial episodes per logged one: each keeps its states, with actions of the policy.
         max_steps: so many logged steps are used, of episodes drawn at random (of 30 episodes at least).
@@ -89,7 +89,7 @@ def unseen_share(
     observation, allowed = episodes.data["observation"][rows[mask]], legal.legal_actions(episodes, rows[mask])
     total = torch.zeros(draws, *mask.shape, dtype=torch.float64)
     for k, action in enumerate(legal.sample(policy, observation, draws, generator, allowed)):
-        top, bottom = (legal.log_prob(one, observation, action, allowed) for one in (policy, behaviour))
+        top, bottom = (legal.log_prob(one, observation, action, allowed) for one in (policy, behavior))
         if top is None or bottom is None:
             raise InputError("the share of unseen episodes needs densities of both policies; use far_share instead")
         total[k][mask] = (top - bottom).double()
@@ -112,7 +112,7 @@ def far_share(
     policy: TargetPolicy,
     *,
     horizon: int | None = None,
-    neighbours: int = 50,
+    neighbors: int = 50,
     queries: int = 1000,
     pool: int = 10_000,
     draws: int = 4,
@@ -128,9 +128,9 @@ def far_share(
         episodes: logged data, two episodes or more.
         policy: any.
         horizon: only states of the first steps; None: all.
-        neighbours: how many of the nearest states.
+        neighbors: how many of the nearest states.
         queries: states asked about.
-        pool: states searched for neighbours.
+        pool: states searched for neighbors.
         draws: actions of the policy per state.
         seed: of all draws.
 
@@ -147,7 +147,7 @@ def far_share(
     features = _features(episodes, flat)
     distance = torch.cdist(features[asked], features[searched])
     distance[owner[asked].unsqueeze(-1) == owner[searched]] = torch.inf
-    near = distance.topk(min(neighbours, len(searched)), largest=False)
+    near = distance.topk(min(neighbors, len(searched)), largest=False)
     taken = episodes.data["action"][flat[searched]][near.indices]  # [Q, K, A] or [Q, K]
     usable = near.values.isfinite()
     own = _gap(episodes.data["action"][flat[asked]], taken, usable)
@@ -181,7 +181,7 @@ def _first_rows(
 
 
 def _features(episodes: Episodes, rows: Tensor) -> Tensor:
-    """Standardised numbers of the observations, ``[len(rows), D]`` float32; constant ones are left out."""
+    """Standardized numbers of the observations, ``[len(rows), D]`` float32; constant ones are left out."""
     table = episodes.data.select("observation")[rows]
     columns = torch.cat([leaf.reshape(len(rows), -1).float() for _, leaf in leaves(table)], -1)
     spread = columns.std(0)

@@ -197,7 +197,7 @@ def check_weights(data: Trajectories, limits: Limits | None = None) -> WeightChe
             "log-probabilities are wrong"
         )
     if off > 0 or step_off > 0:
-        why = FITTED if data.behaviour == ESTIMATED else LOGGED
+        why = FITTED if data.behavior == ESTIMATED else LOGGED
         reasons.append(
             f"the mean weight is {mean:.3g} +- {error:.2g} (per step {step:.4f} +- {step_error:.4f}), expected 1: {why}"
         )

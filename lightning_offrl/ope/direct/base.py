@@ -8,11 +8,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.expectation import weighted_actions
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _STREAM = 0xAC7
 
 
-class PolicyEvaluation(OfflineAlgorithm):
+class PolicyEvaluationAlgorithm(OfflineAlgorithm):
     """Base of pages that learn from the data what a given policy is worth; for either kind of action.
 
     The policy sees raw observations. Its actions at the next observation are drawn anew for every update, from the
@@ -57,7 +57,7 @@ class PolicyEvaluation(OfflineAlgorithm):
         return self._policy[0]
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
-        """Add the policy's actions to a block ``[K, *lead, B]``, then normalise."""
+        """Add the policy's actions to a block ``[K, *lead, B]``, then normalize."""
         if block.get(("next", "policy_action"), None) is None:
             block = self.with_actions(block)
         return super().prepare(block)

@@ -1,4 +1,4 @@
-"""DICE, experimental: the ratio of state-action distributions, by the regularised Lagrangian.
+"""DICE, experimental: the ratio of state-action distributions, by the regularized Lagrangian.
 
 Yang, Nachum, Dai, Li and Schuurmans, 2020, https://arxiv.org/abs/2007.03438:
 
@@ -7,10 +7,10 @@ Yang, Nachum, Dai, Li and Schuurmans, 2020, https://arxiv.org/abs/2007.03438:
 
 nu is the multiplier of the flow equations, lambda that of ``E_D[zeta] = 1``. The solution ``zeta = d_pi / d_D`` gives
 ``V = E_D[zeta r] / (1 - gamma)`` without a product of weights. This is the combination its authors recommend in their
-README (regularised dual, reward and normalisation on, zeta a square). nu is not Q: the regularisation shifts it.
+README (regularized dual, reward and normalization on, zeta a square). nu is not Q: the regularization shifts it.
 
 Where a step ends the episode, all later time is spent in a state outside the data that pays nothing. Its share follows
-from zeta: with c = 1 + terminated gamma / (1 - gamma), it is ``E_D[zeta c] = 1`` that is normalised, and ``lambda c``
+from zeta: with c = 1 + terminated gamma / (1 - gamma), it is ``E_D[zeta c] = 1`` that is normalized, and ``lambda c``
 that stands above; without ends c is 1.
 
 All three take one step at once, on one batch, by Adam without momentum (betas 0 and .99, as DOPE's DualDICE), because
@@ -30,19 +30,19 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from lightning_offrl.batch import TRANSITION, Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
-from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.fit import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.networks.action_values import action_value
+from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
-from lightning_offrl.ope.direct.base import PolicyEvaluation
 from lightning_offrl.ope.sample_check import sample_reasons
+from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
+from lightning_offrl.training.rng import mix
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -60,20 +60,20 @@ class Multiplier(nn.Module):
         return self.number
 
 
-class DICE(PolicyEvaluation):
-    """The regularised Lagrangian for the policy given to `of`, from the first states given to `starting_at`.
+class DICE(PolicyEvaluationAlgorithm):
+    """The regularized Lagrangian for the policy given to `of`, from the first states given to `starting_at`.
 
     Args:
         spec: the spaces; either kind of action.
         discount: gamma, that of the data.
-        dual_regulariser: alpha.
+        dual_regularizer: alpha.
         nu_learning_rate: of Adam (authors' scripts: 1e-4 for 100,000 updates of batches of 2048).
         zeta_learning_rate: of Adam; ascends.
         lambda_learning_rate: of Adam.
         decay: first and last update of a linear decay of all learning rates to 0; None: constant.
         tau: of the average from which zeta is read.
         hidden: widths of both networks (authors' scripts: 64, 64); none: linear.
-        **common: see `PolicyEvaluation` and `OfflineAlgorithm`.
+        **common: see `PolicyEvaluationAlgorithm` and `OfflineAlgorithm`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DICE(PolicyEvaluation):
         spec: Spec,
         *,
         discount: float = 0.99,
-        dual_regulariser: float = 1.0,
+        dual_regularizer: float = 1.0,
         nu_learning_rate: float = 1e-3,
         zeta_learning_rate: float = 1e-3,
         lambda_learning_rate: float = 1e-3,
@@ -127,7 +127,7 @@ class DICE(PolicyEvaluation):
                 index = index if rows is None else rows[head][index]
                 legal = None if masks is None else masks[index]
                 action, weight = self.actions_at(observations[index], generator, legal)
-                picked.append(self.normaliser(observations[index]))
+                picked.append(self.normalizer(observations[index]))
                 actions.append(action)
                 weights.append(weight)
         block["first"] = torch.stack(picked).unflatten(0, shape)
@@ -150,7 +150,7 @@ class DICE(PolicyEvaluation):
             (1.0 - discount) * first
             + zeta * (flow - multiplier * share)
             + multiplier
-            - 0.5 * self.hparams["dual_regulariser"] * zeta.square()
+            - 0.5 * self.hparams["dual_regularizer"] * zeta.square()
         ).mean(-1)
         self.minimize(nu=value.sum(), zeta=-value.sum(), multiplier=value.sum())
         return {
@@ -164,7 +164,7 @@ class DICE(PolicyEvaluation):
         return self.nu(observation, action)[..., 0, :, :, 0]
 
     def ratio(self, observation: Any, action: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Ratios of normalised observations and one action each, ``[*lead, B]``."""
+        """Ratios of normalized observations and one action each, ``[*lead, B]``."""
         network = self.zeta_target if network is None else network
         return network(observation, action)[..., 0, :, 0, 0].square()
 
@@ -204,7 +204,7 @@ def dice(
     updates: int = 20_000,
     seeds: int = 1,
     replicates: int = 0,
-    dual_regulariser: float = 1.0,
+    dual_regularizer: float = 1.0,
     learning_rate: float = 1e-3,
     tau: float = 0.005,
     samples: int = 1,
@@ -222,7 +222,7 @@ def dice(
         updates: gradient updates.
         seeds: fits to the data itself; the estimate is their mean.
         replicates: more fits, each to its own resample of the episodes.
-        dual_regulariser: alpha.
+        dual_regularizer: alpha.
         learning_rate: of all three Adams for the first half of the updates; then it falls to 0.
         tau: of the average from which zeta is read.
         samples: actions per observation of a stochastic continuous policy.
@@ -247,7 +247,7 @@ def dice(
     module = DICE(
         episodes.spec,
         discount=discount,
-        dual_regulariser=dual_regulariser,
+        dual_regularizer=dual_regularizer,
         nu_learning_rate=learning_rate,
         zeta_learning_rate=learning_rate,
         lambda_learning_rate=learning_rate,
@@ -258,7 +258,7 @@ def dice(
         seeds=heads,
         seed=seed,
     ).of(policy)
-    fit_normaliser(module, episodes)
+    fit_normalizer(module, episodes)
     together = numbered(clusters, episodes.n_episodes)
     sampler = EpisodeBootstrap(episodes.start, episodes.length, batch_size, seed, seeds, replicates, together)
     module.starting_at(first_observations(episodes), [row[row >= 0] for row in sampler.episodes], first_masks(episodes))
@@ -276,7 +276,7 @@ def dice(
     def look() -> None:
         trace.append(measure()[0])
 
-    fit_alone(module, columns, sampler, updates, targets=SoftTargetUpdate(tau), looks=10, look=look)
+    fit_without_trainer(module, columns, sampler, updates, targets=SoftTargetUpdate(tau), looks=10, look=look)
     values, mass = measure()
     value, own = float(values[:seeds].mean()), mass[:seeds]
     zeta = _ratios(module, episodes)[:seeds].mean(0)
@@ -321,7 +321,7 @@ def _ratios(module: DICE, episodes: Episodes) -> Tensor:
     """Ratios of every logged pair, per head, ``[S, T]`` float64."""
     lead, parts = module.lead, []
     for rows in chunks(len(episodes), (lead or (1,))[0]):
-        seen = module.normaliser(episodes.data["observation"][rows])
+        seen = module.normalizer(episodes.data["observation"][rows])
         action = episodes.data["action"][rows].unsqueeze(1)
         if lead:
             size = len(action)

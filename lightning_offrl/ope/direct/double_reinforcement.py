@@ -20,13 +20,13 @@ from torch import Tensor
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import RatioEstimate, dice
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, first_masks, first_observations
 from lightning_offrl.ope.direct.fqe import fqe
-from lightning_offrl.ope.weighting.importance import Terms
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
 from lightning_offrl.ope.weighting.intervals import Resamples
+from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -49,8 +49,8 @@ def corrected_terms(
     first_v: Tensor,
     *,
     discount: float,
-    normalised: bool = True,
-) -> Terms:
+    normalized: bool = True,
+) -> PerEpisodeTerms:
     """The estimate as a sum of two ratios of means over episodes, the value and its correction.
 
     Args:
@@ -60,7 +60,7 @@ def corrected_terms(
         next_v: ``[T]``, V at every next observation; not used where the step ended the episode.
         first_v: ``[E]``, V at the first observation of every episode.
         discount: gamma, below 1.
-        normalised: divide the correction by the mass of the ratios, ``E_D[zeta c]`` with
+        normalized: divide the correction by the mass of the ratios, ``E_D[zeta c]`` with
             ``c = 1 + terminated gamma / (1 - gamma)``, which is 1 where they are right.
 
     Raises:
@@ -71,14 +71,14 @@ def corrected_terms(
     ended = episodes.data["next", "terminated"]
     ahead = torch.where(ended, 0.0, discount * next_v.double())
     error = episodes.data["next", "reward"].double() + ahead - q.double()
-    weight = ratio.double() * (1.0 + ended * discount / (1.0 - discount)) if normalised else torch.ones_like(error)
+    weight = ratio.double() * (1.0 + ended * discount / (1.0 - discount)) if normalized else torch.ones_like(error)
     row = episodes.episode_index()
 
     def total(x: Tensor) -> Tensor:
         return torch.zeros(episodes.n_episodes, dtype=torch.float64).index_add_(0, row, x)
 
     top, bottom = total(ratio.double() * error) / (1.0 - discount), total(weight)
-    return Terms(torch.stack([first_v.double(), top], -1), torch.stack([torch.ones_like(bottom), bottom], -1))
+    return PerEpisodeTerms(torch.stack([first_v.double(), top], -1), torch.stack([torch.ones_like(bottom), bottom], -1))
 
 
 def drl(

@@ -41,13 +41,13 @@ def one_hot_features(n_actions: int) -> Features:
 
 
 def quadratic_features(episodes: Episodes) -> Features:
-    """1, all numbers and all products of two of them, each number standardised over the data.
+    """1, all numbers and all products of two of them, each number standardized over the data.
 
     The numbers are those of observation and action together; with discrete actions those of the observation, once per
     action. The value of a linear policy in a linear system with quadratic rewards is of this form.
 
     Args:
-        episodes: the data to standardise by; constant numbers are left out.
+        episodes: the data to standardize by; constant numbers are left out.
 
     Raises:
         InputError: for observations that hold pictures.

@@ -3,7 +3,7 @@
     Q  min  E[ (clip(r + gamma (1 - terminated) E_{a' ~ pi} Q'(s', a')) - Q(s, a))^2 ]
 
 Q' follows Q by Polyak averaging, and it is Q' that is read in the end. Networks give ``(1 - gamma) Q``; rewards are
-standardised, their mean subtracted only where no episode ever ends (a shift is worth ``shift / (1 - gamma)`` there, and
+standardized, their mean subtracted only where no episode ever ends (a shift is worth ``shift / (1 - gamma)`` there, and
 something else where episodes end); targets are clipped to what such rewards can add up to, and the share that was
 clipped is reported. With several critics the target is their mean. "min" is a pessimistic variant, no estimate of V:
 on a linear-quadratic system the smaller of two critics was off by -2 %, the smallest of five by -7 %, and falling.
@@ -27,24 +27,24 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Spec
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.data.split import split_by_episode
-from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.fit import fit_alone, fit_normaliser, linear_decay
 from lightning_offrl.losses.quantiles import quantile_regression
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.action_values import action_value
+from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand
-from lightning_offrl.ope.direct.base import PolicyEvaluation
-from lightning_offrl.ope.direct.fqe_monitor import Watch
+from lightning_offrl.ope.direct.fqe_monitor import FQEMonitor
 from lightning_offrl.ope.policies.expectation import is_exact
 from lightning_offrl.ope.sample_check import sample_reasons
+from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
+from lightning_offrl.training.rng import mix
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -56,7 +56,7 @@ DRAWS = 8
 """Actions per transition of a stochastic continuous policy that are drawn once, in fits that would ask for more."""
 
 
-class FQE(PolicyEvaluation):
+class FQE(PolicyEvaluationAlgorithm):
     """Fitted Q evaluation of the policy given to `of`.
 
     It trains like every algorithm, under a ``Trainer`` with an `OfflineDataModule`, or with `fqe`, which also chooses
@@ -75,11 +75,11 @@ class FQE(PolicyEvaluation):
         tau: Polyak rate of the target (DOPE: 0.005).
         decay: first and last update of a linear decay of the learning rate to 0; None: constant (DOPE).
         hidden: widths of the hidden layers (DOPE: 256, 256).
-        layer_norm: normalise hidden layers.
-        **common: see `PolicyEvaluation` and `OfflineAlgorithm`.
+        layer_norm: normalize hidden layers.
+        **common: see `PolicyEvaluationAlgorithm` and `OfflineAlgorithm`.
     """
 
-    acting = ("normaliser", "q_target")
+    acting = ("normalizer", "q_target")
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class FQE(PolicyEvaluation):
         return kept, weight, outside.flatten(len(self.lead)).mean(-1)
 
     def value(self, observation: Any, action: Tensor, target: bool = True) -> Tensor:
-        """Q of normalised observations, ``[*lead, N, B, P, m]``, in transformed rewards."""
+        """Q of normalized observations, ``[*lead, N, B, P, m]``, in transformed rewards."""
         return (self.q_target if target else self.q)(observation, action) * self.scale
 
     def setup(self, stage: str) -> None:
@@ -219,7 +219,7 @@ def fqe(
         reduction: "mean", or the pessimistic variant "min".
         quantiles: m per action; more than 1 also gives ``return_quantiles``.
         hidden: widths of the networks.
-        layer_norm: normalise hidden layers.
+        layer_norm: normalize hidden layers.
         learning_rate: of AdamW for the first 70 % of the updates; then it falls to 0, so that what is read is not the
             noise of the last batches.
         batch_size: B, rows per head and update.
@@ -258,7 +258,7 @@ def fqe(
         seeds=seeds + replicates,
         seed=seed,
     ).of(policy)
-    fit_normaliser(module, episodes)
+    fit_normalizer(module, episodes)
     together = numbered(clusters, episodes.n_episodes)
     length, probe = episodes.length.clone(), torch.arange(len(episodes))
     if held_out > 0.0:
@@ -270,8 +270,8 @@ def fqe(
     elif updates * batch_size * (seeds + replicates) * samples > DRAWS * len(episodes):
         columns = _with_draws(policy, columns, seed)
     sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, seeds, replicates, together)
-    watch = Watch(module, episodes, columns, probe, seeds, (scale, shift), seed)
-    fit_alone(module, columns, sampler, updates, targets=SoftTargetUpdate(rate), looks=20, look=watch.look)
+    watch = FQEMonitor(module, episodes, columns, probe, seeds, (scale, shift), seed)
+    fit_without_trainer(module, columns, sampler, updates, targets=SoftTargetUpdate(rate), looks=20, look=watch.look)
     per_head = watch.first_values()
     per_state = per_head[:seeds].mean(0)
     picked = sampler.episodes[seeds:]

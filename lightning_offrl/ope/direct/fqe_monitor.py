@@ -10,10 +10,10 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.training.rng import mix
 from lightning_offrl.losses.quantiles import quantile_levels
 from lightning_offrl.ope.direct.estimate import chunks, first_masks, first_observations, largest_return
 from lightning_offrl.ope.policies.expectation import weighted_actions
+from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.direct.fqe import FQE
@@ -25,7 +25,7 @@ LOOK_SAMPLES = 4
 
 
 @dataclass
-class Watch:
+class FQEMonitor:
     """Reads a fit in raw rewards, follows it on fixed states and held-out steps, and says what is wrong with it.
 
     Args:
@@ -79,7 +79,7 @@ class Watch:
 
     def particles(self, observation: Any, action: Tensor) -> Tensor:
         """``[S, N, B, P, m]`` float64, in transformed rewards."""
-        seen = self.module.normaliser(observation)
+        seen = self.module.normalizer(observation)
         lead, batch = self.module.lead, action.shape[0]
         if lead:
             seen = seen.expand(*lead, batch, *seen.shape[1:]) if isinstance(seen, Tensor) else seen.expand(*lead, batch)

@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_offrl.data.bootstrap import mean_of_picked, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.training.rng import mix
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Step, fit_dynamics
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.estimate import (
@@ -25,9 +24,10 @@ from lightning_offrl.ope.direct.estimate import (
     multiplicities,
 )
 from lightning_offrl.ope.direct.features import is_one_hot
+from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from lightning_offrl.ope.policies.masked import probabilities
 from lightning_offrl.ope.sample_check import sample_reasons
-from lightning_offrl.ope.direct.tabular import EmpiricalMDP
+from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

@@ -6,7 +6,7 @@ of the pairs in the data and ``m`` the first states, these agree to rounding:
     fitted Q          Q <- r + discount P_pi Q, repeated                      (the limit of fitted Q evaluation)
     model rollout     sum_t discount^t E[r_t], the state distribution propagated
     flow              zeta d = (1 - discount) m pi + discount P_pi^T (zeta d),  J = E_d[zeta r] / (1 - discount)
-    DualDICE          zeta = nu - discount P_pi nu, where nu minimises
+    DualDICE          zeta = nu - discount P_pi nu, where nu minimizes
                       1/2 E_d[(nu - discount P_pi nu)^2] - (1 - discount) E_m[nu]
                       (Nachum et al., 2019, https://arxiv.org/abs/1906.04733, with f(x) = x^2 / 2)
 
@@ -164,7 +164,7 @@ class EmpiricalMDP:
         Args:
             policy: ``[S, A]``.
             discount: below 1.
-            by: the linear flow equations, or the minimiser of DualDICE's quadratic objective.
+            by: the linear flow equations, or the minimizer of DualDICE's quadratic objective.
         """
         if not 0.0 <= discount < 1.0:
             raise InputError(f"density ratios need a discount in [0, 1), got {discount}")

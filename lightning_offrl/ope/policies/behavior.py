@@ -1,7 +1,7 @@
-"""Who collected the data: a behaviour policy estimated by maximum likelihood.
+"""Who collected the data: a behavior policy estimated by maximum likelihood.
 
-Importance sampling with the behaviour regressed on the *same* data that is evaluated is `ris` (Hanna, Niekum and
-Stone, 2019, https://arxiv.org/abs/1806.01347): its error is usually below that of the true behaviour's weights, and it
+Importance sampling with the behavior regressed on the *same* data that is evaluated is `ris` (Hanna, Niekum and
+Stone, 2019, https://arxiv.org/abs/1806.01347): its error is usually below that of the true behavior's weights, and it
 vanishes for counts on a deterministic bandit. Fitting on other data than is evaluated destroys that effect, so the
 episodes that are held out here only decide when to stop.
 
@@ -19,36 +19,36 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
-from lightning_offrl.training.rng import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.fit import fit_alone, fit_normaliser
 from lightning_offrl.networks.discrete import CategoricalPolicy
 from lightning_offrl.networks.mixtures import MixturePolicy
 from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
+from lightning_offrl.training.rng import mix
 
 Family = Literal["auto", "squashed", "truncated"]
 
 
-class BehaviourDensity(OfflineAlgorithm):
+class BehaviorDensity(OfflineAlgorithm):
     """Maximum likelihood of the logged actions.
 
     Args:
         spec: the spaces; either kind of action.
         family: continuous actions: components are tanh of normals, or truncated normals.
         components: of the mixture; continuous actions.
-        learning_rate: of AdamW (DOPE's behaviour cloning: 3e-4 for far longer fits).
+        learning_rate: of AdamW (DOPE's behavior cloning: 3e-4 for far longer fits).
         weight_decay: of AdamW.
         decay_over: the learning rate falls to 0 along a cosine over so many updates; None: constant.
         hidden: widths of the hidden layers.
-        normalise_observations: standardise observations.
+        normalize_observations: standardize observations.
         **common: see `OfflineAlgorithm`.
     """
 
@@ -64,11 +64,11 @@ class BehaviourDensity(OfflineAlgorithm):
         weight_decay: float = 1e-5,
         decay_over: int | None = None,
         hidden: tuple[int, ...] = (256, 256),
-        normalise_observations: bool = True,
+        normalize_observations: bool = True,
         **common: Any,
     ) -> None:
         self.action_kind = spec["action_kind"]  # type: ignore[misc]  # the density of either kind, by one rule
-        super().__init__(spec, normalise_observations=normalise_observations, **common)
+        super().__init__(spec, normalize_observations=normalize_observations, **common)
         size = spec["action_size"]
         if self.action_kind == "discrete":
             self.policy = self.network(lambda: CategoricalPolicy(self.encoder(), size, hidden))
@@ -88,8 +88,8 @@ class BehaviourDensity(OfflineAlgorithm):
     def act(self, observation: Any) -> Tensor:
         """The most likely action, discrete actions only."""
         if self.action_kind != "discrete":
-            raise InputError("a mixture over continuous actions has no cheap mode; sample from the BehaviourModel")
-        return self.policy(self.normaliser(observation)).mode
+            raise InputError("a mixture over continuous actions has no cheap mode; sample from the BehaviorModel")
+        return self.policy(self.normalizer(observation)).mode
 
     def configure_optimizers(self) -> Any:
         """One AdamW."""
@@ -104,8 +104,8 @@ class BehaviourDensity(OfflineAlgorithm):
         )
 
 
-class BehaviourModel:
-    """An estimated behaviour policy; what a `TargetPolicy` can be asked, it can be asked.
+class BehaviorModel:
+    """An estimated behavior policy; what a `TargetPolicy` can be asked, it can be asked.
 
     Args:
         kind: "counts", "categorical", "squashed" or "truncated".
@@ -118,10 +118,10 @@ class BehaviourModel:
 
     is_deterministic = False
 
-    def __init__(self, kind: str, module: BehaviourDensity | Tensor, held_out_nll: float) -> None:
+    def __init__(self, kind: str, module: BehaviorDensity | Tensor, held_out_nll: float) -> None:
         self.kind, self.held_out_nll = kind, held_out_nll
         self.discrete = kind in ("counts", "categorical")
-        self.notes = [f"behaviour estimated from the data ({kind}), {held_out_nll:.3f} nats per action held out"]
+        self.notes = [f"behavior estimated from the data ({kind}), {held_out_nll:.3f} nats per action held out"]
         self._module = module
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class BehaviourModel:
         if not self.discrete:
             return None
         legal = () if action_mask is None else (action_mask,)
-        return self._module.policy(self._module.normaliser(observation), *legal).log_probs.double().exp()
+        return self._module.policy(self._module.normalizer(observation), *legal).log_probs.double().exp()
 
     @torch.no_grad()
     def log_prob(self, observation: Any, action: Tensor) -> Tensor:
@@ -162,8 +162,8 @@ class BehaviourModel:
         return each.sample(None, 1, generator)[0].unflatten(0, chosen.shape)
 
     def _mixture(self, observation: Any) -> tuple[Tensor, Tensor, Tensor]:
-        assert isinstance(self._module, BehaviourDensity)
-        found = self._module.policy(self._module.normaliser(observation))
+        assert isinstance(self._module, BehaviorDensity)
+        found = self._module.policy(self._module.normalizer(observation))
         return found.logits.double(), found.mean.double(), found.log_std.double().exp()
 
     def _component(self, mean: Tensor, std: Tensor) -> SquashedNormal | TruncatedNormal:
@@ -172,7 +172,7 @@ class BehaviourModel:
 
 
 @torch.inference_mode(False)
-def fit_behaviour(
+def fit_behavior(
     episodes: Episodes,
     *,
     held_out: float = 0.1,
@@ -184,7 +184,7 @@ def fit_behaviour(
     batch_size: int = 256,
     clusters: ClusterLabels | None = None,
     seed: int = 0,
-) -> BehaviourModel:
+) -> BehaviorModel:
     """The policy that most likely chose the logged actions.
 
     Args:
@@ -192,7 +192,7 @@ def fit_behaviour(
         held_out: share of the episodes on which the likelihood is measured. Networks keep the weights of the best of
             20 looks at it; counts are of all episodes, whatever is held out.
         updates: gradient updates; not used for counts. More is better on locomotion: on hopper medium, whose true
-            behaviour has -3.09 nats per action, 5,000 reach -2.38 at 3e-3 and -2.15 at 1e-3.
+            behavior has -3.09 nats per action, 5,000 reach -2.38 at 3e-3 and -2.15 at 1e-3.
         family: of continuous actions. "auto" takes truncated normals where more than 0.1 % of the action's numbers lie
             on a face of the box (a squashed density has no mass there), else squashed ones.
         components: of the mixture.
@@ -215,7 +215,7 @@ def fit_behaviour(
         kind = "truncated" if float((action.abs() >= 1.0 - 1e-6).double().mean()) > 1e-3 else "squashed"
     else:
         kind = family
-    module = BehaviourDensity(
+    module = BehaviorDensity(
         episodes.spec,
         family="truncated" if kind == "truncated" else "squashed",
         components=components,
@@ -224,7 +224,7 @@ def fit_behaviour(
         hidden=hidden,
         seed=seed,
     )
-    fit_normaliser(module, episodes)
+    fit_normalizer(module, episodes)
     keys = (*IMITATION, "action_mask") if "action_mask" in episodes.data.keys() else IMITATION
     held = episodes.select(test).data.select(*keys)
     length = episodes.length.clone()
@@ -234,18 +234,18 @@ def fit_behaviour(
 
     def look() -> None:
         nonlocal best
-        nll = _nll(BehaviourModel(kind, module, 0.0), held)
+        nll = _nll(BehaviorModel(kind, module, 0.0), held)
         if nll < best[0]:
             best = nll, copy.deepcopy(module.state_dict())
 
-    fit_alone(module, episodes.data.select(*keys), sampler, updates, looks=20, look=look)
+    fit_without_trainer(module, episodes.data.select(*keys), sampler, updates, looks=20, look=look)
     if best[1]:
         module.load_state_dict(best[1])
-    return BehaviourModel(kind, module, best[0])
+    return BehaviorModel(kind, module, best[0])
 
 
 @torch.no_grad()
-def _nll(model: BehaviourModel, data: TensorDict, chunk: int = 16_384) -> float:
+def _nll(model: BehaviorModel, data: TensorDict, chunk: int = 16_384) -> float:
     total = 0.0
     for i in range(0, len(data), chunk):
         rows = data[i : i + chunk]
@@ -263,7 +263,7 @@ def _restricted(table: Tensor, mask: Tensor) -> Tensor:
     return torch.where(total > 0.0, kept / total.clamp(min=torch.finfo(torch.float64).tiny), alike)
 
 
-def _counts(episodes: Episodes, train: Tensor, test: Tensor) -> BehaviourModel:
+def _counts(episodes: Episodes, train: Tensor, test: Tensor) -> BehaviorModel:
     states, actions = episodes.data["observation"].shape[-1], int(episodes.spec["action_size"])
 
     def count(of: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ def _counts(episodes: Episodes, train: Tensor, test: Tensor) -> BehaviourModel:
     whole = count(torch.arange(episodes.n_episodes))
     total = whole.sum(-1, keepdim=True)
     table = torch.where(total > 0.0, whole / total.clamp(min=1.0), 1.0 / actions)
-    model = BehaviourModel("counts", table, nll)
+    model = BehaviorModel("counts", table, nll)
     unseen = int((total == 0.0).sum())
     if unseen:
         model.notes.append(f"{unseen} states without data are given uniform actions")

@@ -6,7 +6,7 @@ The Gaussian format is a description (JSON) beside a ``state_dict``:
     std           a constant, else exp(log_std) * std_scale, log_std from a second head or a parameter, in [-20, 2]
     squash_mean   truncnorm: the mean is tanh of the head
     eps_uniform   with this probability per step, a uniform action instead
-    net           sizes, activation, ``norm`` (inputs standardised, clipped at norm_clip), ``time_feature`` (a 1 added)
+    net           sizes, activation, ``norm`` (inputs standardized, clipped at norm_clip), ``time_feature`` (a 1 added)
 
 Actions are in [-1, 1]. Nothing is executed from these files: weights are read with ``weights_only=True``.
 """
@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_offrl.batch import Spec, scale_action
-from lightning_offrl.training.files import read_checkpoint
 from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.target import (
@@ -37,6 +36,7 @@ from lightning_offrl.ope.policies.target import (
     TruncatedNormal,
     UniformMixture,
 )
+from lightning_offrl.training.files import read_checkpoint
 
 
 class GaussianNetwork:

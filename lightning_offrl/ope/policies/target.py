@@ -41,7 +41,7 @@ CLIPPED = (
 
 @runtime_checkable
 class TargetPolicy(Protocol):
-    """A policy to evaluate, or the behaviour that made the data. Actions are the scaled ones of `Episodes`.
+    """A policy to evaluate, or the behavior that made the data. Actions are the scaled ones of `Episodes`.
 
     Attributes:
         is_deterministic: one action per observation.
@@ -194,7 +194,7 @@ class SquashedNormal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """``N(mean, std^2)`` restricted to [-1, 1] and renormalised, each dimension on its own: a density on the box.
+    """``N(mean, std^2)`` restricted to [-1, 1] and renormalized, each dimension on its own: a density on the box.
 
     Args:
         parameters: mean (may lie outside the box) and standard deviation.

@@ -46,7 +46,7 @@ def from_algorithm(trained: Any, stochastic: bool = False) -> TargetPolicy:
 
     def density(observation: Any, mask: Tensor | None = None) -> Any:
         legal = () if mask is None else (mask.to(device),)
-        return algorithm.policy(algorithm.normaliser(move(observation)), *legal)
+        return algorithm.policy(algorithm.normalizer(move(observation)), *legal)
 
     def normal(observation: Any) -> tuple[Tensor, Tensor]:
         found = density(observation)
@@ -80,7 +80,7 @@ def _kind_of_density(algorithm: Any, spec: Spec, dtype: torch.dtype, device: tor
         return "nothing"
     try:
         with torch.no_grad():
-            out = algorithm.policy(algorithm.normaliser(nested(zeros(spec["observation_shape"]), [1])))
+            out = algorithm.policy(algorithm.normalizer(nested(zeros(spec["observation_shape"]), [1])))
     except TypeError:  # a network of state and action, such as BCQ's perturbation
         return "a perturbation"
     return type(out).__name__

@@ -35,7 +35,7 @@ FEW_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
-class Gaps:
+class PairedDifferences:
     """Differences between policies.
 
     Attributes:
@@ -59,7 +59,7 @@ class Gaps:
         return (self.gap + self.critical * self.error).fill_diagonal_(0.0).amax(-1)
 
 
-def gaps(values: Tensor, resampled: Tensor, level: float = 0.95) -> Gaps:
+def gaps(values: Tensor, resampled: Tensor, level: float = 0.95) -> PairedDifferences:
     """From estimates in the same resamples.
 
     Args:
@@ -75,10 +75,10 @@ def gaps(values: Tensor, resampled: Tensor, level: float = 0.95) -> Gaps:
     largest = scaled.amax(1)
     critical = torch.where(largest.isfinite().all(-1), largest.nan_to_num(neginf=0.0).quantile(level, -1), 0.0)
     critical = critical.clamp(min=0.0)
-    return Gaps(gap, torch.where(some, error, 0.0), critical.unsqueeze(-1).expand_as(gap))
+    return PairedDifferences(gap, torch.where(some, error, 0.0), critical.unsqueeze(-1).expand_as(gap))
 
 
-def gaps_of(rows: Sequence[Row], level: float = 0.95) -> Gaps:
+def gaps_of(rows: Sequence[Row], level: float = 0.95) -> PairedDifferences:
     """Of estimates as they are: paired where their resamples are known to be the same, else as if independent.
 
     Fitted values come with few refits, weights with many resamples. Where all have the same many resamples, it is
@@ -103,7 +103,7 @@ def gaps_of(rows: Sequence[Row], level: float = 0.95) -> Gaps:
                 quantiles[degrees] = student_t(probability, degrees)
             error[i, j] = error[j, i] = spread
             critical[i, j] = critical[j, i] = quantiles[degrees]
-    return Gaps(values - values.unsqueeze(-1), error, critical)
+    return PairedDifferences(values - values.unsqueeze(-1), error, critical)
 
 
 def _same(a: Row, b: Row) -> bool:

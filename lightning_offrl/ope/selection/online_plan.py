@@ -39,7 +39,7 @@ from torch import Tensor
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.result import Evaluation
-from lightning_offrl.ope.selection.ranking import speaker
+from lightning_offrl.ope.selection.ranking import representative_estimate
 from lightning_offrl.ope.text import aligned, number
 from lightning_offrl.ope.verdict import SPEAKERS
 
@@ -289,9 +289,9 @@ def estimated(evaluation: Evaluation) -> tuple[float, float]:
     """Mean and deviation of a policy's value by its estimates.
 
     The mean is the estimate that speaks for it; the deviation is that of a normal distribution whose interval reaches
-    as far as that of any family's speaker, so that estimates which differ make a wide belief. NaN where there is none.
+    as far as that of any family's representative_estimate, so that estimates which differ make a wide belief. NaN where there is none.
     """
-    row, eligible = speaker(evaluation), [r for r in evaluation.rows if r.status == "eligible"]
+    row, eligible = representative_estimate(evaluation), [r for r in evaluation.rows if r.status == "eligible"]
     found = []
     for names in SPEAKERS.values():
         spoken = next((r for name in names for r in eligible if r.name == name), None)

@@ -36,8 +36,8 @@ Measures of a ranking, with known truths (definitions differ between programs, s
     regret_sum@k           sum of the k largest truths - sum of the truths of the k best by estimate
     unsafe called safe     share of the policies truly below the threshold that the estimate puts above it
     safe called unsafe     share of the policies truly above it that the estimate puts below
-    SharpeRatio@k          (max truth among the k best by estimate - behaviour's value) / their deviation (1/k),
-                           the behaviour, known from its log, being one of the candidates   (Kiyohara et al., 2023)
+    SharpeRatio@k          (max truth among the k best by estimate - behavior's value) / their deviation (1/k),
+                           the behavior, known from its log, being one of the candidates   (Kiyohara et al., 2023)
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from torch import Tensor
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.text import WIDTH, aligned, bounds, number
 from lightning_offrl.ope.selection.confidence_set import gaps_of, standard_error
+from lightning_offrl.ope.text import WIDTH, aligned, bounds, number
 from lightning_offrl.ope.verdict import SPEAKERS
 
 RANKINGS = {
@@ -142,7 +142,7 @@ class Choice:
             head.insert(5, key[0])
         cells = [head]
         for i, name in enumerate(self.names):
-            row = speaker(self.evaluations[name])
+            row = representative_estimate(self.evaluations[name])
             cell = [
                 name,
                 self.by[i],
@@ -193,7 +193,7 @@ class Choice:
                 "          The value of a policy that was chosen for its value is too high: evaluate it again on",
                 "          episodes that took no part in the choice.",
             ]
-        row, before = speaker(self.again), float(self.estimates[self.names.index(self.ranking[0])])
+        row, before = representative_estimate(self.again), float(self.estimates[self.names.index(self.ranking[0])])
         other = f"On {self.again.unit.replace('episodes', 'other episodes', 1)}"
         if row is None:
             return [f"          {other} nothing is eligible: {self.again.verdict.sentence}."]
@@ -204,7 +204,7 @@ class Choice:
         ]
 
 
-def speaker(evaluation: Evaluation) -> Row | None:
+def representative_estimate(evaluation: Evaluation) -> Row | None:
     """The eligible estimate that stands for a policy: hybrid, values, model, weights, ratios, in this order."""
     for family in ("hybrid", "values", "model", "weights", "ratios"):
         for name in SPEAKERS[family]:
@@ -218,7 +218,7 @@ def compare(
     evaluations: Mapping[str, Evaluation],
     truths: Mapping[str, float] | None = None,
     *,
-    behaviour_value: float | None = None,
+    behavior_value: float | None = None,
     threshold: float | None = None,
     rank_by: str = RANK_BY,
 ) -> Choice:
@@ -227,7 +227,7 @@ def compare(
     Args:
         evaluations: by name, of the same estimand.
         truths: true values by name, to judge the ranking.
-        behaviour_value: for SharpeRatio@k; None: the log's mean.
+        behavior_value: for SharpeRatio@k; None: the log's mean.
         threshold: what counts as safe; None: the same.
         rank_by: one of `RANKINGS`.
 
@@ -242,7 +242,7 @@ def compare(
     if len(estimands) > 1:
         raise InputError(f"these evaluations cannot be compared: data, episodes, discount, horizon are {estimands}")
     names = list(evaluations)
-    rows = [speaker(evaluations[name]) for name in names]
+    rows = [representative_estimate(evaluations[name]) for name in names]
     nan = math.nan
     estimates = torch.tensor([nan if row is None else row.value for row in rows], dtype=torch.float64)
     bounded = [i for i, row in enumerate(rows) if row is not None and row.interval is not None and row.interval.usable]
@@ -283,7 +283,7 @@ def compare(
     known = [i for i, name in enumerate(names) if name in choice.truths and not math.isnan(float(estimates[i]))]
     if len(known) > 1:
         first = next(iter(evaluations.values()))
-        log = first.returns[1] if behaviour_value is None else behaviour_value
+        log = first.returns[1] if behavior_value is None else behavior_value
         truth = torch.tensor([choice.truths[names[i]] for i in known], dtype=torch.float64)
         choice.measures = measures(estimates[known], truth, log, log if threshold is None else threshold)
         every = torch.tensor([choice.truths[name] for name in names if name in choice.truths], dtype=torch.float64)
@@ -294,7 +294,7 @@ def compare(
 
 
 def measures(
-    estimates: Tensor, truths: Tensor, behaviour_value: float | None = None, threshold: float | None = None
+    estimates: Tensor, truths: Tensor, behavior_value: float | None = None, threshold: float | None = None
 ) -> dict[str, float]:
     """All measures of the module's head for ``[P]`` estimates and truths; k = 1 and 3 where there are so many."""
     span = float(truths.max() - truths.min())
@@ -310,8 +310,8 @@ def measures(
             out[f"regret_sum@{k}"] = regret_sum(estimates, truths, k)
     if threshold is not None:
         out["unsafe called safe"], out["safe called unsafe"] = misjudged(estimates, truths, threshold)
-    if behaviour_value is not None and len(truths) >= 2:
-        out["SharpeRatio@3"] = sharpe_ratio(estimates, truths, behaviour_value, min(3, len(truths)))
+    if behavior_value is not None and len(truths) >= 2:
+        out["SharpeRatio@3"] = sharpe_ratio(estimates, truths, behavior_value, min(3, len(truths)))
     return out
 
 
@@ -363,15 +363,15 @@ def misjudged(estimates: Tensor, truths: Tensor, threshold: float) -> tuple[floa
     return dangerous, wasted
 
 
-def sharpe_ratio(estimates: Tensor, truths: Tensor, behaviour_value: float, k: int) -> float:
-    """Return over risk of the k best by estimate, the behaviour among the candidates; NaN where they do not differ."""
+def sharpe_ratio(estimates: Tensor, truths: Tensor, behavior_value: float, k: int) -> float:
+    """Return over risk of the k best by estimate, the behavior among the candidates; NaN where they do not differ."""
     if k < 2:
         raise InputError("SharpeRatio@k needs k of at least 2, for a single policy has no spread")
-    one = torch.tensor([behaviour_value], dtype=torch.float64)
+    one = torch.tensor([behavior_value], dtype=torch.float64)
     candidates, values = torch.cat([estimates.double(), one]), torch.cat([truths.double(), one])
     portfolio = values[_best(candidates, k)]
     risk = float(portfolio.std(correction=0))
-    return (float(portfolio.max()) - behaviour_value) / risk if risk > 0.0 else math.nan
+    return (float(portfolio.max()) - behavior_value) / risk if risk > 0.0 else math.nan
 
 
 def _best(estimates: Tensor, k: int) -> Tensor:

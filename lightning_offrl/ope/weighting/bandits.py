@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.importance import Terms, WeightRule
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, WeightRule
 from lightning_offrl.ope.weighting.trajectories import LOGGED, Trajectories
 
 
@@ -74,11 +74,11 @@ def bandit_log(
     return Trajectories(
         reward=reward.unsqueeze(-1),
         mask=torch.ones(n, 1, dtype=torch.bool),
-        behaviour_log_prob=propensity.double().log().unsqueeze(-1),
+        behavior_log_prob=propensity.double().log().unsqueeze(-1),
         target_log_prob=p.gather(-1, chosen).log(),
         q=None if q is None else q.double().gather(-1, chosen),
         v=None if q is None else (p * q.double()).sum(-1, keepdim=True),
-        behaviour=propensities_are,
+        behavior=propensities_are,
     )
 
 
@@ -95,7 +95,7 @@ def clipping_bias(data: Trajectories, rule: WeightRule, reward_range: tuple[floa
     return float((log_weight.exp() - rule(log_weight).exp()).mean()) * (high - low)
 
 
-def slope(estimates: Sequence[Terms], width: float = 2.0) -> int:
+def slope(estimates: Sequence[PerEpisodeTerms], width: float = 2.0) -> int:
     """Which of several bounds to take, by Lepski's principle (SLOPE; Su, Srinath and Krishnamurthy, 2020).
 
     Args:

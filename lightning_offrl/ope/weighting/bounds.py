@@ -8,7 +8,7 @@ leave out is 1 - E[min(w, c)] either way, and
     upper = sum_t gamma^t ( E[min(w_t, c) r_t] + (1 - E[min(w_t, c)]) r_max )
 
 enclose the value (the argument of Manski, 1990, for what is missing in data). They need true probabilities of the
-behaviour and a range of rewards that is possible, not the one seen; they need no overlap and no effective sample size,
+behavior and a range of rewards that is possible, not the one seen; they need no overlap and no effective sample size,
 so they are what is left to say when every estimate abstains. Both are means of independent bounded terms.
 """
 
@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.importance import Terms, plain
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, plain
 from lightning_offrl.ope.weighting.intervals import Interval, bernstein, hoeffding
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 
 def value_bounds(
     data: Trajectories, reward_range: tuple[float, float], max_weight: float | None = None
-) -> tuple[Terms, Terms]:
+) -> tuple[PerEpisodeTerms, PerEpisodeTerms]:
     """Lower and upper bound of the value, as estimates per episode.
 
     Args:
@@ -54,7 +54,7 @@ def value_bounds(
 
 def guaranteed_interval(
     name: str,
-    terms: Terms,
+    terms: PerEpisodeTerms,
     data: Trajectories,
     reward_range: tuple[float, float] | None,
     max_weight: float | None,

@@ -7,7 +7,7 @@ With w_{-1} = 1:
     wdr     the same, w_t and w_{t-1} each divided by its mean                Thomas and Brunskill, 2016, section 5
     magic   sum_j x_j g_j, x = argmin x' (Cov + b b') x on the simplex        Thomas and Brunskill, 2016, section 6
 
-``dr`` is unbiased with true behaviour probabilities and *any* q, v that agree (v = E_pi q), and with exact q, v and
+``dr`` is unbiased with true behavior probabilities and *any* q, v that agree (v = E_pi q), and with exact q, v and
 any probabilities. ``g_j`` is ``wdr`` up to step j, the value function from there: j = -1 is ``dm``, the last ``wdr``.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.importance import Terms, WeightRule, plain, weighted
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, WeightRule, plain, weighted
 from lightning_offrl.ope.weighting.intervals import Resamples
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
@@ -26,7 +26,7 @@ MAX_RETURNS = 12
 """How many j-step returns `magic` blends at most, evenly spaced with both ends."""
 
 
-def direct(data: Trajectories) -> Terms:
+def direct(data: Trajectories) -> PerEpisodeTerms:
     """``dm``: mean value of the first state.
 
     Raises:
@@ -35,12 +35,12 @@ def direct(data: Trajectories) -> Terms:
     return plain(_values(data)[1][:, 0])
 
 
-def doubly_robust(data: Trajectories, *, normalised: bool = False, rule: WeightRule | None = None) -> Terms:
-    """``dr``, or ``wdr`` if normalised.
+def doubly_robust(data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None) -> PerEpisodeTerms:
+    """``dr``, or ``wdr`` if normalized.
 
     Args:
         data: with weights, ``q`` and ``v``.
-        normalised: divide each step's weights by their mean.
+        normalized: divide each step's weights by their mean.
         rule: changes the log weights, those that multiply v included; at horizon 1 v has the weight 1.
 
     Raises:
@@ -50,8 +50,8 @@ def doubly_robust(data: Trajectories, *, normalised: bool = False, rule: WeightR
     after, before = _log_weights(data)
     if rule is not None:
         after, before = rule(after), torch.cat([before[:, :1], rule(after[:, :-1])], -1)
-    correction = weighted(after, data.factors * (data.reward - q), normalised)
-    return correction.combined(weighted(before, data.factors * v, normalised))
+    correction = weighted(after, data.factors * (data.reward - q), normalized)
+    return correction.combined(weighted(before, data.factors * v, normalized))
 
 
 def magic(
@@ -60,7 +60,7 @@ def magic(
     steps: list[int] | None = None,
     seed: int = 0,
     n_boot: int = 200,
-) -> tuple[Terms, dict[int, float]]:
+) -> tuple[PerEpisodeTerms, dict[int, float]]:
     """Blend of ``dm``, ``wdr`` and what lies between, by their estimated bias and covariance.
 
     Cov is that of the estimates: of the terms per episode, divided by the number of episodes. The bias of g_j is its
@@ -88,7 +88,7 @@ def magic(
     each = torch.stack([part.per_episode for part in parts])
     covariance = _covariance(each, data.together)
     value = each.mean(-1)
-    full = doubly_robust(data, normalised=True)
+    full = doubly_robust(data, normalized=True)
     resamples = Resamples(data.n, n_boot, seed, data.together)
     low, high = resamples.values(full).quantile(torch.tensor([0.25, 0.75]).double())
     low, high = torch.minimum(low, torch.tensor(full.value)), torch.maximum(high, torch.tensor(full.value))
@@ -106,7 +106,7 @@ def _covariance(each: Tensor, clusters: Clusters | None) -> Tensor:
     return away.T @ away * (clusters.n / max(clusters.n - 1, 1) / n**2)
 
 
-def _blend(data: Trajectories, steps: list[int], share: Tensor) -> Terms:
+def _blend(data: Trajectories, steps: list[int], share: Tensor) -> PerEpisodeTerms:
     """``sum_j x_j g_j`` with one column per weight: step t is in g_j for j >= t, and v_t in g_{t-1}, too."""
     q, v = _values(data)
     after, before = _log_weights(data)
@@ -117,7 +117,7 @@ def _blend(data: Trajectories, steps: list[int], share: Tensor) -> Terms:
     return terms.combined(weighted(before, (reached + x[:-1]) * data.factors * v, True))
 
 
-def step_return(data: Trajectories, j: int) -> Terms:
+def step_return(data: Trajectories, j: int) -> PerEpisodeTerms:
     """``g_j``: weighted doubly robust up to step j, the value function from step j + 1 on."""
     q, v = _values(data)
     after, before = _log_weights(data)

@@ -2,15 +2,15 @@
 
 With w_t the product of ratios up to step t and G the discounted return of an episode:
 
-    naive    mean G                                            value of the behaviour, not of the policy
+    naive    mean G                                            value of the behavior, not of the policy
     is       mean w_H G                                        Precup, Sutton and Singh, 2000, section 2
-    wis      mean w_H G / mean w_H                             the same, self-normalised
+    wis      mean w_H G / mean w_H                             the same, self-normalized
     pdis     sum_t mean gamma^t w_t r_t                        Precup et al., 2000, section 3
     cwpdis   sum_t mean gamma^t w_t r_t / mean w_t             Thomas, 2015, section 3.10
 
-Each is a sum of ratios of means over episodes (`Terms`), which gives its value, its terms per episode, its delta-method
+Each is a sum of ratios of means over episodes (`PerEpisodeTerms`), which gives its value, its terms per episode, its delta-method
 error and its bootstrap by one formula each. ``is`` and ``pdis`` are unbiased where the data have support; ``wis`` and
-``cwpdis`` are consistent, and of a single episode they are exactly the behaviour's return.
+``cwpdis`` are consistent, and of a single episode they are exactly the behavior's return.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WeightRule = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Terms:
+class PerEpisodeTerms:
     """An estimate ``sum_k mean_i numerator[i, k] / mean_i denominator[i, k]`` over episodes i.
 
     Attributes:
         numerator: ``[E, K]`` float64.
-        denominator: ``[E, K]`` or broadcastable; constant over episodes where nothing is normalised.
+        denominator: ``[E, K]`` or broadcastable; constant over episodes where nothing is normalized.
     """
 
     numerator: Tensor
@@ -47,13 +47,13 @@ class Terms:
         return self.numerator.shape[0]
 
     @property
-    def normalised(self) -> bool:
+    def normalized(self) -> bool:
         """Whether the denominator differs between episodes."""
         return self.denominator.shape[0] > 1
 
     @property
     def value(self) -> float:
-        """The estimate; NaN where a normaliser is 0, because no logged episode has any weight."""
+        """The estimate; NaN where a normalizer is 0, because no logged episode has any weight."""
         return float(self._ratios(self.numerator.mean(0), self.denominator.mean(0)).sum())
 
     @property
@@ -79,11 +79,11 @@ class Terms:
     def left_out(self) -> Tensor:
         """``[E]``, the estimate without each episode (jackknife), two or more episodes."""
         top = (self.numerator.sum(0) - self.numerator) / (self.n - 1)
-        rest = (self.denominator.sum(0) - self.denominator) / (self.n - 1) if self.normalised else self.denominator
+        rest = (self.denominator.sum(0) - self.denominator) / (self.n - 1) if self.normalized else self.denominator
         return self._ratios(top, rest).sum(-1)
 
     def resampled(self, counts: Tensor) -> Tensor:
-        """The estimate in bootstrap samples, each with its own normaliser, ``[R]``.
+        """The estimate in bootstrap samples, each with its own normalizer, ``[R]``.
 
         Args:
             counts: ``[R, E]`` float64, how often each episode was drawn; rows may add up to other numbers than E.
@@ -101,10 +101,10 @@ class Terms:
     def _resampled_ratios(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         drawn = counts.sum(-1, keepdim=True)
         top = counts @ self.numerator / drawn
-        bottom = counts @ self.denominator / drawn if self.normalised else self.denominator.expand_as(top[:1])
+        bottom = counts @ self.denominator / drawn if self.normalized else self.denominator.expand_as(top[:1])
         return self._ratios(top, bottom), bottom
 
-    def clustered(self, clusters: Clusters | None) -> Terms:
+    def clustered(self, clusters: Clusters | None) -> PerEpisodeTerms:
         """The same estimate with a row for each cluster: sums over its episodes, a mean divided by their number.
 
         Its errors are those of clusters that are independent, whatever holds within: `standard_error` is the sandwich
@@ -113,82 +113,84 @@ class Terms:
         """
         if clusters is None:
             return self
-        return Terms(clusters.sums(self.numerator), clusters.sums(self.denominator.expand_as(self.numerator)))
+        return PerEpisodeTerms(clusters.sums(self.numerator), clusters.sums(self.denominator.expand_as(self.numerator)))
 
-    def select(self, rows: Tensor) -> Terms:
+    def select(self, rows: Tensor) -> PerEpisodeTerms:
         """The same estimate from some episodes."""
-        return Terms(self.numerator[rows], self.denominator[rows] if self.normalised else self.denominator)
+        return PerEpisodeTerms(self.numerator[rows], self.denominator[rows] if self.normalized else self.denominator)
 
-    def combined(self, other: Terms) -> Terms:
+    def combined(self, other: PerEpisodeTerms) -> PerEpisodeTerms:
         """The sum of two estimates from the same episodes."""
         left, right = (t.denominator.expand_as(t.numerator) for t in (self, other))
-        return Terms(torch.cat([self.numerator, other.numerator], -1), torch.cat([left, right], -1))
+        return PerEpisodeTerms(torch.cat([self.numerator, other.numerator], -1), torch.cat([left, right], -1))
 
-    def scaled(self, factor: float) -> Terms:
+    def scaled(self, factor: float) -> PerEpisodeTerms:
         """The estimate times a number."""
-        return Terms(factor * self.numerator, self.denominator)
+        return PerEpisodeTerms(factor * self.numerator, self.denominator)
 
     @staticmethod
     def _ratios(top: Tensor, bottom: Tensor) -> Tensor:
         return torch.where(bottom == 0.0, torch.nan, top / bottom)
 
 
-def plain(values: Tensor) -> Terms:
-    """A mean of ``[E]`` numbers as `Terms`."""
-    return Terms(values.unsqueeze(-1), torch.ones(1, 1, dtype=values.dtype))
+def plain(values: Tensor) -> PerEpisodeTerms:
+    """A mean of ``[E]`` numbers as `PerEpisodeTerms`."""
+    return PerEpisodeTerms(values.unsqueeze(-1), torch.ones(1, 1, dtype=values.dtype))
 
 
-def naive(data: Trajectories) -> Terms:
-    """Mean return of the log: the value of the behaviour, shown beside every estimate."""
+def naive(data: Trajectories) -> PerEpisodeTerms:
+    """Mean return of the log: the value of the behavior, shown beside every estimate."""
     return plain(data.returns)
 
 
-def importance_sampling(data: Trajectories, *, normalised: bool = False, rule: WeightRule | None = None) -> Terms:
-    """``is``, or ``wis`` if normalised: whole returns times the weight of the whole episode.
+def importance_sampling(
+    data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None
+) -> PerEpisodeTerms:
+    """``is``, or ``wis`` if normalized: whole returns times the weight of the whole episode.
 
     Args:
         data: with weights.
-        normalised: divide by the mean weight instead of by 1.
+        normalized: divide by the mean weight instead of by 1.
         rule: changes the log weights.
 
     Raises:
         InputError: there are no weights.
     """
     log_weight = _ruled(data.log_weights[:, -1:], rule)
-    return weighted(log_weight, data.returns.unsqueeze(-1), normalised)
+    return weighted(log_weight, data.returns.unsqueeze(-1), normalized)
 
 
-def per_decision(data: Trajectories, *, normalised: bool = False, rule: WeightRule | None = None) -> Terms:
-    """``pdis``, or ``cwpdis`` if normalised: each reward times the weight up to its own step.
+def per_decision(data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None) -> PerEpisodeTerms:
+    """``pdis``, or ``cwpdis`` if normalized: each reward times the weight up to its own step.
 
     Args:
         data: with weights.
-        normalised: divide by the mean weight of each step, ended episodes included at their last weight.
+        normalized: divide by the mean weight of each step, ended episodes included at their last weight.
         rule: changes the log weights.
 
     Raises:
         InputError: there are no weights.
     """
-    return weighted(_ruled(data.log_weights, rule), data.factors * data.reward, normalised)
+    return weighted(_ruled(data.log_weights, rule), data.factors * data.reward, normalized)
 
 
-def weighted(log_weight: Tensor, value: Tensor, normalised: bool) -> Terms:
-    """``exp(log_weight) * value`` per episode and column, normalised by the mean weight of the column or not.
+def weighted(log_weight: Tensor, value: Tensor, normalized: bool) -> PerEpisodeTerms:
+    """``exp(log_weight) * value`` per episode and column, normalized by the mean weight of the column or not.
 
-    The largest log weight of each column is taken out before exp (where nothing is normalised only if it is positive,
+    The largest log weight of each column is taken out before exp (where nothing is normalized only if it is positive,
     and put back as the denominator), so that long products neither overflow nor all vanish.
 
     Args:
         log_weight: ``[E, K]``, may hold -inf.
         value: ``[E, K]``.
-        normalised: divide by mean weights.
+        normalized: divide by mean weights.
     """
     top = log_weight.amax(0, keepdim=True)
     shift = torch.where(top.isfinite(), top, 0.0)
-    if not normalised:
+    if not normalized:
         shift = shift.clamp(min=0.0)
     weight = torch.exp(log_weight - shift)
-    return Terms(weight * value, weight if normalised else torch.exp(-shift))
+    return PerEpisodeTerms(weight * value, weight if normalized else torch.exp(-shift))
 
 
 def kernel_bandwidth(action: Tensor, n: int) -> float:

@@ -1,6 +1,6 @@
 """Intervals for estimates: resampling of episodes, the delta method, and bounds that hold at every sample size.
 
-    percentile     quantiles of the estimate over bootstrap samples of episodes, each with its own normaliser
+    percentile     quantiles of the estimate over bootstrap samples of episodes, each with its own normalizer
     percentile-t   the same of (estimate - value) / error, turned around; better where episodes are few (Efron, 1981)
     bca            percentile at levels corrected for bias and for skewness                       Efron, 1987, section 4
     delta          value +- z * error
@@ -10,11 +10,11 @@
     refits         from the values of models fitted to bootstrap samples (fqe)
 
 Hoeffding's and Bernstein's bounds need the range [a, b] of a single episode's term *from the user*; the largest number
-of a sample is no bound. They are for means of independent terms, so not for self-normalised estimates or clusters.
+of a sample is no bound. They are for means of independent terms, so not for self-normalized estimates or clusters.
 
 Where several episodes belong to one person, clusters are resampled, all episodes of each, and errors are those of sums
 over clusters (`lightning_offrl.data.clusters`). This needs many clusters of like size; with few, intervals come out too
-narrow. Cameron, Gelbach and Miller (2008) see it with 5 to 30 and studentise; MacKinnon and Webb (2017,
+narrow. Cameron, Gelbach and Miller (2008) see it with 5 to 30 and studentize; MacKinnon and Webb (2017,
 https://doi.org/10.1002/jae.2508) see it with 50 of unlike size. How often nominal 95 % intervals held the mean of 600
 simulated logs with a normal effect of each cluster as large as the noise of an episode (intervals of episodes: 30 to
 75 %; the effective number is ``(sum n)^2 / sum n^2`` of the sizes n):
@@ -41,10 +41,10 @@ from torch import Tensor
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.importance import Terms
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
 
 FEW_EPISODES = 100
-"""Below this number of episodes (with clusters, their effective number) `interval` studentises (percentile-t)."""
+"""Below this number of episodes (with clusters, their effective number) `interval` studentizes (percentile-t)."""
 FEWEST_CLUSTERS = 10
 """Below this effective number of clusters (by size) there is no interval."""
 FEW_CLUSTERS = 30
@@ -140,12 +140,12 @@ class Resamples:
             ones = torch.ones(1, dtype=torch.float64).expand(rows, self.units)
             yield torch.zeros(rows, self.units, dtype=torch.float64).scatter_add_(1, drawn, ones)
 
-    def values(self, terms: Terms) -> Tensor:
+    def values(self, terms: PerEpisodeTerms) -> Tensor:
         """The estimate in every resample, ``[R]``; ``terms`` are per episode."""
         of_units = terms.clustered(self.clusters)
         return torch.cat([of_units.resampled(counts) for counts in self._unit_counts()])
 
-    def values_and_errors(self, terms: Terms) -> tuple[Tensor, Tensor]:
+    def values_and_errors(self, terms: PerEpisodeTerms) -> tuple[Tensor, Tensor]:
         """The estimate and its standard error in every resample, ``[R]`` each; ``terms`` are per episode."""
         of_units = terms.clustered(self.clusters)
         both = [(of_units.resampled(c), of_units.resampled_errors(c)) for c in self._unit_counts()]
@@ -153,7 +153,7 @@ class Resamples:
 
 
 def interval(
-    terms: Terms,
+    terms: PerEpisodeTerms,
     *,
     level: float = 0.95,
     n_boot: int = 1000,
@@ -179,7 +179,7 @@ def interval(
 
 
 def resampled_interval(
-    terms: Terms, resamples: Resamples, level: float = 0.95, method: str = "auto"
+    terms: PerEpisodeTerms, resamples: Resamples, level: float = 0.95, method: str = "auto"
 ) -> tuple[Interval, Tensor]:
     """The bootstrap interval, and the estimate in every resample ``[R]``; arguments as of `interval`."""
     alpha = _alpha(level)
@@ -203,7 +203,7 @@ def resampled_interval(
     values, errors = resamples.values_and_errors(terms)
     if error == 0.0:
         return Interval(value, value, level, method), values
-    low, high = _quantiles(_studentised(values - value, errors), alpha)
+    low, high = _quantiles(_studentized(values - value, errors), alpha)
     return Interval(value - high * error, value - low * error, level, method), values
 
 
@@ -212,23 +212,23 @@ def resamples_for(level: float, n_boot: int) -> int:
     return max(n_boot, math.ceil(20.0 / _alpha(level)))
 
 
-def difference(first: Terms, second: Terms) -> Terms:
+def difference(first: PerEpisodeTerms, second: PerEpisodeTerms) -> PerEpisodeTerms:
     """``first - second`` as an estimate of its own, from the same episodes: its interval is the paired one."""
     return first.combined(second.scaled(-1.0))
 
 
-def hoeffding(terms: Terms, low: float, high: float, *, level: float = 0.95) -> Interval:
+def hoeffding(terms: PerEpisodeTerms, low: float, high: float, *, level: float = 0.95) -> Interval:
     """Hoeffding's interval; ``low`` and ``high`` bound the term of a single episode (for ``is``: weight times return).
 
     Raises:
-        InputError: a self-normalised estimate, or terms outside the range.
+        InputError: a self-normalized estimate, or terms outside the range.
     """
     mean, n, alpha = _bounded_mean(terms, low, high, level)
     half = (high - low) * math.sqrt(math.log(2.0 / alpha) / (2.0 * n))
     return Interval(mean - half, mean + half, level, "hoeffding", guaranteed=True)
 
 
-def bernstein(terms: Terms, low: float, high: float, *, level: float = 0.95) -> Interval:
+def bernstein(terms: PerEpisodeTerms, low: float, high: float, *, level: float = 0.95) -> Interval:
     """The empirical Bernstein interval, narrower than Hoeffding's where the variance is small; arguments as there."""
     mean, n, alpha = _bounded_mean(terms, low, high, level)
     if n < 2:
@@ -309,7 +309,7 @@ def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
     return nodes, 2.0 * vectors[0].square()
 
 
-def _studentised(deviation: Tensor, error: Tensor) -> Tensor:
+def _studentized(deviation: Tensor, error: Tensor) -> Tensor:
     return torch.where(error > 0.0, deviation / error, torch.where(deviation == 0.0, 0.0, deviation.sign() * torch.inf))
 
 
@@ -348,7 +348,7 @@ def _quantiles(values: Tensor, alpha: float, levels: Sequence[float] | None = No
     last = len(ordered) - 1
 
     def at(p: float) -> float:
-        # linear between order statistics, as numpy's default; infinite neighbours give infinity, not NaN
+        # linear between order statistics, as numpy's default; infinite neighbors give infinity, not NaN
         place = p * last
         i = min(int(place), last)
         left, right = float(ordered[i]), float(ordered[min(i + 1, last)])
@@ -364,8 +364,8 @@ def _alpha(level: float) -> float:
     return 1.0 - level
 
 
-def _bounded_mean(terms: Terms, low: float, high: float, level: float) -> tuple[float, int, float]:
-    if terms.normalised and bool((terms.denominator != terms.denominator[:1]).any()):
+def _bounded_mean(terms: PerEpisodeTerms, low: float, high: float, level: float) -> tuple[float, int, float]:
+    if terms.normalized and bool((terms.denominator != terms.denominator[:1]).any()):
         raise InputError(
             "a guaranteed interval is for a mean of independent terms; this estimate divides by its own weights. "
             "Use is, pdis or dr, or the bootstrap"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.doubly_robust import doubly_robust, magic
-from lightning_offrl.ope.weighting.importance import Terms, importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, importance_sampling, naive, per_decision
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 Family = Literal["baseline", "weights", "hybrid", "values", "model", "ratios"]
@@ -30,31 +30,31 @@ class Estimator:
     name: str
     family: Family
     definition: str
-    terms: Callable[[Trajectories], Terms] | None = None
+    terms: Callable[[Trajectories], PerEpisodeTerms] | None = None
     automatic: bool = True
 
 
-def _magic(data: Trajectories) -> Terms:
+def _magic(data: Trajectories) -> PerEpisodeTerms:
     return magic(data)[0]
 
 
 ESTIMATORS = {
     e.name: e
     for e in (
-        Estimator("naive", "baseline", "mean return of the log: the behaviour's value, not the policy's", naive),
+        Estimator("naive", "baseline", "mean return of the log: the behavior's value, not the policy's", naive),
         Estimator("is", "weights", "mean of (weight of the episode) x return", importance_sampling, automatic=False),
         Estimator(
             "wis",
             "weights",
             "mean return, weighted by the weights of whole episodes",
-            partial(importance_sampling, normalised=True),
+            partial(importance_sampling, normalized=True),
         ),
         Estimator("pdis", "weights", "each reward times the weight up to its own step", per_decision),
         Estimator(
-            "cwpdis", "weights", "pdis, each step divided by its mean weight", partial(per_decision, normalised=True)
+            "cwpdis", "weights", "pdis, each step divided by its mean weight", partial(per_decision, normalized=True)
         ),
         Estimator("dr", "hybrid", "pdis with fitted values as control variate (Jiang and Li)", doubly_robust),
-        Estimator("wdr", "hybrid", "dr with normalised weights", partial(doubly_robust, normalised=True)),
+        Estimator("wdr", "hybrid", "dr with normalized weights", partial(doubly_robust, normalized=True)),
         Estimator("magic", "hybrid", "blend of wdr and fitted values by estimated error", _magic, automatic=False),
         Estimator("fqe", "values", "fitted Q evaluation: value of the first states under a fitted Q"),
         Estimator("lstd", "values", "linear fitted Q, solved exactly"),
@@ -64,7 +64,7 @@ ESTIMATORS = {
     )
 }
 RIS = (
-    "behaviour estimated: the probabilities in the weights are fitted to the log (is, wis, ... are then what Hanna, "
+    "behavior estimated: the probabilities in the weights are fitted to the log (is, wis, ... are then what Hanna, "
     "Niekum and Stone, 2019, call regression importance sampling, ris)"
 )
 KIS = "kernel: the deterministic policy is evaluated with a Gaussian blur of its action (kis)"

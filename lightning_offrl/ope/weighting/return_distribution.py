@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, effective_sample_size
-from lightning_offrl.ope.weighting.importance import Terms, weighted
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, weighted
 from lightning_offrl.ope.weighting.intervals import Interval, Resamples, percentile
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
@@ -83,19 +83,19 @@ class ReturnDistribution:
 
 
 def weighted_returns(
-    data: Trajectories, *, normalised: bool = True, counts: Tensor | None = None
+    data: Trajectories, *, normalized: bool = True, counts: Tensor | None = None
 ) -> ReturnDistribution:
-    """``wis``, or ``is`` if not normalised.
+    """``wis``, or ``is`` if not normalized.
 
     Args:
         data: with weights.
-        normalised: divide by the mean weight.
+        normalized: divide by the mean weight.
         counts: ``[R, E]``, how often each episode counts in each of R resamples; None: once.
 
     Raises:
         InputError: there are no weights.
     """
-    return _masses(data.returns, data.log_weights[:, -1], normalised, counts)
+    return _masses(data.returns, data.log_weights[:, -1], normalized, counts)
 
 
 def logged_returns(data: Trajectories, *, counts: Tensor | None = None) -> ReturnDistribution:
@@ -103,20 +103,20 @@ def logged_returns(data: Trajectories, *, counts: Tensor | None = None) -> Retur
     return _masses(data.returns, torch.zeros(data.n, dtype=torch.float64), True, counts)
 
 
-def _masses(returns: Tensor, log_weight: Tensor, normalised: bool, counts: Tensor | None) -> ReturnDistribution:
+def _masses(returns: Tensor, log_weight: Tensor, normalized: bool, counts: Tensor | None) -> ReturnDistribution:
     order = returns.argsort()
     log_weight = log_weight[order]
     times = torch.ones(1, len(order), dtype=torch.float64) if counts is None else counts[:, order].double()
-    shift = log_weight.amax() if normalised and bool(log_weight.amax().isfinite()) else torch.tensor(0.0)
+    shift = log_weight.amax() if normalized and bool(log_weight.amax().isfinite()) else torch.tensor(0.0)
     weight = times * torch.exp(log_weight - shift)
-    mass = weight / (weight if normalised else times).sum(-1, keepdim=True)
+    mass = weight / (weight if normalized else times).sum(-1, keepdim=True)
     return ReturnDistribution(returns[order], mass.squeeze(0) if counts is None else mass)
 
 
 def corrected_returns(
-    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalised: bool = True
+    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalized: bool = True
 ) -> ReturnDistribution:
-    """``wdr``, or ``dr`` if not normalised, on a grid of returns.
+    """``wdr``, or ``dr`` if not normalized, on a grid of returns.
 
     Args:
         data: with weights.
@@ -124,19 +124,19 @@ def corrected_returns(
         after: ``[E, H, K]``, ``F_t(x | h_t, a_t)`` at the logged actions, see `particle_function`; after the end it is
             not used, nor is ``before``.
         before: ``[E, H, K]``, its mean over the policy's actions at the logged states.
-        normalised: divide the weights of each step by their mean.
+        normalized: divide the weights of each step by their mean.
 
     Raises:
         InputError: there are no weights, or shapes that differ.
     """
-    found = corrected_terms(data, grid, after, before, normalised=normalised)
+    found = corrected_terms(data, grid, after, before, normalized=normalized)
     total = torch.tensor([at.value for at in found], dtype=torch.float64)
     return ReturnDistribution(grid.double(), torch.diff(total, prepend=torch.zeros(1, dtype=torch.float64)))
 
 
 def corrected_terms(
-    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalised: bool = True
-) -> list[Terms]:
+    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalized: bool = True
+) -> list[PerEpisodeTerms]:
     """The estimates of ``F(x)`` behind `corrected_returns`, one for each x of the grid; arguments as there."""
     shape = (*data.mask.shape, len(grid))
     if after.shape != shape or before.shape != shape:
@@ -148,9 +148,9 @@ def corrected_terms(
         reached = (data.returns.unsqueeze(-1) <= x).double()
         # after the end nothing is left to model: what was returned is known
         taken, drawn = (torch.where(data.mask, f[..., k].double(), reached) for f in (after, before))
-        terms = weighted(log_w[:, -1:], reached, normalised)
-        terms = terms.combined(weighted(log_before, drawn, normalised))
-        out.append(terms.combined(weighted(log_w, taken, normalised).scaled(-1.0)))
+        terms = weighted(log_w[:, -1:], reached, normalized)
+        terms = terms.combined(weighted(log_before, drawn, normalized))
+        out.append(terms.combined(weighted(log_w, taken, normalized).scaled(-1.0)))
     return out
 
 
@@ -243,7 +243,7 @@ def tail(
     def distribution(counts: Tensor | None = None) -> ReturnDistribution:
         if name == "naive":
             return logged_returns(data, counts=counts)
-        return weighted_returns(data, normalised=name == "wis", counts=counts)
+        return weighted_returns(data, normalized=name == "wis", counts=counts)
 
     found = distribution()
     worst = data.returns <= found.quantile(share)

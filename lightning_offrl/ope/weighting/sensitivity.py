@@ -1,6 +1,6 @@
 """What if the log lacks something that moved both the actions and what followed? Hidden confounders in evaluation.
 
-Estimates from *fitted* behaviour probabilities, fitted values or models assume that the record holds everything that
+Estimates from *fitted* behavior probabilities, fitted values or models assume that the record holds everything that
 actions and outcomes have in common. Where it does not, they can all be off by the same amount, agree, and have narrow
 intervals: two worlds in which the policy's values differ can leave the same record, so no statistic of it tells. What
 can be done instead:
@@ -19,7 +19,7 @@ all that was seen at the bedside, differ from the fitted b by an odds ratio of a
     1 / Gamma <= p / (1 - p) : b / (1 - b) <= Gamma    so that    b / p lies in [b + (1 - b) / Gamma, b + (1 - b) Gamma]
 
 An episode's weight is multiplied by one such factor per confounded decision. The bounds are the smallest and largest
-self-normalised estimate (wis) with weights in these intervals: sorted by return, the optimum gives low returns one end
+self-normalized estimate (wis) with weights in these intervals: sorted by return, the optimum gives low returns one end
 and high returns the other (Zhao, Small and Bhattacharya, 2019, https://arxiv.org/abs/1711.11286, whose bootstrap of
 the two bounds gives the interval). Over many decisions the factors multiply and the bounds soon say nothing; with
 ``decisions`` only so many per episode, whichever they are, are confounded (after Namkoong et al., 2020,
@@ -78,7 +78,7 @@ def sensitivity(
     """Bounds of wis under the marginal sensitivity model.
 
     Args:
-        data: with weights, and the behaviour probabilities that they divide by; its clusters are resampled.
+        data: with weights, and the behavior probabilities that they divide by; its clusters are resampled.
         gamma: odds ratio, at least 1; 1: nothing hidden, both bounds are wis.
         decisions: at most so many per episode are confounded; None: all.
         level: of the interval, which covers the value if ``gamma`` is large enough.
@@ -108,7 +108,7 @@ def tipping_point(data: Trajectories, threshold: float, *, decisions: int | None
 
     Args:
         data: as for `sensitivity`.
-        threshold: such as the value of the log's own behaviour.
+        threshold: such as the value of the log's own behavior.
         decisions: likewise.
 
     Returns:
@@ -138,9 +138,9 @@ def _log_weights(data: Trajectories, gamma: float, decisions: int | None) -> tup
     if decisions is not None and decisions < 1:
         raise InputError(f"decisions counts those that are confounded, at least 1 per episode, got {decisions}")
     weight = data.log_weights[:, -1]
-    if data.behaviour_log_prob is None:
-        raise InputError("sensitivity needs the behaviour's probabilities themselves, not ratios alone")
-    b = data.behaviour_log_prob.clamp(max=0.0).exp()
+    if data.behavior_log_prob is None:
+        raise InputError("sensitivity needs the behavior's probabilities themselves, not ratios alone")
+    b = data.behavior_log_prob.clamp(max=0.0).exp()
     ends = []
     for factor in (1.0 / gamma, gamma):
         logs = torch.where(data.mask, (b + (1.0 - b) * factor).log(), 0.0)
@@ -206,7 +206,7 @@ def unrecorded_cause(episodes: Episodes, *, tolerance: float = 0.01) -> Unrecord
 
     None is no proof that nothing is hidden: a log without probabilities cannot be asked, nor one in which no
     observation comes twice, and probabilities that somebody *fitted* to the record are functions of it by making.
-    What is found may also be memory: a behaviour that looks at earlier steps, which harms only estimates that divide
+    What is found may also be memory: a behavior that looks at earlier steps, which harms only estimates that divide
     by probabilities given the last one.
 
     Args:

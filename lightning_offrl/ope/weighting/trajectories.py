@@ -2,7 +2,7 @@
 
 After the end of an episode the ratio is 1 (its log 0), the reward 0 and the values 0. The product of ratios therefore
 *stays* at its last value: an ended episode is in an absorbing state, where every policy earns nothing. Estimators that
-drop ended episodes from a normaliser, or give them the weight 1 again, are biased.
+drop ended episodes from a normalizer, or give them the weight 1 again, are biased.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lightning_offrl.ope.policies.target import TargetPolicy, without_density
 
 LOGGED = "logged"
 ESTIMATED = "estimated"
-NO_BEHAVIOUR = (
+NO_BEHAVIOR = (
     "the log has no probabilities of its actions (behavior_log_prob), so there are no importance weights; give a "
-    "behaviour policy, true or fitted to the data (ris), or use fqe or mb"
+    "behavior policy, true or fitted to the data (ris), or use fqe or mb"
 )
 
 
@@ -38,12 +38,12 @@ class Trajectories:
         discount: gamma, per step, or per unit of ``elapsed``.
         log_ratio: ``[E, H]`` ``log pi(a|s) - log pi_b(a|s)``, 0 after the end; -inf where the policy never takes the
             logged action. None: no weights, and ``no_weights`` says why.
-        behaviour_log_prob: ``[E, H]``, 0 after the end, or None.
+        behavior_log_prob: ``[E, H]``, 0 after the end, or None.
         target_log_prob: ``[E, H]``, 0 after the end, or None.
         q: ``[E, H]`` estimate of Q^pi(s_t, a_t), 0 after the end, or None.
         v: ``[E, H]`` estimate of V^pi(s_t), 0 after the end, or None.
         elapsed: ``[E, H]`` time since the episode began; None: the number of the step.
-        behaviour: "logged" (as the log says), "estimated" (regressed on data) or a name; shown with every result.
+        behavior: "logged" (as the log says), "estimated" (regressed on data) or a name; shown with every result.
         no_weights: why there is no ``log_ratio``.
         groups: names to ``[E]`` labels, for results by group.
         clusters: ``[E]`` labels of what episodes belong to, kept as `Clusters`; None where every episode is alone.
@@ -58,13 +58,13 @@ class Trajectories:
     mask: Tensor
     discount: float = 1.0
     log_ratio: Tensor | None = None
-    behaviour_log_prob: Tensor | None = None
+    behavior_log_prob: Tensor | None = None
     target_log_prob: Tensor | None = None
     q: Tensor | None = None
     v: Tensor | None = None
     elapsed: Tensor | None = None
-    behaviour: str = LOGGED
-    no_weights: str = NO_BEHAVIOUR
+    behavior: str = LOGGED
+    no_weights: str = NO_BEHAVIOR
     groups: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     clusters: ClusterLabels | None = None
     cut: Tensor | None = None
@@ -78,7 +78,7 @@ class Trajectories:
             raise InputError("the mask must be True from the first step of every episode to its last, without gaps")
         if not 0.0 <= self.discount <= 1.0:
             raise InputError(f"discount must be in [0, 1], got {self.discount}")
-        for name in ("reward", "behaviour_log_prob", "target_log_prob", "log_ratio", "q", "v", "elapsed"):
+        for name in ("reward", "behavior_log_prob", "target_log_prob", "log_ratio", "q", "v", "elapsed"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -89,9 +89,9 @@ class Trajectories:
             value = getattr(self, name)
             if value is not None and not bool(value.isfinite().all()):
                 raise InputError(f"{name} holds {int((~value.isfinite()).sum())} numbers that are not finite")
-        if self.log_ratio is None and self.behaviour_log_prob is not None and self.target_log_prob is not None:
-            _check_log_probs(self.behaviour_log_prob, self.target_log_prob)
-            object.__setattr__(self, "log_ratio", self.target_log_prob - self.behaviour_log_prob)
+        if self.log_ratio is None and self.behavior_log_prob is not None and self.target_log_prob is not None:
+            _check_log_probs(self.behavior_log_prob, self.target_log_prob)
+            object.__setattr__(self, "log_ratio", self.target_log_prob - self.behavior_log_prob)
         if self.log_ratio is not None and bool((self.log_ratio.isnan() | (self.log_ratio == torch.inf)).any()):
             raise InputError("log_ratio holds NaN or +inf: a ratio must be a finite number, or 0 (-inf)")
         for name, labels in self.groups.items():
@@ -145,7 +145,7 @@ class Trajectories:
     def select(self, index: Tensor) -> Trajectories:
         """These episodes (numbers or a bool mask), in this order."""
         rows = index.nonzero().squeeze(-1) if index.dtype == torch.bool else index
-        names = ("reward", "mask", "log_ratio", "behaviour_log_prob", "target_log_prob", "q", "v", "elapsed", "cut")
+        names = ("reward", "mask", "log_ratio", "behavior_log_prob", "target_log_prob", "q", "v", "elapsed", "cut")
         taken: dict[str, Any] = {name: None if (x := getattr(self, name)) is None else x[rows] for name in names}
         groups = {name: [labels[i] for i in rows.tolist()] for name, labels in self.groups.items()}
         clusters = None if self.together is None else self.together.select(rows)
@@ -153,17 +153,17 @@ class Trajectories:
 
     def first(self, horizon: int) -> Trajectories:
         """The first ``horizon`` steps; an episode that goes on is not counted as cut, for the estimand ends there."""
-        names = ("reward", "mask", "log_ratio", "behaviour_log_prob", "target_log_prob", "q", "v", "elapsed")
+        names = ("reward", "mask", "log_ratio", "behavior_log_prob", "target_log_prob", "q", "v", "elapsed")
         taken: dict[str, Any] = {name: None if (x := getattr(self, name)) is None else x[:, :horizon] for name in names}
         cut = None if self.cut is None else self.cut & (self.length < horizon)
         return replace(self, **taken, cut=cut)
 
 
-def _check_log_probs(behaviour: Tensor, target: Tensor) -> None:
-    impossible = int((~behaviour.isfinite()).sum())
+def _check_log_probs(behavior: Tensor, target: Tensor) -> None:
+    impossible = int((~behavior.isfinite()).sum())
     if impossible:
         raise InputError(
-            f"{impossible:,} logged actions have no finite log-probability under the behaviour policy, which yet took "
+            f"{impossible:,} logged actions have no finite log-probability under the behavior policy, which yet took "
             "them; the log-probabilities are wrong (units, rescaled or clipped actions?), or belong to other data"
         )
     wrong = int((target.isnan() | (target == torch.inf)).sum())
@@ -174,11 +174,11 @@ def _check_log_probs(behaviour: Tensor, target: Tensor) -> None:
 def trajectories(
     episodes: Episodes,
     policy: TargetPolicy | None = None,
-    behaviour: TargetPolicy | None = None,
+    behavior: TargetPolicy | None = None,
     *,
     discount: float,
     horizon: int | None = None,
-    behaviour_name: str | None = None,
+    behavior_name: str | None = None,
     q: Tensor | None = None,
     v: Tensor | None = None,
     elapsed: Tensor | None = None,
@@ -191,10 +191,10 @@ def trajectories(
     Args:
         episodes: logged data.
         policy: to evaluate; None: only what needs no weights.
-        behaviour: whose log-probabilities divide; None: those of the log, where it has them.
+        behavior: whose log-probabilities divide; None: those of the log, where it has them.
         discount: gamma, per step, or per unit of ``elapsed``.
         horizon: steps H that count; None: the longest episode. The value estimated is that of the first H steps.
-        behaviour_name: for the results; "logged" without ``behaviour``, else "estimated" unless given.
+        behavior_name: for the results; "logged" without ``behavior``, else "estimated" unless given.
         q: ``[T]`` estimate of Q^pi at the logged state and action.
         v: ``[T]`` estimate of V^pi at the logged state.
         elapsed: ``[T]`` time of each step since its episode began, for discounting by time.
@@ -224,7 +224,7 @@ def trajectories(
         out[mask] = values
         return out
 
-    no_weights, target, name = NO_BEHAVIOUR, None, LOGGED
+    no_weights, target, name = NO_BEHAVIOR, None, LOGGED
     if policy is not None:
         values = log_probs(policy, episodes, used, batch_size)
         if values is None:
@@ -232,11 +232,11 @@ def trajectories(
         else:
             target = scattered(values)
     logged = None
-    if behaviour is not None:
-        name = behaviour_name or ESTIMATED
-        values = log_probs(behaviour, episodes, used, batch_size)
+    if behavior is not None:
+        name = behavior_name or ESTIMATED
+        values = log_probs(behavior, episodes, used, batch_size)
         if values is None:
-            raise InputError("the behaviour policy has no density: " + without_density(behaviour))
+            raise InputError("the behavior policy has no density: " + without_density(behavior))
         logged = scattered(values)
     elif "behavior_log_prob" in episodes.data.keys():
         logged = padded(episodes.data["behavior_log_prob"])
@@ -252,12 +252,12 @@ def trajectories(
         reward=padded(episodes.data["next", "reward"]),
         mask=mask,
         discount=discount,
-        behaviour_log_prob=logged,
+        behavior_log_prob=logged,
         target_log_prob=target,
         q=None if q is None else padded(q),
         v=None if v is None else padded(v),
         elapsed=None if elapsed is None else padded(elapsed),
-        behaviour=name,
+        behavior=name,
         no_weights=no_weights,
         groups=dict(groups or {}),
         clusters=clusters,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lightning_offrl.reports.compare_returns import number
 from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
 from lightning_offrl.reports.dataset.findings import FEW, Finding, distinct_episodes, find, repeats
 from lightning_offrl.reports.dataset.verdict import (
@@ -27,10 +28,9 @@ from lightning_offrl.reports.dataset.verdict import (
     stitches,
     stitching_evidence,
 )
-from lightning_offrl.reports.compare_returns import number
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
 CORL = "CORL's README, D4RL v2, 4 seeds"
 
@@ -53,7 +53,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class Assessment:
     """Verdict, advice and checks."""
 
     verdict: Verdict
@@ -61,7 +61,7 @@ class Opinion:
     findings: tuple[Finding, ...]
 
 
-def consult(seen: Examination) -> Opinion:
+def assess(seen: DatasetMeasures) -> Assessment:
     """Judge what was measured."""
     verdict = judge(seen)
     advice = (
@@ -71,22 +71,22 @@ def consult(seen: Examination) -> Opinion:
         *_sampling(seen),
         *_evaluation(seen),
     )
-    return Opinion(verdict, advice, tuple(find(seen)))
+    return Assessment(verdict, advice, tuple(find(seen)))
 
 
-def command(seen: Examination, opinion: Opinion) -> str:
+def command(seen: DatasetMeasures, opinion: Assessment) -> str:
     """The training command that the advice adds up to."""
     options = " ".join(one.option for one in opinion.advice if one.option)
     return f"offrl fit --data.source {shlex.quote(seen.source)} {options}".strip()
 
 
-def _algorithm(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
+def _algorithm(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
     discrete = seen.episodes.spec["action_kind"] == "discrete"
     cloning = "discrete_bc" if discrete else "bc"
     if verdict.kind == "refuse":
         yield Advice(
             "Algorithm",
-            "If a policy is needed all the same, clone the behaviour, say that this is what it is, and collect data in "
+            "If a policy is needed all the same, clone the behavior, say that this is what it is, and collect data in "
             "which other actions were tried.",
             verdict.evidence,
             f"--config {cloning}",
@@ -95,7 +95,7 @@ def _algorithm(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
     if verdict.kind == "imitate":
         yield Advice(
             "Algorithm",
-            "Clone the behaviour. As a check, train one algorithm that stays close to it "
+            "Clone the behavior. As a check, train one algorithm that stays close to it "
             f"({'discrete BCQ' if discrete else 'TD3+BC'}): if that is not clearly better, keep the clone.",
             verdict.evidence,
             f"--config {cloning}",
@@ -121,7 +121,7 @@ def _algorithm(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
     elif policies.effective >= 2.5 or stitches(seen):
         yield Advice(
             "Algorithm",
-            f"Begin with IQL: the data mixes behaviours ({policies.effective:.1f}{'+' if policies.at_most else ''} "
+            f"Begin with IQL: the data mixes behaviors ({policies.effective:.1f}{'+' if policies.at_most else ''} "
             "effective policies) and what is good has to be picked out step by step. On data of this kind imitation "
             "is far behind (hopper medium-replay: cloning 30, its best tenth 70, IQL 97).",
             (*evidence, Evidence("published scores", "30, 70 and 97 of 100", "", CORL)),
@@ -158,13 +158,13 @@ def _algorithm(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
     )
 
 
-def _conservatism(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
+def _conservatism(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
     if verdict.kind != "improve":
         return
     value, discrete = randomness(seen), seen.episodes.spec["action_kind"] == "discrete"
     evidence = (randomness_evidence(seen),)
     if value < NARROW:
-        knob = (
+        remedy = (
             "a BCQ threshold of 0.3 or more, or a CQL weight of 1 or more"
             if discrete
             else "IQL's inverse temperature 0.5 (its authors' value for narrow human data), or TD3+BC with alpha 1"
@@ -172,7 +172,7 @@ def _conservatism(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
         yield Advice(
             "Conservatism",
             f"Stay close to the data: the actions tried in a state are only {percent(value)} as varied as random ones, "
-            f"so the values of others are guesses. Take {knob}.",
+            f"so the values of others are guesses. Take {remedy}.",
             evidence,
             "" if discrete else "--model.inverse_temperature 0.5",
         )
@@ -194,7 +194,7 @@ def _conservatism(seen: Examination, verdict: Verdict) -> Iterator[Advice]:
         )
 
 
-def _reward(seen: Examination) -> Iterator[Advice]:
+def _reward(seen: DatasetMeasures) -> Iterator[Advice]:
     rewards, steps = seen.rewards, seen.rewards.steps
     size = Evidence(
         "size of the values", f"{rewards.size:.3g} (mean |reward| / (1 - {seen.discount:g}))", "0.1 to 100", OURS
@@ -219,7 +219,7 @@ def _reward(seen: Examination) -> Iterator[Advice]:
             f"{rewards.size:.3g} suit neither the networks' start nor temperatures that were tuned on others. Scaling "
             "changes no preference"
             + (
-                "; `standardise` would also shift, which with terminal states pays for, or against, living longer."
+                "; `standardize` would also shift, which with terminal states pays for, or against, living longer."
                 if seen.endings.terminal
                 else "."
             ),
@@ -234,7 +234,7 @@ def _reward(seen: Examination) -> Iterator[Advice]:
         )
 
 
-def _sampling(seen: Examination) -> Iterator[Advice]:
+def _sampling(seen: DatasetMeasures) -> Iterator[Advice]:
     found, copies = seen.imbalance, seen.copies
     if copies.duplicated and not repeats(seen):
         yield Advice(
@@ -254,7 +254,7 @@ def _sampling(seen: Examination) -> Iterator[Advice]:
             "Sampling",
             "Draw episodes by their return (`--data.sampling.weight return`): the best tenth holds only "
             f"{percent(found.best_tenth_steps)} of the steps and stands far above the rest, where uniform batches "
-            "hold an algorithm near the average. In a random environment this also favours luck.",
+            "hold an algorithm near the average. In a random environment this also favors luck.",
             (
                 Evidence(
                     "positive-sided deviation of returns",
@@ -284,7 +284,7 @@ def _sampling(seen: Examination) -> Iterator[Advice]:
         )
 
 
-def _evaluation(seen: Examination) -> Iterator[Advice]:
+def _evaluation(seen: DatasetMeasures) -> Iterator[Advice]:
     count, steps = distinct_episodes(seen), seen.lengths.mean
     logged = "behavior_log_prob" in seen.episodes.data.keys()
     if count < FEW:
@@ -299,13 +299,13 @@ def _evaluation(seen: Examination) -> Iterator[Advice]:
     if per_step < 0.01:
         sentence = (
             f"Importance weights will not carry an evaluation: with {count:,} episodes of {steps:,.0f} steps they "
-            f"survive a divergence of {per_step:.2g} bits per step, almost the behaviour itself. Use fitted Q "
+            f"survive a divergence of {per_step:.2g} bits per step, almost the behavior itself. Use fitted Q "
             "evaluation, and check it in the environment where there is one."
         )
     else:
         sentence = (
             f"Importance-weighted estimates can work for policies within {per_step:.2g} bits per step of the "
-            f"behaviour ({count:,} episodes of {steps:,.0f} steps)"
+            f"behavior ({count:,} episodes of {steps:,.0f} steps)"
             + ("." if logged else ", but the probabilities of the logged actions are missing: they have to be fitted.")
         )
     yield Advice("Evaluation", sentence, evidence)

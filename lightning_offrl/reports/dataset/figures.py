@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from lightning_offrl.data.rewards import return_quantile
 from lightning_offrl.reports import plots
-from lightning_offrl.reports.plots import COLOURS, STEPS, Group
+from lightning_offrl.reports.plots import COLORS, STEPS, Group
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
-DENSITY = LinearSegmentedColormap.from_list("offrl-density", [COLOURS[step] for step in STEPS])
+DENSITY = LinearSegmentedColormap.from_list("offrl-density", [COLORS[step] for step in STEPS])
 """From few to many."""
 _CELLS = 56
 _DOTS = 600
@@ -25,7 +25,7 @@ WIDEST_ACTION = 24
 """Action dimensions (or actions) that are drawn."""
 
 
-def policy_groups(seen: Examination) -> list[Group]:
+def policy_groups(seen: DatasetMeasures) -> list[Group]:
     """Returns by policy, the most frequent first; from the fourth on they are one group."""
     returns, number = seen.episodes.returns(), seen.policies.of_episode.clamp(max=len(STEPS) - 1)
     last = "others" if seen.policies.number > len(STEPS) else f"policy {len(STEPS)}"
@@ -34,13 +34,13 @@ def policy_groups(seen: Examination) -> list[Group]:
     return [Group(names[k], returns[number == k].tolist(), STEPS[-1 - k]) for k in found]
 
 
-def returns(seen: Examination) -> Figure:
+def returns(seen: DatasetMeasures) -> Figure:
     """Histogram of returns, stacked by policy where there are several."""
     parts = policy_groups(seen) if seen.policies.number > 1 else []
     return plots.histogram(seen.episodes.returns().tolist(), x_label="return of an episode", parts=parts)
 
 
-def lengths(seen: Examination) -> Figure:
+def lengths(seen: DatasetMeasures) -> Figure:
     """Histogram of lengths, by how the episode ended."""
     last = seen.episodes.start + seen.episodes.length - 1
     terminal = seen.episodes.data["next", "terminated"][last]
@@ -54,7 +54,7 @@ def lengths(seen: Examination) -> Figure:
     )
 
 
-def rewards(seen: Examination) -> Figure:
+def rewards(seen: DatasetMeasures) -> Figure:
     """Histogram of rewards per step."""
     reward = seen.episodes.data["next", "reward"].double().numpy()
     figure = plots.histogram(reward, x_label="reward of a step", y_label="steps", bins=40)
@@ -66,7 +66,7 @@ def rewards(seen: Examination) -> Figure:
     return figure
 
 
-def density(seen: Examination) -> Figure:
+def density(seen: DatasetMeasures) -> Figure:
     """Where the data is, on the two axes of largest variance."""
     if seen.states.by_successors:
         return _dots(seen, by_return=False)
@@ -75,7 +75,7 @@ def density(seen: Examination) -> Figure:
     return _image(counts, extent, DENSITY, LogNorm(1, top), "steps in a cell", seen)
 
 
-def value_map(seen: Examination) -> Figure:
+def value_map(seen: DatasetMeasures) -> Figure:
     """How good the episodes were that passed through each part of the map."""
     if seen.states.by_successors:
         return _dots(seen, by_return=True)
@@ -86,8 +86,8 @@ def value_map(seen: Examination) -> Figure:
     return figure
 
 
-def _dots(seen: Examination, *, by_return: bool) -> Figure:
-    """One dot for each state, coloured by the number of steps in it or the mean rank of the episodes."""
+def _dots(seen: DatasetMeasures, *, by_return: bool) -> Figure:
+    """One dot for each state, colored by the number of steps in it or the mean rank of the episodes."""
     points, place = np.unique(seen.states.map.numpy().round(5), axis=0, return_inverse=True)
     count = np.bincount(place.ravel())
     rank = np.bincount(place.ravel(), weights=_ranks(seen)) / count
@@ -101,7 +101,7 @@ def _dots(seen: Examination, *, by_return: bool) -> Figure:
             s=np.clip(6000 / len(points), 14, 160),
             cmap=plots.DIVERGING if by_return else DENSITY,
             norm=Normalize(0.0, 1.0) if by_return else LogNorm(1, max(2, count.max())),
-            edgecolors=COLOURS["rule"],
+            edgecolors=COLORS["rule"],
             linewidths=0.6,
         )
         axes.set_xlabel(f"first axis ({100 * shares[0]:.0f} % of the variance)")
@@ -116,13 +116,13 @@ def _dots(seen: Examination, *, by_return: bool) -> Figure:
     return figure
 
 
-def _ranks(seen: Examination) -> np.ndarray:
+def _ranks(seen: DatasetMeasures) -> np.ndarray:
     """Where the return of each mapped step's episode stands among those of all steps: 0 worst, 1 best, mean 1/2."""
     rank = return_quantile(seen.episodes.returns(), seen.episodes.length)
     return rank[seen.states.map_rows].double().numpy()
 
 
-def _grid(seen: Examination) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
+def _grid(seen: DatasetMeasures) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
     """Counts and mean ranks ``[H, W]`` (nan where nothing is), and left, right, bottom, top."""
     points = seen.states.map.double().numpy()
     low, high = np.quantile(points, 0.001, axis=0), np.quantile(points, 0.999, axis=0)
@@ -140,15 +140,15 @@ def _grid(seen: Examination) -> tuple[np.ndarray, np.ndarray, tuple[float, float
 def _image(
     values: np.ndarray,
     extent: tuple[float, float, float, float],
-    colours: Colormap,
+    colors: Colormap,
     norm: Normalize,
     label: str,
-    seen: Examination,
+    seen: DatasetMeasures,
 ) -> Figure:
     shares = seen.states.explained
     figure, (axes,) = plots.row(1, 4.4, 4.5)
     with rc_context(plots.STYLE):
-        image = axes.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=colours, norm=norm)
+        image = axes.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=colors, norm=norm)
         axes.set_xlabel(f"first axis ({100 * shares[0]:.0f} % of the variance)")
         axes.set_ylabel(f"second axis ({100 * shares[1]:.0f} %)")
         axes.locator_params(nbins=5)
@@ -160,12 +160,12 @@ def _image(
     return figure
 
 
-def actions(seen: Examination) -> Figure:
+def actions(seen: DatasetMeasures) -> Figure:
     """Continuous: the distribution of each dimension as a band; discrete: how often each action was taken."""
     return _shares(seen) if seen.actions.share is not None else _bands(seen)
 
 
-def _bands(seen: Examination) -> Figure:
+def _bands(seen: DatasetMeasures) -> Figure:
     action = seen.episodes.data["action"][:, :WIDEST_ACTION]
     if len(action) > 200_000:
         action = action[torch.linspace(0, len(action) - 1, 200_000).long()]
@@ -184,7 +184,7 @@ def _bands(seen: Examination) -> Figure:
         )
         names = [_action_name(seen, i) for i in range(count)]
         axes.set_yticks(range(count), names)
-        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+        axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"])
         axes.set_xlabel("action, from its lower to its upper bound (half ranges)")
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=30, pad=0.02, extend="max")
         bar.ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
@@ -193,34 +193,34 @@ def _bands(seen: Examination) -> Figure:
     return figure
 
 
-def _action_name(seen: Examination, index: int) -> str:
+def _action_name(seen: DatasetMeasures, index: int) -> str:
     columns = seen.columns.get("action")
     if isinstance(columns, list) and index < len(columns) and "name" in columns[index]:
         return str(columns[index]["name"])
     return f"dimension {index}"
 
 
-def action_label(seen: Examination, index: int) -> str:
+def action_label(seen: DatasetMeasures, index: int) -> str:
     """What the log called a discrete action, else its number."""
     labels = seen.columns.get("action_labels")
     return str(labels[index]) if isinstance(labels, list) and index < len(labels) else f"action {index}"
 
 
-def _shares(seen: Examination) -> Figure:
+def _shares(seen: DatasetMeasures) -> Figure:
     share = list(seen.actions.share or ())[:WIDEST_ACTION]
     figure, (axes,) = plots.row(1, 5.2, 1.0 + 0.3 * len(share))
     with rc_context(plots.STYLE):
         axes.grid(axis="x")
-        axes.barh(range(len(share)), [100 * s for s in share], color=COLOURS["data"], height=0.7)
+        axes.barh(range(len(share)), [100 * s for s in share], color=COLORS["data"], height=0.7)
         axes.set_yticks(range(len(share)), [action_label(seen, i) for i in range(len(share))])
-        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+        axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"])
         axes.invert_yaxis()
         axes.set_xlabel("share of the steps (%)")
         axes.set_xlim(left=0)
     return figure
 
 
-def over_time(seen: Examination) -> Figure:
+def over_time(seen: DatasetMeasures) -> Figure:
     """Return of each episode in stored order, with the running mean and its standard error."""
     values = seen.episodes.returns().numpy()
     count = len(values)
@@ -230,16 +230,16 @@ def over_time(seen: Examination) -> Figure:
     figure, (axes,) = plots.row(1, 5.2, 3.4)
     with rc_context(plots.STYLE):
         axes.grid(axis="y")
-        axes.scatter(shown, values[shown], s=9, color=COLOURS["data"], alpha=0.4, linewidth=0)
+        axes.scatter(shown, values[shown], s=9, color=COLORS["data"], alpha=0.4, linewidth=0)
         if count >= 6:
             mean = np.convolve(values, kernel, "valid")
             square = np.convolve(values**2, kernel, "valid")
             error = np.sqrt(np.maximum(square - mean**2, 0.0) / max(window - 1, 1))
             middle = np.arange(len(mean)) + (window - 1) / 2
             thin = np.unique(np.linspace(0, len(mean) - 1, min(len(mean), 300)).astype(int))
-            colour = COLOURS["series-1"]
-            axes.fill_between(middle[thin], (mean - error)[thin], (mean + error)[thin], color=colour, alpha=0.2, lw=0)
-            axes.plot(middle[thin], mean[thin], color=colour, linewidth=1.9, label=f"mean of {window} episodes")
+            color = COLORS["series-1"]
+            axes.fill_between(middle[thin], (mean - error)[thin], (mean + error)[thin], color=color, alpha=0.2, lw=0)
+            axes.plot(middle[thin], mean[thin], color=color, linewidth=1.9, label=f"mean of {window} episodes")
             plots.legend_above(axes)
         axes.set_xlabel("episode, in the order of the data")
         axes.set_ylabel("return of an episode")
@@ -248,7 +248,7 @@ def over_time(seen: Examination) -> Figure:
     return figure
 
 
-def recombined(seen: Examination) -> Figure:
+def recombined(seen: DatasetMeasures) -> Figure:
     """Discounted value from the logged starts, by the number of changes of episode."""
     found = seen.stitching
     names = ["as logged", "best single\nepisode", *(f"{m} change{'s' if m > 1 else ''}" for m in found.changes)]
@@ -256,9 +256,9 @@ def recombined(seen: Examination) -> Figure:
     figure, (axes,) = plots.row(1, 5.2, 3.4)
     with rc_context(plots.STYLE):
         axes.grid(axis="y")
-        axes.plot(range(len(values)), values, color=COLOURS["rule"], linewidth=1.5, zorder=1)
-        colours = [COLOURS["data"], COLOURS["series-2"], *[COLOURS["series-1"]] * len(found.changes)]
-        axes.scatter(range(len(values)), values, s=52, color=colours, zorder=2)
+        axes.plot(range(len(values)), values, color=COLORS["rule"], linewidth=1.5, zorder=1)
+        colors = [COLORS["data"], COLORS["series-2"], *[COLORS["series-1"]] * len(found.changes)]
+        axes.scatter(range(len(values)), values, s=52, color=colors, zorder=2)
         for i, value in enumerate(values):
             axes.annotate(
                 plots.plain(value), (i, value), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9.5

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
 from lightning_offrl.reports.compare_returns import CLEAR, number
+from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
 Level = Literal["problem", "warning", "fine"]
 
@@ -41,23 +41,23 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
 
 
-def find(seen: Examination) -> list[Finding]:
+def find(seen: DatasetMeasures) -> list[Finding]:
     """All checks, problems first."""
     found = [finding for check in _CHECKS for finding in check(seen)]
     return sorted(found, key=lambda one: ("problem", "warning", "fine").index(one.level))
 
 
-def repeats(seen: Examination) -> bool:
+def repeats(seen: DatasetMeasures) -> bool:
     """Whether states repeat exactly by themselves, so that equal episodes are chance and not copies."""
     return seen.states.tabular or seen.states.distinct * 2 <= len(seen.episodes) - seen.copied_steps
 
 
-def distinct_episodes(seen: Examination) -> int:
+def distinct_episodes(seen: DatasetMeasures) -> int:
     """Episodes that are evidence: all, less the exact copies of others where states do not repeat by themselves."""
     return seen.episodes.n_episodes - (0 if repeats(seen) else seen.copies.duplicated)
 
 
-def _size(seen: Examination) -> Iterator[Finding]:
+def _size(seen: DatasetMeasures) -> Iterator[Finding]:
     count = distinct_episodes(seen)
     source = "this package's limit for importance-weighted estimates (effective sample size)"
     evidence = (Evidence("different episodes", f"{count:,}", f"at least {FEW}", source),)
@@ -78,7 +78,7 @@ def _size(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _terminal(seen: Examination) -> Iterator[Finding]:
+def _terminal(seen: DatasetMeasures) -> Iterator[Finding]:
     ends, lengths = seen.endings, seen.lengths
     if ends.terminal == 0 and not ends.one_length:
         yield Finding(
@@ -106,7 +106,7 @@ def _terminal(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _time_limits(seen: Examination) -> Iterator[Finding]:
+def _time_limits(seen: DatasetMeasures) -> Iterator[Finding]:
     ends, total = seen.endings, seen.returns.count
     share = ends.terminal_at_longest / total
     evidence = (
@@ -128,7 +128,7 @@ def _time_limits(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _resets(seen: Examination) -> Iterator[Finding]:
+def _resets(seen: DatasetMeasures) -> Iterator[Finding]:
     ends = seen.endings
     if ends.terminal and ends.into_start / ends.terminal >= 0.1 and ends.into_start >= 2:
         yield Finding(
@@ -141,20 +141,20 @@ def _resets(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _pieces(seen: Examination) -> Iterator[Finding]:
+def _pieces(seen: DatasetMeasures) -> Iterator[Finding]:
     ends = seen.endings
     if ends.cut > 1 and ends.continued / ends.cut >= 0.1 and ends.continued >= 2:
         yield Finding(
             "Pieces",
             "warning",
             f"{several(ends.continued, 'cut episode')} go on in the next episode without a gap: they are pieces of "
-            "longer ones. A validation split by episode then puts neighbours on both sides; join them, or split by "
+            "longer ones. A validation split by episode then puts neighbors on both sides; join them, or split by "
             "the longer unit.",
             (Evidence("continued", f"{ends.continued:,} of {ends.cut:,} cut episodes", "below 10 %", OURS),),
         )
 
 
-def _copies(seen: Examination) -> Iterator[Finding]:
+def _copies(seen: DatasetMeasures) -> Iterator[Finding]:
     copies, total = seen.copies, seen.returns.count
     share = copies.duplicated / total
     if copies.duplicated == 0:
@@ -177,7 +177,7 @@ def _copies(seen: Examination) -> Iterator[Finding]:
     )
 
 
-def _shared(seen: Examination) -> Iterator[Finding]:
+def _shared(seen: DatasetMeasures) -> Iterator[Finding]:
     copies = seen.copies
     if repeats(seen) or copies.shared_steps == 0:
         return
@@ -191,7 +191,7 @@ def _shared(seen: Examination) -> Iterator[Finding]:
     )
 
 
-def _rewards(seen: Examination) -> Iterator[Finding]:
+def _rewards(seen: DatasetMeasures) -> Iterator[Finding]:
     rewards = seen.rewards
     steps = rewards.steps
     evidence = (
@@ -224,7 +224,7 @@ def _rewards(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _length_pays(seen: Examination) -> Iterator[Finding]:
+def _length_pays(seen: DatasetMeasures) -> Iterator[Finding]:
     explains, slope = seen.rewards.length_explains, seen.rewards.per_step
     if explains is None or slope is None or explains < 0.9 or seen.rewards.distinct == 1:
         return
@@ -238,7 +238,7 @@ def _length_pays(seen: Examination) -> Iterator[Finding]:
     )
 
 
-def _saturation(seen: Examination) -> Iterator[Finding]:
+def _saturation(seen: DatasetMeasures) -> Iterator[Finding]:
     actions = seen.actions
     if actions.saturated is None:
         return
@@ -258,7 +258,7 @@ def _saturation(seen: Examination) -> Iterator[Finding]:
         yield Finding("Action saturation", "fine", f"{percent(share)} of the steps touch a bound.", evidence)
 
 
-def _action_range(seen: Examination) -> Iterator[Finding]:
+def _action_range(seen: DatasetMeasures) -> Iterator[Finding]:
     reach = seen.actions.reach
     if reach is None or max(reach) >= NARROW_REACH:
         return
@@ -271,7 +271,7 @@ def _action_range(seen: Examination) -> Iterator[Finding]:
     )
 
 
-def _unused(seen: Examination) -> Iterator[Finding]:
+def _unused(seen: DatasetMeasures) -> Iterator[Finding]:
     actions = seen.actions
     if actions.constant:
         what = "One action" if actions.share else several(actions.constant, "action dimension")
@@ -291,7 +291,7 @@ def _unused(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _constant(seen: Examination) -> Iterator[Finding]:
+def _constant(seen: DatasetMeasures) -> Iterator[Finding]:
     if seen.states.constant:
         yield Finding(
             "Constant observations",
@@ -303,7 +303,7 @@ def _constant(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _drift_return(seen: Examination) -> Iterator[Finding]:
+def _drift_return(seen: DatasetMeasures) -> Iterator[Finding]:
     if not seen.drift:
         return
     change = seen.drift[0]
@@ -319,7 +319,7 @@ def _drift_return(seen: Examination) -> Iterator[Finding]:
             "warning",
             f"Later episodes return {'more' if change.last > change.first else 'less'}: {number(change.last)} in the "
             f"last third, {number(change.first)} in the first (±{number(change.error)} on the difference). The "
-            "behaviour or the world changed; if the order is time, hold out the end for validation, not a random "
+            "behavior or the world changed; if the order is time, hold out the end for validation, not a random "
             "part.",
             evidence,
         )
@@ -329,7 +329,7 @@ def _drift_return(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _drift_states(seen: Examination) -> Iterator[Finding]:
+def _drift_states(seen: DatasetMeasures) -> Iterator[Finding]:
     moved = [c for c in seen.drift[1:] if abs(c.z) >= CLEAR + 1 and abs(c.size) >= DRIFT_STATES]
     if not moved:
         return
@@ -352,7 +352,7 @@ def _drift_states(seen: Examination) -> Iterator[Finding]:
     )
 
 
-def column_name(seen: Examination, name: str) -> str:
+def column_name(seen: DatasetMeasures, name: str) -> str:
     """``observation 3`` as the log called it, where that is known."""
     names = seen.columns.get("observation")
     word, _, index = name.rpartition(" ")
@@ -361,7 +361,7 @@ def column_name(seen: Examination, name: str) -> str:
     return name
 
 
-def _lengths(seen: Examination) -> Iterator[Finding]:
+def _lengths(seen: DatasetMeasures) -> Iterator[Finding]:
     share = seen.imbalance.longest_tenth_steps
     if share >= 0.5:
         yield Finding(
@@ -373,7 +373,7 @@ def _lengths(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _reading(seen: Examination) -> Iterator[Finding]:
+def _reading(seen: DatasetMeasures) -> Iterator[Finding]:
     for note in seen.episodes.notes:
         yield Finding("How it was read", "warning", f"{note[0].upper()}{note[1:].rstrip('.')}.")
     for note in seen.columns.get("notes") or []:

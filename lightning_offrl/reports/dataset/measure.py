@@ -6,7 +6,7 @@ defined where it is computed:
     dataset_facts       returns, lengths, endings, rewards, actions, imbalance, drift
     dataset_copies      duplicated and leaking episodes
     dataset_states      coverage, the map of states, which episodes meet
-    dataset_policies    behaviour entropy, effective number of policies
+    dataset_policies    behavior entropy, effective number of policies
     dataset_stitching   what recombining episodes could gain
     dataset_findings    each check, judged
     dataset_notes       what cannot be told, and all definitions in words
@@ -28,11 +28,13 @@ from typing import Any
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.strata import episode_hashes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.strata import episode_hashes
 from lightning_offrl.errors import InputError
 from lightning_offrl.reports import html
 from lightning_offrl.reports.dataset.copies import Copies, find_copies
+from lightning_offrl.reports.dataset.mixture import Policies, find_policies
+from lightning_offrl.reports.dataset.states import Links, StateSpace, find_links, fit_scale, row_hashes, state_space
 from lightning_offrl.reports.dataset.statistics import (
     Actions,
     Change,
@@ -47,14 +49,12 @@ from lightning_offrl.reports.dataset.statistics import (
     rewards,
     summary,
 )
-from lightning_offrl.reports.dataset.mixture import Policies, find_policies
-from lightning_offrl.reports.dataset.states import Links, StateSpace, find_links, fit_scale, row_hashes, state_space
 from lightning_offrl.reports.dataset.stitching import Stitching, stitching
 
 
 @dataclass(frozen=True)
-class Examination:
-    """All that was measured; no judgement.
+class DatasetMeasures:
+    """All that was measured; no judgment.
 
     Attributes:
         source: as the user named it, for commands.
@@ -97,7 +97,9 @@ class Examination:
         return total
 
 
-def examine(source: Any, *, discount: float = 0.99, seed: int = 0, cache_dir: str | Path | None = None) -> Examination:
+def examine(
+    source: Any, *, discount: float = 0.99, seed: int = 0, cache_dir: str | Path | None = None
+) -> DatasetMeasures:
     """Measure a dataset.
 
     Args:
@@ -124,7 +126,7 @@ def examine(source: Any, *, discount: float = 0.99, seed: int = 0, cache_dir: st
         low, high = episodes.references
         score = summary(100.0 * (returns - low) / (high - low))
     links = find_links(episodes, scale, seed)
-    return Examination(
+    return DatasetMeasures(
         source=str(source) if isinstance(source, str | Path) else episodes.name,
         episodes=episodes,
         discount=discount,
@@ -150,15 +152,15 @@ def _tables(observation: Any) -> list[Tensor]:
     return [observation] if isinstance(observation, Tensor) else [leaf for _, leaf in leaves(observation)]
 
 
-def as_dict(seen: Examination) -> dict[str, Any]:
+def as_dict(seen: DatasetMeasures) -> dict[str, Any]:
     """Everything as plain numbers, ready for JSON: nan and inf as None, pictures left out.
 
     ``episode_policies`` maps each episode's content hash to the number of its policy, for
     `lightning_offrl.data.strata.Sampling`.
     """
-    from lightning_offrl.reports.dataset.advice import consult
+    from lightning_offrl.reports.dataset.advice import assess
 
-    episodes, opinion = seen.episodes, consult(seen)
+    episodes, opinion = seen.episodes, assess(seen)
     facts: dict[str, Any] = {
         "format": 1,
         "source": seen.source,
@@ -180,7 +182,7 @@ def as_dict(seen: Examination) -> dict[str, Any]:
         facts[name] = getattr(seen, name)
     facts["states"] = _without(seen.states, "map", "map_rows")
     facts["policies"] = _without(seen.policies, "of_episode")
-    facts["links"] = _without(seen.links, "episodes", "chosen", "neighbours", "state", "cut")
+    facts["links"] = _without(seen.links, "episodes", "chosen", "neighbors", "state", "cut")
     facts["links"]["sampled_episodes"] = seen.links.episodes.n_episodes
     facts["links"]["sampled_steps"] = len(seen.links.episodes)
     facts["stitching"] = seen.stitching
@@ -204,11 +206,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def text(seen: Examination) -> str:
+def text(seen: DatasetMeasures) -> str:
     """Verdict, problems and warnings for a terminal."""
-    from lightning_offrl.reports.dataset.advice import command, consult
+    from lightning_offrl.reports.dataset.advice import assess, command
 
-    opinion = consult(seen)
+    opinion = assess(seen)
     lines = [opinion.verdict.headline, *(f"  {sentence}" for sentence in opinion.verdict.sentences)]
     for level, word in (("problem", "repair"), ("warning", "know")):
         lines += [f"{word}: {one.sentence}" for one in opinion.findings if one.level == level]
@@ -216,7 +218,7 @@ def text(seen: Examination) -> str:
     return "\n".join(lines)
 
 
-def write(seen: Examination, output: str | Path | None = None) -> tuple[Path, Path]:
+def write(seen: DatasetMeasures, output: str | Path | None = None) -> tuple[Path, Path]:
     """Write the page and the numbers.
 
     Args:

@@ -8,11 +8,11 @@ Continuous actions: first what all policies have in common is removed, a = f(s) 
 Fourier features (Rahimi and Recht, 2007; width and ridge are those that predict the other half of the episodes best).
 Then policy k says ``r ~ Normal(W_k phi(s), diag(v_k))`` with a smaller set of features phi. Discrete actions: policy k
 is a table of probabilities, one row for each state where states repeat, else for each of `CELLS` cells (k-means). Both
-are fitted by expectation maximisation over whole episodes, from sufficient statistics of each. Steps of an episode are
+are fitted by expectation maximization over whole episodes, from sufficient statistics of each. Steps of an episode are
 not independent: in the posterior over policies its log-likelihood is divided by the autocorrelation time of r (less a
 linear fit of each episode, so that what a policy does steadily does not count as noise).
 
-K maximises the held-out log-likelihood per decision (fitted on one half of the episodes, evaluated on the other, both
+K maximizes the held-out log-likelihood per decision (fitted on one half of the episodes, evaluated on the other, both
 ways) minus a price for each policy: `PRICE` nats, or half of it per action dimension where that is more; half of it
 for discrete actions. Two policies in equal shares pay it when their mean actions differ by about 0.6 standard
 deviations of the noise (the gain is d^2 / 8 nats for a difference of d). It is a threshold of ours, between what a
@@ -177,7 +177,7 @@ def _choices(episodes: Episodes, size: int) -> Tensor:
 
 
 def _mean(total: Tensor, steps: Tensor) -> tuple[float, float]:
-    """Mean per decision and its standard error (a ratio of sums over episodes, linearised)."""
+    """Mean per decision and its standard error (a ratio of sums over episodes, linearized)."""
     mean = float(total.sum() / steps.sum())
     if len(total) < 2:
         return mean, float("nan")
@@ -238,16 +238,16 @@ def _ridge(features: Tensor, action: Tensor, ridge: float) -> Tensor:
 
 
 def _cells(episodes: Episodes, scale: Scale, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """``[n]``: the number of the state where few states repeat, else of the nearest of `CELLS` centres."""
+    """``[n]``: the number of the state where few states repeat, else of the nearest of `CELLS` centers."""
     x = scale(episodes.data["observation"], rows)
     state, cell = torch.unique(row_hashes(x), return_inverse=True)
     if len(state) <= _STATES:
         return cell
-    centre = x[torch.randperm(len(x), generator=generator)[:CELLS]]
+    center = x[torch.randperm(len(x), generator=generator)[:CELLS]]
     for _ in range(8):
-        cell = torch.cat([torch.cdist(part, centre).argmin(1) for part in x.split(8192)])
-        count = torch.bincount(cell, minlength=len(centre)).clamp(min=1)
-        centre = torch.zeros_like(centre).index_add_(0, cell, x) / count[:, None]
+        cell = torch.cat([torch.cdist(part, center).argmin(1) for part in x.split(8192)])
+        count = torch.bincount(cell, minlength=len(center)).clamp(min=1)
+        center = torch.zeros_like(center).index_add_(0, cell, x) / count[:, None]
     return cell
 
 
@@ -269,7 +269,7 @@ class _Tables:
         out.counts, out.steps = self.counts[index], self.steps[index]
         return out
 
-    def maximise(self, weight: Tensor) -> tuple[Tensor, ...]:
+    def maximize(self, weight: Tensor) -> tuple[Tensor, ...]:
         table = torch.einsum("ek,eca->kca", weight, self.counts) + self.prior
         return weight.sum(0).clamp(min=1e-9) / weight.sum(), table / table.sum(-1, keepdim=True)
 
@@ -309,7 +309,7 @@ class _Gaussians:
         out.steps = self.steps[index]
         return out
 
-    def maximise(self, weight: Tensor) -> tuple[Tensor, ...]:
+    def maximize(self, weight: Tensor) -> tuple[Tensor, ...]:
         count, size = weight.shape[1], self.gram.shape[1]
         gram = (weight.T.float() @ self.gram.view(len(weight), -1)).double().view(count, size, size) + self.ridge
         slope = torch.linalg.solve(gram, torch.einsum("ek,efa->kfa", weight, self.cross))
@@ -353,12 +353,12 @@ def _autocorrelation_time(residual: Tensor, number: Tensor) -> float:
 def fit(
     model: _Tables | _Gaussians, number: int, mask: Tensor, generator: torch.Generator, restarts: int = 3
 ) -> tuple[Tensor, ...]:
-    """Expectation maximisation over the episodes of ``mask``; the best of some short starts is carried on."""
+    """Expectation maximization over the episodes of ``mask``; the best of some short starts is carried on."""
     starts = []
     for _ in range(restarts if number > 1 else 1):
         weight = torch.ones(len(mask), number, dtype=torch.float64)
         if number > 1:
-            weight = torch.softmax(model.log_likelihood(model.maximise(_seeds(model, number, mask, generator))), 1)
+            weight = torch.softmax(model.log_likelihood(model.maximize(_seeds(model, number, mask, generator))), 1)
         starts.append(_iterate(model, weight, mask, 8 if number > 1 else 1))
     best = max(starts, key=lambda start: start[0])
     return _iterate(model, best[1], mask, 40)[2] if number > 1 else best[2]
@@ -369,7 +369,7 @@ def _seeds(model: _Tables | _Gaussians, number: int, mask: Tensor, generator: to
     alone = torch.zeros(len(mask), number, dtype=torch.float64)
     alone[torch.multinomial(mask, 1, generator=generator), 0] = 1.0
     for k in range(1, number):
-        so_far = model.log_likelihood(model.maximise(alone[:, :k])).max(1).values / model.steps
+        so_far = model.log_likelihood(model.maximize(alone[:, :k])).max(1).values / model.steps
         gap = (so_far.max() - so_far) * mask
         chance = gap if float(gap.sum()) > 0 else mask
         alone[torch.multinomial(chance, 1, generator=generator), k] = 1.0
@@ -382,7 +382,7 @@ def _iterate(
     """Log-likelihood, posterior ``[E, K]`` and parameters after at most so many iterations."""
     last = -math.inf
     for _ in range(most):
-        fitted = model.maximise(weight * mask[:, None])
+        fitted = model.maximize(weight * mask[:, None])
         likelihood = model.log_likelihood(fitted)
         total = float((torch.logsumexp(likelihood, 1) * mask).sum())
         weight = torch.softmax(likelihood, 1)

@@ -9,10 +9,10 @@ from lightning_offrl.reports.dataset.stitching import COUNTED
 from lightning_offrl.reports.html import Markup
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
 
-def limits(seen: Examination) -> Markup:
+def limits(seen: DatasetMeasures) -> Markup:
     """What no measure of the data can show."""
     lines = [
         "Whether the observation holds all that matters. If whoever acted saw more than was logged, the actions look "
@@ -37,19 +37,19 @@ def limits(seen: Examination) -> Markup:
     return Markup('<ul class="plain">' + "".join(f"<li>{html.text(line)}</li>" for line in lines) + "</ul>")
 
 
-def definitions(seen: Examination) -> Markup:
+def definitions(seen: DatasetMeasures) -> Markup:
     """Every measure of the page in a sentence or two."""
     discount = f"{seen.discount:g}"
     terms = {
         "±": "One standard error over episodes (standard deviation over the square root of their number).",
         "Effective number of policies": "exp(H(w)) for the shares w of a mixture of K policies to which whole episodes "
-        "belong; K maximises the held-out log-likelihood per decision less "
+        "belong; K maximizes the held-out log-likelihood per decision less "
         f"{seen.policies.price:g} nats for each further policy. Gains for K = 1, 2, ...: "
         + ", ".join(f"{gain:.3f}" for gain in seen.policies.gain)
         + f" nats, on {seen.policies.steps:,} steps.",
         "Variety of actions": "Standard deviation of the actions given the state over that of uniformly random "
         "ones, by "
-        "the Gamma test (Evans and Jones 2002): differences between the actions in neighbouring states of different "
+        "the Gamma test (Evans and Jones 2002): differences between the actions in neighboring states of different "
         "episodes, extrapolated to distance 0. Discrete: the probability that two actions in the same state differ.",
         "Same state": f"Closer than half the median distance between consecutive states ({seen.links.step:.3g} "
         f"standard "
@@ -59,7 +59,7 @@ def definitions(seen: Examination) -> Markup:
         f"the best discounted return (g = {discount}) with at most m changes of episode; potential is V_{COUNTED} less "
         "the best single episode, at the logged starts. A cut episode is taken to go on as in its last "
         f"{round(1 / (1 - seen.discount))} steps.",
-        "Map": "Principal axes of the standardised observations"
+        "Map": "Principal axes of the standardized observations"
         + (
             ", which here say nothing of nearness: instead, of the discounted counts of the states that follow each "
             "state "

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from lightning_offrl.data.describe import _number as compact
 from lightning_offrl.data.describe import _observations as observation_facts
-from lightning_offrl.reports.dataset import figures
 from lightning_offrl.reports import html, plots
-from lightning_offrl.reports.dataset.advice import Advice, Opinion, command, consult
+from lightning_offrl.reports.compare_returns import number, with_error
+from lightning_offrl.reports.dataset import figures
+from lightning_offrl.reports.dataset.advice import Advice, Assessment, assess, command
 from lightning_offrl.reports.dataset.evidence import Evidence, percent, several
 from lightning_offrl.reports.dataset.findings import Finding, column_name
 from lightning_offrl.reports.dataset.notes import definitions, limits
 from lightning_offrl.reports.dataset.stitching import COUNTED
 from lightning_offrl.reports.dataset.verdict import policy_returns, recombination
 from lightning_offrl.reports.html import Block, Markup
-from lightning_offrl.reports.compare_returns import number, with_error
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
 _KIND = {"refuse": "No claim", "imitate": "Imitate", "improve": "Worth learning from"}
 _LEVEL = {"problem": "repair", "warning": "know", "fine": "fine"}
@@ -28,9 +28,9 @@ _ROWS = 24
 _MINUS = "\N{MINUS SIGN}"
 
 
-def document(seen: Examination) -> Markup:
+def document(seen: DatasetMeasures) -> Markup:
     """The whole page."""
-    opinion = consult(seen)
+    opinion = assess(seen)
     episodes = seen.episodes
     where = f" \N{MIDDLE DOT} {episodes.environment}" if episodes.environment and episodes.environment[0] != "{" else ""
     page = html.page(
@@ -39,7 +39,7 @@ def document(seen: Examination) -> Markup:
         html.section("What to do", _advice(opinion), html.commands(command(seen, opinion))),
         html.section("Checks", _checks(opinion)),
         html.section("Returns and lengths", *_returns(seen)),
-        html.section("Behaviour", *_behaviour(seen)),
+        html.section("Behavior", *_behavior(seen)),
         html.section("States", *_states(seen)),
         html.section("Rewards and time", *_rewards(seen)),
         html.section("What this page cannot tell", limits(seen)),
@@ -52,7 +52,7 @@ def document(seen: Examination) -> Markup:
     return Markup(page.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
-def _top(seen: Examination, opinion: Opinion) -> Markup:
+def _top(seen: DatasetMeasures, opinion: Assessment) -> Markup:
     episodes, verdict = seen.episodes, opinion.verdict
     count = {level: sum(one.level == level for one in opinion.findings) for level in _LEVEL}
     facts = [
@@ -116,14 +116,14 @@ def _sayings(items: Iterable[Markup]) -> Markup:
     return Markup(f'<ul class="sayings">{html.join(items)}</ul>')
 
 
-def _advice(opinion: Opinion) -> Markup:
+def _advice(opinion: Assessment) -> Markup:
     def item(one: Advice) -> Markup:
         return _item("advice", one.topic, one.sentence, one.evidence)
 
     return _sayings(item(one) for one in opinion.advice)
 
 
-def _checks(opinion: Opinion) -> Markup:
+def _checks(opinion: Assessment) -> Markup:
     def item(one: Finding) -> Markup:
         return _item(one.level, one.topic, one.sentence, one.evidence, _LEVEL[one.level])
 
@@ -137,7 +137,7 @@ def _checks(opinion: Opinion) -> Markup:
     return html.join(blocks)
 
 
-def _returns(seen: Examination) -> list[Block]:
+def _returns(seen: DatasetMeasures) -> list[Block]:
     found = seen.returns
     shares = [percent(part.count / found.count) for part in policy_returns(seen)]
     spoken = f"Mean {number(found.mean)}, from {number(found.smallest)} to {number(found.largest)}."
@@ -190,7 +190,7 @@ def _row(name: str, found: object) -> list[str]:
     return [name, with_error(found.mean, found.error), *(number(getattr(found, key)) for key in keys)]
 
 
-def _behaviour(seen: Examination) -> list[Block]:
+def _behavior(seen: DatasetMeasures) -> list[Block]:
     policies, actions = seen.policies, seen.actions
     shares = ", ".join(percent(share) for share in policies.shares)
     more = " (or more: no larger number was tried)" if policies.at_most else ""
@@ -203,10 +203,10 @@ def _behaviour(seen: Examination) -> list[Block]:
     )
     at_random = f"{policies.uniform_entropy:.2f} if it were random"
     text += (
-        f"Behaviour entropy: {policies.entropy:.2f} ± {policies.entropy_error:.2f} nats per decision from the logged "
+        f"Behavior entropy: {policies.entropy:.2f} ± {policies.entropy_error:.2f} nats per decision from the logged "
         f"probabilities, {at_random}.".replace("-", _MINUS)
         if policies.logged
-        else f"Behaviour entropy: about {policies.entropy:.2f} nats per decision, {at_random}.".replace("-", _MINUS)
+        else f"Behavior entropy: about {policies.entropy:.2f} nats per decision, {at_random}.".replace("-", _MINUS)
     )
     shown = min(figures.WIDEST_ACTION, int(seen.episodes.spec["action_size"]))
     if actions.share is not None:
@@ -252,7 +252,7 @@ def _behaviour(seen: Examination) -> list[Block]:
     return [*blocks, html.grid(figure, table)]
 
 
-def _states(seen: Examination) -> list[Block]:
+def _states(seen: DatasetMeasures) -> list[Block]:
     states, links = seen.states, seen.links
     repeated = (
         f"{states.distinct:,} different states"
@@ -271,13 +271,13 @@ def _states(seen: Examination) -> list[Block]:
         f"another episode within half a typical step: that is where episodes can be compared and recombined "
         f"({several(links.episodes.n_episodes, 'episode')}, {len(links.episodes):,} steps sampled)."
     )
-    spoken = f"{len(states.map):,} sampled steps on the first two principal axes of the standardised observations."
+    spoken = f"{len(states.map):,} sampled steps on the first two principal axes of the standardized observations."
     found = seen.stitching
     blocks: list[Block] = [
         html.paragraph(text),
         html.grid(
             html.figure(
-                plots.svg(figures.density(seen), f"Map of the states, coloured by how many steps are there. {spoken}"),
+                plots.svg(figures.density(seen), f"Map of the states, colored by how many steps are there. {spoken}"),
                 "Where the data is",
                 ("States that follow each other lie close together. " if seen.states.by_successors else "")
                 + "On the two directions of largest variance (principal axes, in standard deviations). Light where few "
@@ -285,7 +285,7 @@ def _states(seen: Examination) -> list[Block]:
             ),
             html.figure(
                 plots.svg(
-                    figures.value_map(seen), f"Map of the states, coloured by the return of the episode. {spoken}"
+                    figures.value_map(seen), f"Map of the states, colored by the return of the episode. {spoken}"
                 ),
                 "Where the good episodes are",
                 "Mean rank, among all steps, of the episodes that came through: orange the best, blue the worst.",
@@ -319,7 +319,7 @@ def _states(seen: Examination) -> list[Block]:
     return blocks
 
 
-def _observations(seen: Examination) -> Markup:
+def _observations(seen: DatasetMeasures) -> Markup:
     rows: list[list[Block]] = []
     hidden, index = 0, 0
     named = seen.columns.get("observation")
@@ -342,7 +342,7 @@ def _observations(seen: Examination) -> Markup:
     )
 
 
-def _rewards(seen: Examination) -> list[Block]:
+def _rewards(seen: DatasetMeasures) -> list[Block]:
     steps = seen.rewards.steps
     change = seen.drift[0] if seen.drift else None
     trend = (

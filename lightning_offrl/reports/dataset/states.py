@@ -1,6 +1,6 @@
 """Where the data has been: states as comparable vectors, a map of them, and which episodes meet.
 
-Every distance here is Euclidean between *standardised* states: each number of the observation divided by its standard
+Every distance here is Euclidean between *standardized* states: each number of the observation divided by its standard
 deviation over the data, so that units do not matter. Observations of more than `WIDEST` numbers (pictures) go through a
 fixed random projection first (Johnson and Lindenstrauss, 1984), which keeps distances up to a few per cent.
 """
@@ -21,11 +21,11 @@ _FARTHEST = 10.0
 """Standard deviations at which a single number is cut off, so that one outlier does not shrink all other distances."""
 _CHUNK = 8192
 LINKS = 8
-"""Most neighbours that are kept for one state."""
+"""Most neighbors that are kept for one state."""
 _SUCCESSORS = 600
 """States at most that are mapped by what follows them."""
 SAMPLE = 12_288
-"""Steps, in whole episodes, on which neighbours are looked for."""
+"""Steps, in whole episodes, on which neighbors are looked for."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Scale:
     deviation: Tensor
 
     def __call__(self, observation: Tensor | TensorDictBase, rows: Tensor | None = None) -> Tensor:
-        """Standardised states ``[n, D]`` float32."""
+        """Standardized states ``[n, D]`` float32."""
         flat = _flat(observation, rows, self.projection)
         return ((flat - self.mean) / self.deviation).clamp_(-_FARTHEST, _FARTHEST)
 
@@ -162,12 +162,12 @@ def state_space(episodes: Episodes, scale: Scale, seed: int = 0, points: int = 2
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows on the two axes of largest variance ``[n, 2]``, and the variances along all axes, largest first."""
-    centred = (x - x.mean(0)).double()
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    centered = (x - x.mean(0)).double()
+    values, vectors = torch.linalg.eigh(centered.T @ centered / len(x))
     axes = vectors[:, -2:].flip(1)
     # The sign of an axis is arbitrary: the largest weight points up.
     axes = axes * torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))
-    out = centred @ axes
+    out = centered @ axes
     out = out if out.shape[1] == 2 else torch.cat([out, torch.zeros_like(out)], 1)
     return out, values.clamp(min=0.0).flip(0)
 
@@ -175,7 +175,7 @@ def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
 def _successors(state: Tensor, episodes: Episodes, discount: float = 0.95) -> Tensor:
     """For each step the discounted counts of the states that follow its state in the data, ``[T, S]``.
 
-    The successor representation of the behaviour (Dayan, 1993), from both directions of each step, so that the map does
+    The successor representation of the behavior (Dayan, 1993), from both directions of each step, so that the map does
     not depend on which way the data happened to go.
     """
     number = torch.unique(state, return_inverse=True)[1]
@@ -199,7 +199,7 @@ class Links:
         chosen: their numbers in the whole data.
         radius: two states closer than this are linked: half of the median distance between consecutive states.
         step: that median.
-        neighbours: ``[N + C, LINKS]`` rows of the sample that each state is linked to (nearest first), -1 where there
+        neighbors: ``[N + C, LINKS]`` rows of the sample that each state is linked to (nearest first), -1 where there
             are fewer; the first N are the observations, the last C the next observations of the C cut episodes.
         state: ``[N + C]`` the number of each state where states repeat exactly (at least twice on average), else None:
             all equal states are then linked, however many, and no others.
@@ -215,7 +215,7 @@ class Links:
     chosen: Tensor
     radius: float
     step: float
-    neighbours: Tensor
+    neighbors: Tensor
     state: Tensor | None
     cut: Tensor
     overlap: float
@@ -224,7 +224,7 @@ class Links:
 
 
 def find_links(episodes: Episodes, scale: Scale, seed: int = 0, sample: int = SAMPLE) -> Links:
-    """Look for neighbours of every sampled state among the sampled states of all *other* episodes.
+    """Look for neighbors of every sampled state among the sampled states of all *other* episodes.
 
     Args:
         episodes: the data.
@@ -248,12 +248,12 @@ def find_links(episodes: Episodes, scale: Scale, seed: int = 0, sample: int = SA
     hashes = row_hashes(query)
     if len(torch.unique(hashes[: len(x)])) * 2 <= len(x):
         state = torch.unique(hashes, return_inverse=True)[1]
-        neighbours = _equal_elsewhere(state, owner, len(x), seed)
+        neighbors = _equal_elsewhere(state, owner, len(x), seed)
     else:
-        neighbours, _ = nearest_elsewhere(query, owner, x, number, LINKS, radius)
-    linked = neighbours[: len(x), 0] >= 0
-    surprise, pairs = _surprise(part, neighbours[: len(x)], following, step)
-    return Links(part, chosen, radius, step, neighbours, state, cut, float(linked.double().mean()), surprise, pairs)
+        neighbors, _ = nearest_elsewhere(query, owner, x, number, LINKS, radius)
+    linked = neighbors[: len(x), 0] >= 0
+    surprise, pairs = _surprise(part, neighbors[: len(x)], following, step)
+    return Links(part, chosen, radius, step, neighbors, state, cut, float(linked.double().mean()), surprise, pairs)
 
 
 def nearest_elsewhere(
@@ -297,7 +297,7 @@ def noise_variance(
         episodes: the data.
         scale: of the states.
         seed: of what is sampled.
-        queries: states at most whose neighbours are looked up.
+        queries: states at most whose neighbors are looked up.
         sample: steps at most, in whole episodes, among which these are.
 
     Returns:
@@ -320,10 +320,10 @@ def noise_variance(
     index, distance = index[:, found], distance[:, found].double()
     half = 0.5 * (action[some][:, None] - action[index]).square().mean(0)
     apart = distance.square().mean(0)
-    centred = apart - apart.mean()
-    spread = float(centred.square().sum())
-    # Neighbours that are all equally far (equal states above all) leave no slope to extrapolate along.
-    slope = centred @ half / spread if spread > 1e-12 * float(apart.mean()) ** 2 else torch.zeros_like(total)
+    centered = apart - apart.mean()
+    spread = float(centered.square().sum())
+    # Neighbors that are all equally far (equal states above all) leave no slope to extrapolate along.
+    slope = centered @ half / spread if spread > 1e-12 * float(apart.mean()) ** 2 else torch.zeros_like(total)
     # A slope below 0 is noise: actions do not become more alike with distance.
     left = half.mean(0) - slope.clamp(min=0.0) * apart.mean()
     return left.clamp(min=0.0).minimum(total), total
@@ -345,9 +345,9 @@ def _equal_elsewhere(state: Tensor, owner: Tensor, points: int, seed: int) -> Te
     return out.sort(dim=1, descending=True).values
 
 
-def _surprise(part: Episodes, neighbours: Tensor, following: Tensor, step: float) -> tuple[float | None, int]:
-    row, column = (neighbours >= 0).nonzero(as_tuple=True)
-    other = neighbours[row, column]
+def _surprise(part: Episodes, neighbors: Tensor, following: Tensor, step: float) -> tuple[float | None, int]:
+    row, column = (neighbors >= 0).nonzero(as_tuple=True)
+    other = neighbors[row, column]
     action = part.data["action"]
     if part.spec["action_kind"] == "discrete":
         same = action[row] == action[other]

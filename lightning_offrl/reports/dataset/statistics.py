@@ -35,7 +35,7 @@ class Summary:
 
 
 def summary(values: Tensor) -> Summary:
-    """Summarise ``[n]`` numbers (n at least 1)."""
+    """Summarize ``[n]`` numbers (n at least 1)."""
     array = values.double().numpy()
     quarters = np.quantile(array, [0.25, 0.5, 0.75])
     deviation = float(array.std(ddof=1)) if len(array) > 1 else 0.0

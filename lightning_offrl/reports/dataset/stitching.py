@@ -142,5 +142,5 @@ def _best(value: Tensor, links: Links) -> Tensor:
         best = torch.full((int(links.state.max()) + 1,), -torch.inf, dtype=torch.float64)
         best.scatter_reduce_(0, links.state[: len(value)], value, "amax")
         return best[links.state]
-    found = torch.where(links.neighbours >= 0, value[links.neighbours.clamp(min=0)], -torch.inf)
+    found = torch.where(links.neighbors >= 0, value[links.neighbors.clamp(min=0)], -torch.inf)
     return found.max(1).values

@@ -3,7 +3,7 @@
 The verdict is one of
 
     refuse   this data cannot support a claim of improvement
-    imitate  behaviour cloning is enough
+    imitate  behavior cloning is enough
     improve  there is something to gain, and from what
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
-from lightning_offrl.reports.dataset.statistics import Summary, summary
-from lightning_offrl.reports.dataset.findings import FEW, distinct_episodes
-from lightning_offrl.reports.dataset.stitching import COUNTED
 from lightning_offrl.reports.compare_returns import CLEAR, number, with_error
+from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
+from lightning_offrl.reports.dataset.findings import FEW, distinct_episodes
+from lightning_offrl.reports.dataset.statistics import Summary, summary
+from lightning_offrl.reports.dataset.stitching import COUNTED
 
 if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import Examination
+    from lightning_offrl.reports.dataset.measure import DatasetMeasures
 
 GOOD = 0.9
 """Quality from which imitation is enough."""
@@ -54,46 +54,46 @@ class Verdict:
 # -- measures that several sentences use -------------------------------------------------------------------------------
 
 
-def quality(seen: Examination) -> float:
+def quality(seen: DatasetMeasures) -> float:
     """Mean return between 0 (random, or the worst episode) and 1 (expert, or the mean of the best tenth)."""
     low, high = scale(seen)
     return (seen.returns.mean - low) / (high - low) if high > low else 1.0
 
 
-def scale(seen: Examination) -> tuple[float, float]:
+def scale(seen: DatasetMeasures) -> tuple[float, float]:
     """The returns that count as 0 and 1: the references where known, else the worst episode and the best tenth."""
     return seen.episodes.references or (seen.returns.smallest, seen.imbalance.best_tenth)
 
 
-def smallest_clear(seen: Examination) -> float:
+def smallest_clear(seen: DatasetMeasures) -> float:
     """The smallest difference of mean returns between two samples of this size that is `CLEAR` standard errors."""
     return CLEAR * math.sqrt(2.0) * seen.returns.deviation / math.sqrt(distinct_episodes(seen))
 
 
-def recombination(seen: Examination) -> float:
+def recombination(seen: DatasetMeasures) -> float:
     """Stitching potential as a share of the size of the best single episode's value."""
     return seen.stitching.gain / max(abs(seen.stitching.single), 1e-12)
 
 
-def stitches(seen: Examination) -> bool:
+def stitches(seen: DatasetMeasures) -> bool:
     """Whether recombining episodes promises a material gain, beyond its standard error."""
     error = seen.stitching.gain_error
     sure = math.isnan(error) or seen.stitching.gain > CLEAR * error
     return recombination(seen) >= MATERIAL and sure
 
 
-def randomness(seen: Examination) -> float:
+def randomness(seen: DatasetMeasures) -> float:
     """0 for one action per state, 1 for uniformly random actions; see `dataset_policies.Policies`."""
     return seen.policies.randomness
 
 
-def policy_returns(seen: Examination) -> list[Summary]:
+def policy_returns(seen: DatasetMeasures) -> list[Summary]:
     """Returns of the episodes of each policy that was told apart, the most frequent first."""
     returns, number = seen.episodes.returns(), seen.policies.of_episode
     return [summary(returns[number == k]) for k in range(seen.policies.number) if bool((number == k).any())]
 
 
-def explained_by_policy(seen: Examination) -> float:
+def explained_by_policy(seen: DatasetMeasures) -> float:
     """Share of the variance of returns that lies between the policies (eta squared); 0 with one policy."""
     parts = policy_returns(seen)
     total = seen.returns.count
@@ -102,7 +102,7 @@ def explained_by_policy(seen: Examination) -> float:
     return between / within if within > 0 else 0.0
 
 
-def stitching_evidence(seen: Examination) -> Evidence:
+def stitching_evidence(seen: DatasetMeasures) -> Evidence:
     """The stitching potential, and from where it counts."""
     found = seen.stitching
     return Evidence(
@@ -114,7 +114,7 @@ def stitching_evidence(seen: Examination) -> Evidence:
     )
 
 
-def quality_evidence(seen: Examination) -> Evidence:
+def quality_evidence(seen: DatasetMeasures) -> Evidence:
     """Where the mean return stands."""
     known = seen.episodes.references is not None
     low, high = scale(seen)
@@ -128,7 +128,7 @@ def quality_evidence(seen: Examination) -> Evidence:
     )
 
 
-def randomness_evidence(seen: Examination) -> Evidence:
+def randomness_evidence(seen: DatasetMeasures) -> Evidence:
     """How varied the actions tried in a state are."""
     policies = seen.policies
     limits = f"{percent(NARROW)} and {percent(BROAD)} of that of random actions"
@@ -141,7 +141,7 @@ def randomness_evidence(seen: Examination) -> Evidence:
     return Evidence("standard deviation of the actions in a state", value, limits, OURS)
 
 
-def policies_evidence(seen: Examination) -> Evidence:
+def policies_evidence(seen: DatasetMeasures) -> Evidence:
     """How many policies there are."""
     policies = seen.policies
     more = " or more" if policies.at_most else ""
@@ -151,7 +151,7 @@ def policies_evidence(seen: Examination) -> Evidence:
 # -- verdict -----------------------------------------------------------------------------------------------------------
 
 
-def judge(seen: Examination) -> Verdict:
+def judge(seen: DatasetMeasures) -> Verdict:
     """The verdict, by the first rule that holds."""
     reasons = list(_refusals(seen))
     if reasons:
@@ -165,7 +165,7 @@ def judge(seen: Examination) -> Verdict:
     if quality(seen) >= GOOD and not stitches(seen):
         return Verdict(
             "imitate",
-            "Behaviour cloning is enough",
+            "Behavior cloning is enough",
             (
                 f"The mean episode already returns {with_error(seen.returns.mean, seen.returns.error)}, "
                 f"{percent(min(quality(seen), 1.0))} of the way to {number(scale(seen)[1])}, and recombining episodes "
@@ -215,12 +215,12 @@ def judge(seen: Examination) -> Verdict:
     return Verdict("improve", headline, tuple(sentences), evidence)
 
 
-def _refusals(seen: Examination) -> Iterator[tuple[str, Evidence]]:
+def _refusals(seen: DatasetMeasures) -> Iterator[tuple[str, Evidence]]:
     count = distinct_episodes(seen)
     if seen.returns.deviation <= 1e-9 * max(abs(seen.returns.mean), 1.0) and not stitches(seen):
         yield (
             f"Every episode returns the same, {number(seen.returns.mean)}, and recombining them gains nothing: no "
-            "behaviour in it is better than another.",
+            "behavior in it is better than another.",
             Evidence("standard deviation of returns", "0", "above 0", OURS),
         )
     if seen.rewards.distinct == 1 and seen.endings.terminal == 0 and seen.returns.deviation > 0:

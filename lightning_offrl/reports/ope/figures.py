@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_offrl.ope.checks.weight_diagnostics import WeightSteps
 from lightning_offrl.reports import plots
-from lightning_offrl.reports.plots import COLOURS, STYLE
+from lightning_offrl.reports.plots import COLORS, STYLE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bar:
         value: the estimate; None: the row says ``words`` beside its name.
         low: lower bound, or None.
         high: upper bound, or None.
-        colour: a role of `COLOURS`.
+        color: a role of `COLORS`.
         words: in place of a value, such as "abstains".
     """
 
@@ -35,7 +35,7 @@ class Bar:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    colour: str = "series-2"
+    color: str = "series-2"
     words: str = ""
 
 
@@ -46,7 +46,7 @@ def intervals(
 
     Args:
         bars: from top to bottom.
-        lines: name to place and colour role.
+        lines: name to place and color role.
         x_label: what is estimated, with its unit.
         width: inches.
     """
@@ -54,23 +54,23 @@ def intervals(
         figure = Figure(figsize=(width, 1.0 + 0.36 * len(bars)), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(axis="x")
-        for name, (place, colour) in lines.items():
-            axes.axvline(place, color=COLOURS[colour], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
+        for name, (place, color) in lines.items():
+            axes.axvline(place, color=COLORS[color], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
         for row, bar in enumerate(bars):
             if bar.value is None:
                 continue
-            colour = COLOURS[bar.colour]
+            color = COLORS[bar.color]
             if bar.low is not None and bar.high is not None:
-                axes.plot([bar.low, bar.high], [row, row], color=colour, linewidth=2.6, solid_capstyle="butt", zorder=3)
+                axes.plot([bar.low, bar.high], [row, row], color=color, linewidth=2.6, solid_capstyle="butt", zorder=3)
                 for end in (bar.low, bar.high):
-                    axes.plot([end, end], [row - 0.17, row + 0.17], color=colour, linewidth=1.6, zorder=3)
-            axes.plot([bar.value], [row], marker="o", markersize=6.5, color=colour, zorder=4)
+                    axes.plot([end, end], [row - 0.17, row + 0.17], color=color, linewidth=1.6, zorder=3)
+            axes.plot([bar.value], [row], marker="o", markersize=6.5, color=color, zorder=4)
         named = [bar.name if bar.value is not None else f"{bar.name} {bar.words}" for bar in bars]
         labels = axes.set_yticks(range(len(bars)), named)
-        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"], labelsize=10.5)
+        axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"], labelsize=10.5)
         for bar, label in zip(bars, labels, strict=True):
             if bar.value is None:
-                label.label1.set_color(COLOURS["muted"])
+                label.label1.set_color(COLORS["muted"])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
@@ -85,7 +85,7 @@ def effective(steps: WeightSteps, least: float) -> Figure:
     """Effective sample size by step, logarithmic, with the limit below which estimates abstain."""
     figure, axes, x = _by_step(steps, "effective sample size (episodes)")
     with rc_context(STYLE):
-        axes.plot(x, np.maximum(steps.ess, 0.5), color=COLOURS["series-2"], linewidth=1.9, marker=_marker(x))
+        axes.plot(x, np.maximum(steps.ess, 0.5), color=COLORS["series-2"], linewidth=1.9, marker=_marker(x))
         _limit(axes, least, f"needed: {least:g}")
         axes.set_yscale("log")
         axes.set_ylim(bottom=min(0.8, 0.8 * max(min(steps.ess), 0.5)))
@@ -98,7 +98,7 @@ def largest(steps: WeightSteps, most: float) -> Figure:
     """Share of the largest weight by step, with the limit above which estimates abstain."""
     figure, axes, x = _by_step(steps, "share of the largest weight")
     with rc_context(STYLE):
-        axes.plot(x, steps.top_share, color=COLOURS["series-2"], linewidth=1.9, marker=_marker(x))
+        axes.plot(x, steps.top_share, color=COLORS["series-2"], linewidth=1.9, marker=_marker(x))
         _limit(axes, most, f"allowed: {most:.0%}")
         axes.set_ylim(0.0, max(1.15 * max(steps.top_share), 1.5 * most))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -117,8 +117,8 @@ def mean_weight(steps: WeightSteps) -> Figure:
             floor = max(1e-12, 0.3 * float(mean[mean > 0.0].min(initial=1.0)))
             mean, low, high = (np.maximum(values, floor) for values in (mean, low, high))
             axes.set_yscale("log")
-        axes.fill_between(x, low, high, color=COLOURS["series-2"], alpha=0.16, linewidth=0)
-        axes.plot(x, mean, color=COLOURS["series-2"], linewidth=1.9, marker=_marker(x))
+        axes.fill_between(x, low, high, color=COLORS["series-2"], alpha=0.16, linewidth=0)
+        axes.plot(x, mean, color=COLORS["series-2"], linewidth=1.9, marker=_marker(x))
         _limit(axes, 1.0, "expected: 1")
         plots.legend_above(axes)
     return figure
@@ -136,7 +136,7 @@ def weights(log_weights: Tensor, width: float = 4.0) -> Figure:
         if len(kept):
             spread = float(kept.max() - kept.min())
             edges = np.linspace(kept.min(), kept.max(), 33) if spread > 0.05 else np.linspace(-0.5, 0.5, 33) + kept[0]
-            axes.hist(kept, bins=edges.tolist(), color=COLOURS["data"], rwidth=0.92)
+            axes.hist(kept, bins=edges.tolist(), color=COLORS["data"], rwidth=0.92)
             axes.set_xticks(_powers(min(float(edges[0]), 0.0), max(float(edges[-1]), 0.0)))
         _limit(axes, 0.0, "weight 1: as likely as in the log", vertical=True)
         axes.xaxis.set_major_formatter(lambda value, _: f"{10.0**value:.1g}" if abs(value) < 3 else f"1e{value:.0f}")
@@ -176,4 +176,4 @@ def _marker(x: np.ndarray) -> str:
 
 def _limit(axes: Axes, place: float, name: str, vertical: bool = False) -> None:
     draw = axes.axvline if vertical else axes.axhline
-    draw(place, color=COLOURS["series-1"], linewidth=1.3, linestyle=(0, (5, 3)), label=name, zorder=1.5)
+    draw(place, color=COLORS["series-1"], linewidth=1.3, linestyle=(0, (5, 3)), label=name, zorder=1.5)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.ope.checks.weight_diagnostics import Limits
-from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.ope.result import Evaluation
 from lightning_offrl.ope.weighting.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS
+from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.reports import html
 from lightning_offrl.reports.html import Markup
 
@@ -19,7 +19,7 @@ _FAMILY = {
     "ratios": "fitted ratios",
 }
 _INTERVALS = {
-    "percentile": "quantiles of the estimate over bootstrap samples of whole episodes, each with its own normaliser",
+    "percentile": "quantiles of the estimate over bootstrap samples of whole episodes, each with its own normalizer",
     "percentile-t": "the same of the estimate's deviation over its own error, for few episodes (Efron, 1981)",
     "bca": "percentile at levels corrected for bias and skewness (Efron, 1987)",
     "delta": "value ± normal quantile times the standard error",
@@ -62,8 +62,8 @@ def assumptions(result: Evaluation) -> Markup:
         how = {
             "logged": "The logged probabilities are those with which the actions were drawn. Then weights are right "
             "even if whoever acted saw more than the observation.",
-            "estimated": "The behaviour is estimated: its model must be able to express who acted.",
-        }.get(result.behaviour, f"The behaviour is {result.behaviour}, and it made the whole log.")
+            "estimated": "The behavior is estimated: its model must be able to express who acted.",
+        }.get(result.behavior, f"The behavior is {result.behavior}, and it made the whole log.")
         lines.append(how)
     if used & {"values", "hybrid", "model", "ratios"}:
         lines.append(
@@ -96,22 +96,22 @@ def definitions(result: Evaluation) -> Markup:
     limits = Limits()
     terms = {row.name: _sentence(ESTIMATORS[row.name].definition) for row in result.rows if row.name in ESTIMATORS}
     for note in result.notes:
-        if note.startswith("behaviour estimated:"):
+        if note.startswith("behavior estimated:"):
             terms["ris"] = (
                 "Regression importance sampling, as Hanna, Niekum and Stone (2019) mean it: importance sampling whose "
-                "behaviour probabilities are fitted to the same data. Here wis, pdis, cwpdis are ris. Others write RIS "
+                "behavior probabilities are fitted to the same data. Here wis, pdis, cwpdis are ris. Others write RIS "
                 "for weighting plus a value function; that is dr and wdr here."
             )
         elif note.startswith("kernel:"):
             terms["kis"] = _sentence(note.removeprefix("kernel: "))
-    if not any(note.startswith("behaviour estimated:") for note in result.notes) and result.weights is not None:
+    if not any(note.startswith("behavior estimated:") for note in result.notes) and result.weights is not None:
         terms["ris"] = (
-            "Not used here. Importance sampling whose behaviour probabilities are fitted to the same data (Hanna, "
+            "Not used here. Importance sampling whose behavior probabilities are fitted to the same data (Hanna, "
             "Niekum and Stone, 2019); these weights divide by "
-            + ("the logged probabilities." if result.behaviour == "logged" else f"those of {result.behaviour}.")
+            + ("the logged probabilities." if result.behavior == "logged" else f"those of {result.behavior}.")
         )
     terms["Weight"] = (
-        "Probability of the logged actions of an episode under the policy over that under the behaviour; 1 on average."
+        "Probability of the logged actions of an episode under the policy over that under the behavior; 1 on average."
     )
     terms["ESS"] = (
         "Effective sample size (sum w)² / sum w² (Kish, 1965): so many equally weighted episodes would say as much. "

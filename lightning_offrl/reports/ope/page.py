@@ -7,15 +7,15 @@ from pathlib import Path
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import Limits
-from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.weighting.intervals import Interval
-from lightning_offrl.ope.selection.ranking import speaker
+from lightning_offrl.ope.selection.ranking import representative_estimate
 from lightning_offrl.ope.text import number as digits
 from lightning_offrl.ope.verdict import SPEAKERS
+from lightning_offrl.ope.weighting.intervals import Interval
+from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.reports import html, plots
-from lightning_offrl.reports.ope import figures as ope_figures
 from lightning_offrl.reports.html import Block, Markup
+from lightning_offrl.reports.ope import figures as ope_figures
 from lightning_offrl.reports.ope.figures import Bar
 from lightning_offrl.reports.ope.notes import assumptions, definitions, resampled, rests_on
 
@@ -26,7 +26,7 @@ _KIND = {
     "DISAGREE": ("refuse", "Estimates disagree"),
     "ABSTAIN": ("refuse", "Abstains"),
 }
-_COLOUR = {"baseline": "data", "weights": "series-2", "hybrid": "series-3", "values": "series-4", "model": "series-5"}
+_COLOR = {"baseline": "data", "weights": "series-2", "hybrid": "series-3", "values": "series-4", "model": "series-5"}
 
 
 def document(result: Evaluation) -> Markup:
@@ -65,7 +65,7 @@ def style() -> str:
 
 def headline(result: Evaluation) -> str:
     """The verdict in one line."""
-    row = speaker(result)
+    row = representative_estimate(result)
     if row is None:
         return f"This log cannot say what {result.policy} would earn"
     if result.verdict.word == "DISAGREE":
@@ -117,7 +117,7 @@ def bar(row: Row | None, name: str | None = None) -> Bar:
         return Bar(name or (row.name if row else ""), words="abstains")
     found = row.interval if row.interval is not None and row.interval.usable else None
     low, high = (None, None) if found is None else (found.low, found.high)
-    return Bar(name or row.name, row.value, low, high, _COLOUR.get(row.family, "series-1"))
+    return Bar(name or row.name, row.value, low, high, _COLOR.get(row.family, "series-1"))
 
 
 def _top(result: Evaluation) -> Markup:
@@ -146,7 +146,7 @@ def _top(result: Evaluation) -> Markup:
         )
     if verdict.assumption:
         said.append(html.paragraph(f"Assumption: {verdict.assumption}."))
-    row = speaker(result)
+    row = representative_estimate(result)
     facts = []
     if row is not None:
         facts += [
@@ -208,7 +208,7 @@ def _estimates(result: Evaluation) -> list[Block]:
         html.figure(
             plots.svg(figure, f"Estimates with their intervals. {spoken}"),
             "Every estimate with its interval",
-            "Dots are estimates, bars their intervals. Estimates of one colour rest on the same thing and do not "
+            "Dots are estimates, bars their intervals. Estimates of one color rest on the same thing and do not "
             "confirm each other. What abstains is not shown as a number.",
         ),
         html.table(header, rows, words=tuple(words)),
@@ -262,8 +262,8 @@ def _weights(result: Evaluation) -> list[Block]:
     assert result.steps is not None and result.log_weights is not None and result.weights is not None
     steps, limits, check = result.steps, Limits(), result.weights
     divisor = "the logged probabilities"
-    if result.behaviour != "logged":
-        divisor = f"probabilities of the behaviour ({result.behaviour})"
+    if result.behavior != "logged":
+        divisor = f"probabilities of the behavior ({result.behavior})"
     said = (
         f"Weights divide by {divisor}. "
         f"Their mean is {check.mean_weight:.3g} ± {check.mean_weight_error:.2g} (expected 1), and the effective sample "
@@ -281,7 +281,7 @@ def _weights(result: Evaluation) -> list[Block]:
             f"Histogram of the weights of the episodes. {said}",
         ),
         "Weights of the episodes",
-        "Right of 1: episodes that the policy makes more likely than the behaviour did.",
+        "Right of 1: episodes that the policy makes more likely than the behavior did.",
     )
     if alone:
         return [html.paragraph(said), histogram]
@@ -345,7 +345,7 @@ def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
         rows.append([label, f"{group.n:,}", *cells, _KIND[group.verdict.word][1].lower()])
     drawn = []
     for label, group in groups.items():
-        spoken_for = speaker(group)
+        spoken_for = representative_estimate(group)
         drawn.append(bar(spoken_for, label if spoken_for is None else f"{label}: {spoken_for.name}"))
     whole = sum(g.returns[1] * g.n for g in groups.values()) / sum(g.n for g in groups.values())
     lines = {"mean return of the whole log": (whole, "data")}

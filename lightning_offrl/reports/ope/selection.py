@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning_offrl.ope.selection.online_plan import Belief, Plan, runs
-from lightning_offrl.ope.selection.ranking import Choice, speaker
+from lightning_offrl.ope.selection.ranking import Choice, representative_estimate
 from lightning_offrl.reports import html, plots
-from lightning_offrl.reports.ope import figures as ope_figures
 from lightning_offrl.reports.html import Block, Markup
+from lightning_offrl.reports.ope import figures as ope_figures
 from lightning_offrl.reports.ope.notes import resampled
 from lightning_offrl.reports.ope.page import bar, between, estimand, number, style, write_page
 
@@ -83,7 +83,7 @@ def _top(choice: Choice) -> Markup:
             )
         )
     else:
-        row = speaker(choice.again)
+        row = representative_estimate(choice.again)
         words = (
             "nothing is eligible" if row is None else f"it is {number(row.value)} ({between(row.interval)}, {row.name})"
         )
@@ -108,8 +108,8 @@ def _policies(choice: Choice) -> list[Block]:
     first = next(iter(choice.evaluations.values()))
     order = choice.ranking + [name for name in choice.by_point if name not in choice.ranking]
     order += [name for name in choice.names if name not in order]
-    found = [bar(speaker(choice.evaluations[name]), name) for name in order]
-    rows = [replace(b, colour="series-3" if b.name in choice.top else "series-2") for b in found]
+    found = [bar(representative_estimate(choice.evaluations[name]), name) for name in order]
+    rows = [replace(b, color="series-3" if b.name in choice.top else "series-2") for b in found]
     lines = {"mean return of the log": (first.returns[1], "data")}
     if choice.chosen is not None and choice.rank_by == "lower":
         best = float(choice.lower[choice.names.index(choice.chosen)])
@@ -124,7 +124,7 @@ def _policies(choice: Choice) -> list[Block]:
     cells: list[list[Block]] = []
     for name in order:
         i = choice.names.index(name)
-        row = speaker(choice.evaluations[name])
+        row = representative_estimate(choice.evaluations[name])
         cell: list[Block] = [
             name,
             choice.by[i].replace("-", "\N{EN DASH}"),

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from lightning_offrl.training import matmul_precision as products
 from lightning_offrl.training.compile.graph import CompiledUpdate, Compiler, inductor
-from lightning_offrl.training.memory import give_back_memory, keep_freed_memory
 from lightning_offrl.training.compile.trace import Untraceable
+from lightning_offrl.training.memory import give_back_memory, keep_freed_memory
 
 REPAID_AFTER = 10_000
 """Gradient updates after which some 15 seconds of compiling have been won back."""
 Hook = Callable[[Any], None]
 
 
-class UpdatePath:
+class CompileChoice:
     """Decides when training starts, and makes each update's losses and steps.
 
     Args:
@@ -78,9 +78,9 @@ class UpdatePath:
     def _choose(self, algorithm: Any, updates: int) -> tuple[bool, str]:
         if self.compile is False:
             return False, "model.compile is false"
-        if algorithm._descent.world > 1:
+        if algorithm._optimizer_set.world > 1:
             return False, "several processes exchange gradients inside an update"
-        if algorithm._descent.scaler is not None:
+        if algorithm._optimizer_set.scaler is not None:
             return False, "16-mixed decides after each loss whether to step"
         if algorithm.device.type not in ("cpu", "cuda"):
             return False, f"graphs are made for CPU and CUDA, not for {algorithm.device.type}"

@@ -1,6 +1,6 @@
 """CUDA graphs: the kernels of one update recorded once, and launched together from then on.
 
-`Captured` gives a recorded function the arguments of an ordinary one: what stays in place (parameters, optimizer
+`CudaGraph` gives a recorded function the arguments of an ordinary one: what stays in place (parameters, optimizer
 states) is used where it is, everything else is copied into memory that the recording reads. What records is a
 `Recorder`, so that all but the recording itself runs, and is tested, without a GPU.
 """
@@ -59,7 +59,7 @@ class CudaRecorder:
         self.graph.replay()
 
 
-class Captured:
+class CudaGraph:
     """A function of tensors that is recorded at its first call and replayed by it and all later ones.
 
     The first call also runs the function unrecorded, on the same values, and compares what both leave behind.

@@ -2,7 +2,7 @@
 
 A library adds a bias in a pass of its own before it multiplies, and a call costs some 20 us whatever the size. In a
 graph the bias joins the activation's loop, and a product of width one (the head of a value network, and both of its
-gradients) is a loop or a sum that joins its neighbours.
+gradients) is a loop or a sum that joins its neighbors.
 """
 
 from __future__ import annotations

@@ -16,11 +16,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training.compile.cuda_graph import Captured
+from lightning_offrl.training.compile.cuda_graph import CudaGraph
+from lightning_offrl.training.compile.trace import (
+    FakeUpdate,
+    Question,
+    Step,
+    Untraceable,
+    baked_values,
+    explained,
+    rehearse,
+    trace,
+)
+from lightning_offrl.training.metrics import MetricVector
 from lightning_offrl.training.optimizers import adam_factors, start_adam
 from lightning_offrl.training.rng import Request
-from lightning_offrl.training.metrics import MetricVector
-from lightning_offrl.training.compile.trace import Question, Stage, Step, Untraceable, baked_values, explained, rehearse, trace
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
@@ -102,7 +111,7 @@ class CompiledUpdate:
         capture: Callable[[Run, int], Run] | None = None,
     ) -> None:
         self.algorithm, self.hooks, self.compiler = algorithm, list(hooks), compiler
-        self.capture = capture or (Captured if algorithm.device.type == "cuda" else None)
+        self.capture = capture or (CudaGraph if algorithm.device.type == "cuda" else None)
         self.graphs: list[Graph] = []
         self.made = 0
         """Graphs compiled so far."""
@@ -127,7 +136,7 @@ class CompiledUpdate:
         """Losses, gradients, steps and traced hooks of one update.
 
         Args:
-            batch: size ``[*lead, B]``, observations normalised.
+            batch: size ``[*lead, B]``, observations normalized.
 
         Returns:
             The metrics, ``[*lead]`` each.
@@ -160,7 +169,7 @@ class CompiledUpdate:
             raise Untraceable(f"needed more than {_MOST_GRAPHS} graphs: what they depend on changes too often")
         if not algorithm._optimizers:
             algorithm.configure_optimizers()
-        stage = Stage(algorithm, self.hooks, batch)
+        stage = FakeUpdate(algorithm, self.hooks, batch)
         leaves = leaves_of(batch)
         plan = rehearse(stage, self._states(), leaves)
         stepped = [p for step in plan.steps for p in step.parameters]

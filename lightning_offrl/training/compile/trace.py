@@ -1,11 +1,11 @@
 """From a page's ``update`` to one graph of tensor operations: losses, gradients, Adam, targets, nothing else.
 
 The page runs once on stand-ins for its parameters, buffers, optimizer states, batch and random numbers, and what it
-does to them is written down. No page is rewritten for that: ``minimize`` is its only door to gradients and `Draws` its
+does to them is written down. No page is rewritten for that: ``minimize`` is its only door to gradients and `RandomStreams` its
 only door to randomness, so both can be answered differently while tracing.
 
 A graph holds what Python decided on the way. Decisions that depend on the count of updates (a policy that learns every
-second time) are remembered with the graph, see `Clock`; plain attributes and hyperparameters are compared by
+second time) are remembered with the graph, see `SymbolicStep`; plain attributes and hyperparameters are compared by
 `baked_values`.
 """
 
@@ -24,9 +24,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from lightning_offrl.batch import Key
-from lightning_offrl.training.optimizers import Descent, adam_
-from lightning_offrl.training.rng import Request
 from lightning_offrl.training.compile.decompositions import decompositions
+from lightning_offrl.training.optimizers import OptimizerSet, adam_
+from lightning_offrl.training.rng import Request
 
 Question = Callable[[int], Any]
 
@@ -35,7 +35,7 @@ class Untraceable(Exception):
     """Why an update cannot be one graph, as the end of a sentence that begins with the page's name."""
 
 
-class Clock:
+class SymbolicStep:
     """Stands for the count of updates while tracing: answers comparisons, and remembers what it was asked.
 
     A graph is right for exactly those updates that give the same answers.
@@ -49,13 +49,13 @@ class Clock:
     def __init__(self, now: int, asked: list[tuple[Question, Any]], of: Question = lambda count: count) -> None:
         self._now, self._asked, self._of = now, asked, of
 
-    def _then(self, operation: Callable[[Any, Any], Any], other: Any, swapped: bool = False) -> Clock:
+    def _then(self, operation: Callable[[Any, Any], Any], other: Any, swapped: bool = False) -> SymbolicStep:
         if isinstance(other, bool) or not isinstance(other, int | float):
             raise Untraceable("uses the count of updates as a number in its losses, and that would be fixed in a graph")
         of = self._of
         if swapped:
-            return Clock(self._now, self._asked, lambda count: operation(other, of(count)))
-        return Clock(self._now, self._asked, lambda count: operation(of(count), other))
+            return SymbolicStep(self._now, self._asked, lambda count: operation(other, of(count)))
+        return SymbolicStep(self._now, self._asked, lambda count: operation(of(count), other))
 
     def _ask(self, operation: Callable[[Any, Any], Any], other: Any) -> bool:
         of = self._of
@@ -72,25 +72,25 @@ class Clock:
     def __bool__(self) -> bool:
         return self._ask(operator.ne, 0)
 
-    def __add__(self, other: Any) -> Clock:
+    def __add__(self, other: Any) -> SymbolicStep:
         return self._then(operator.add, other)
 
-    def __sub__(self, other: Any) -> Clock:
+    def __sub__(self, other: Any) -> SymbolicStep:
         return self._then(operator.sub, other)
 
-    def __mul__(self, other: Any) -> Clock:
+    def __mul__(self, other: Any) -> SymbolicStep:
         return self._then(operator.mul, other)
 
-    def __mod__(self, other: Any) -> Clock:
+    def __mod__(self, other: Any) -> SymbolicStep:
         return self._then(operator.mod, other)
 
-    def __floordiv__(self, other: Any) -> Clock:
+    def __floordiv__(self, other: Any) -> SymbolicStep:
         return self._then(operator.floordiv, other)
 
-    def __truediv__(self, other: Any) -> Clock:
+    def __truediv__(self, other: Any) -> SymbolicStep:
         return self._then(operator.truediv, other)
 
-    def __rsub__(self, other: Any) -> Clock:
+    def __rsub__(self, other: Any) -> SymbolicStep:
         return self._then(operator.sub, other, swapped=True)
 
     __radd__, __rmul__ = __add__, __mul__
@@ -124,8 +124,8 @@ class Step:
     """Per parameter its row in the graph's table of Adam's factors."""
 
 
-class TracedDescent(Descent):
-    """`Descent` on stand-ins: notes which parameters are stepped and, given Adam's factors, steps them in the graph.
+class TracedDescent(OptimizerSet):
+    """`OptimizerSet` on stand-ins: notes which parameters are stepped and, given Adam's factors, steps them in the graph.
 
     Args:
         plain: the real one.
@@ -135,7 +135,7 @@ class TracedDescent(Descent):
     """
 
     def __init__(
-        self, plain: Descent, stand_in: dict[int, Tensor], plan: list[Step] | None, factors: Tensor | None
+        self, plain: OptimizerSet, stand_in: dict[int, Tensor], plan: list[Step] | None, factors: Tensor | None
     ) -> None:
         super().__init__(plain.clip, plain.stacked)
         self.optimizers, self._plain, self._stand_in, self._factors = plain.optimizers, plain, stand_in, factors
@@ -176,7 +176,7 @@ class Rehearsal:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Stage:
+class FakeUpdate:
     """Runs one update of an algorithm on stand-ins, and leaves the algorithm as it was.
 
     Args:
@@ -233,11 +233,11 @@ class Stage:
 
         kept = [(module, dict(vars(module))) for module in algorithm.modules()]
         before = baked_values(algorithm, self.hooks)
-        traced = TracedDescent(algorithm._descent, stand_in, plan, factors)
+        traced = TracedDescent(algorithm._optimizer_set, stand_in, plan, factors)
         try:
             for table, name, place in self.slots:
                 table[name] = values[place]
-            algorithm._descent, algorithm.updates = traced, Clock(algorithm.updates, found.asked)
+            algorithm._optimizer_set, algorithm.updates = traced, SymbolicStep(algorithm.updates, found.asked)
             algorithm.draws.tape = answer
             algorithm._current_fx_name = None  # Lightning's self.log refuses to keep a stand-in then
             found.metrics = algorithm.losses_of(batch)
@@ -260,7 +260,7 @@ class Stage:
         return found
 
 
-def rehearse(stage: Stage, states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Rehearsal:
+def rehearse(stage: FakeUpdate, states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Rehearsal:
     """Run the update on tensors without content and say what it asks for.
 
     Raises:
@@ -276,7 +276,7 @@ def rehearse(stage: Stage, states: Sequence[Tensor], leaves: Sequence[Tensor]) -
 
 
 def trace(
-    stage: Stage, plan: Rehearsal, states: Sequence[Tensor], leaves: Sequence[Tensor], rows: int
+    stage: FakeUpdate, plan: Rehearsal, states: Sequence[Tensor], leaves: Sequence[Tensor], rows: int
 ) -> torch.fx.GraphModule:
     """The update as a graph with the inputs tensors, states, factors, leaves, random numbers, in this order.
 

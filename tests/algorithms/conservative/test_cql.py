@@ -12,7 +12,6 @@ from lightning_offrl.algorithms.conservative.behavior_weighted_cql import Behavi
 from lightning_offrl.algorithms.conservative.cal_ql import CalQL
 from lightning_offrl.algorithms.conservative.cql import CQL
 from lightning_offrl.algorithms.conservative.return_weighted_cql import ReturnWeightedCQL
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, single
 
 SMALL = {"hidden": (8, 8)}
@@ -44,7 +43,7 @@ def test_a_flat_q_measures_the_box(samples):
 
 
 def test_rho_of_a_flat_q_is_zero():
-    page = CQL(SPEC, regulariser="rho", **SMALL)
+    page = CQL(SPEC, regularizer="rho", **SMALL)
     flat_critics(page, 7.0)
     assert evaluated(page, as_ours(single(batches(1)[0]), 0.99))["difference"].item() == pytest.approx(0.0, abs=1e-5)
 
@@ -194,7 +193,7 @@ def test_calibration_far_below_is_cql():
 
 
 def test_likely_actions_are_spared():
-    """w is 0 at the behaviour's mean and 1 far from it; Q + T log w enters the log-sum-exp."""
+    """w is 0 at the behavior's mean and 1 far from it; Q + T log w enters the log-sum-exp."""
     page = BehaviorWeightedCQL(SPEC, temperature=2.0, **SMALL)
     flat_critics(page, 3.0)
     batch = as_ours(single(batches(1, size=2)[0]), 0.99)

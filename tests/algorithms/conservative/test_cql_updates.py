@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from lightning_offrl.algorithms.conservative.cal_ql import CalQL
 from lightning_offrl.algorithms.conservative.cql import CQL
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, polyak, q_of, squashed, step_together, weights
 
 N = 3
@@ -64,7 +63,7 @@ def sac(page, data, *, entropy=True, best_of=0, imitation=0.0, extra=None, gamma
     return {"q": q, "q_target": target, "policy": policy, "alpha": [log_alpha]}
 
 
-def conservative(page, *, weight, regulariser="h", temperature=1.0, gap=None, floor=None, least=None):
+def conservative(page, *, weight, regularizer="h", temperature=1.0, gap=None, floor=None, least=None):
     """CQL's term with a loop over samples; everything is valued at s (never Q(s', a'), as a public page once did)."""
     log_multiplier = torch.zeros((), dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([log_multiplier], lr=3e-4)
@@ -78,7 +77,7 @@ def conservative(page, *, weight, regulariser="h", temperature=1.0, gap=None, fl
     def extra(q, policy, b):
         obs, action = b["observation"], b["action"]
         samples = drawn(policy, obs, action)
-        if regulariser != "rho":
+        if regularizer != "rho":
             samples = samples + drawn(policy, b["next_observation"], action)
             uniform = 2 * page.draws.uniform((len(action), N, 2), action, batch_dim=-3) - 1
             density = torch.full((len(action),), math.log(1 / 4), dtype=torch.float64)  # 1 / 2 per dimension
@@ -90,11 +89,11 @@ def conservative(page, *, weight, regulariser="h", temperature=1.0, gap=None, fl
                 value = q_of(q, obs, a)[i]
                 if floor is not None and own:
                     value = torch.maximum(value, b["mc_return"])
-                exponents.append(value / temperature - (log_density if regulariser == "h" else 0.0))
-            if regulariser == "authors2":
+                exponents.append(value / temperature - (log_density if regularizer == "h" else 0.0))
+            if regularizer == "authors2":
                 exponents.append(q_data / temperature)
             soft = temperature * torch.logsumexp(torch.stack(exponents), 0)
-            if regulariser == "rho":
+            if regularizer == "rho":
                 soft = soft - temperature * math.log(N)
             difference = soft - q_data
             if least is not None:
@@ -159,8 +158,8 @@ def test_a_little_weight_is_not_sac():
     [
         (CQL, {}, {}),
         (CQL, {"temperature": 2.0}, {"temperature": 2.0}),
-        (CQL, {"regulariser": "rho"}, {"regulariser": "rho"}),
-        (CQL, {"regulariser": "authors2", "temperature": 0.5}, {"regulariser": "authors2", "temperature": 0.5}),
+        (CQL, {"regularizer": "rho"}, {"regularizer": "rho"}),
+        (CQL, {"regularizer": "authors2", "temperature": 0.5}, {"regularizer": "authors2", "temperature": 0.5}),
         (CQL, {"min_difference": 3.6}, {"least": 3.6}),
         (CQL, {"lagrange_gap": 15.0}, {"gap": 15.0}),
         (CalQL, {}, {"floor": True}),

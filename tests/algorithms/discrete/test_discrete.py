@@ -16,13 +16,12 @@ from lightning_offrl.algorithms.discrete.bc import DiscreteBC
 from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
 from lightning_offrl.algorithms.discrete.bcq_iql import DiscreteBCQIQL
 from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
-from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
 from lightning_offrl.algorithms.discrete.dqn import DQN
+from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
 from lightning_offrl.batch import to_torchrl
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.discrete import of_action
-
+from lightning_offrl.training.target_update import SoftTargetUpdate
 from tests.algorithms.by_hand import as_ours, batches, descend, mlp, weights
 
 ACTIONS = 4

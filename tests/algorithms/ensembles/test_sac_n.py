@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from lightning_offrl.algorithms.ensembles.edac import EDAC
 from lightning_offrl.algorithms.ensembles.sac_n import SACN
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, member, mlp, polyak, squashed, step_together, weights
 
 N = 4

@@ -9,10 +9,9 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.generative.bcq import BCQ
 from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
-from lightning_offrl.training.target_update import SoftTargetUpdate
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.generative import fixed_noise
-
+from lightning_offrl.training.target_update import SoftTargetUpdate
 from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, member, mlp, q_of, weights
 
 SMALL = {"hidden": (8, 8), "vae_hidden": (8, 8)}

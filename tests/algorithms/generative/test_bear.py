@@ -9,7 +9,6 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.generative.bear import BEAR
 from lightning_offrl.training.target_update import SoftTargetUpdate
-
 from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, q_of, single, weights
 
 SMALL = {"hidden": (8, 8), "vae_hidden": (8, 8)}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lightning_offrl.data.logs import files
 from lightning_offrl.data.logs.import_logs import import_logs
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.logs import files
 from lightning_offrl.data.readers.minari import data_directory
 from lightning_offrl.errors import InputError
 from tests.data.logs.log_files import imported, table

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_offrl.data.logs import EXAMPLE, assemble, files, order, parse_map
 from lightning_offrl.data.logs.import_logs import import_logs
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.logs import EXAMPLE, assemble, files, order, parse_map
 from lightning_offrl.errors import InputError
 from tests.data.logs.log_files import HEADER, MAP, imported, parquet, rows_of, same, table
 

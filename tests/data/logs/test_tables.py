@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.logs import assemble, files
 from lightning_offrl.data.logs.import_logs import import_logs
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.logs import assemble, files
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.groups import elapsed_of, labels_of
 from tests.data.logs.log_files import imported, table

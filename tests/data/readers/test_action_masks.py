@@ -14,10 +14,10 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from lightning_offrl.batch import IMITATION, TRANSITION, check
-from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* set to None", "ignore:env_spec is None")

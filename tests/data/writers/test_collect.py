@@ -13,8 +13,8 @@ import torch
 
 from lightning_offrl.data.readers import load
 from lightning_offrl.data.writers import collect as module
-from lightning_offrl.envs.controllers import behaviours, pendulum
 from lightning_offrl.data.writers.collect import Collected, collect, collect_arrays
+from lightning_offrl.envs.controllers import behaviors, pendulum
 from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.errors import InputError
 
@@ -57,9 +57,9 @@ def test_the_dataset_holds_whole_episodes(collected: Collected) -> None:
     assert "8 were truncated" in collected.table
 
 
-def test_logged_densities_are_those_of_the_behaviour(collected: Collected) -> None:
+def test_logged_densities_are_those_of_the_behavior(collected: Collected) -> None:
     spec = environment_spec(make_environment("Pendulum-v1"))
-    by_name = {behaviour.name: behaviour for _, behaviour in behaviours("Pendulum-v1", spec)}
+    by_name = {behavior.name: behavior for _, behavior in behaviors("Pendulum-v1", spec)}
     for episode, name in zip(minari.load_dataset("test/pendulum-v0"), collected.names, strict=True):
         for t in (0, 57, 199):
             expected = by_name[name].log_prob(episode.observations[t], episode.actions[t])
@@ -109,7 +109,7 @@ def test_seeds(root: Path) -> None:
 
 def test_a_policy_in_place_of_the_controller(root: Path) -> None:
     done = collect("Pendulum-v1", "test/p-v0", episodes=2, quality=1.0, noise=0.0, policy=lambda o: -pendulum(o))
-    assert set(done.names) == {"policy, quality 1"} and "no behaviour log density" in done.table
+    assert set(done.names) == {"policy, quality 1"} and "no behavior log density" in done.table
     assert done.returns.mean() < -1000
     episode = minari.load_dataset("test/p-v0")[0]
     assert not episode.infos

@@ -12,10 +12,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
 from lightning_offrl.data.readers import minari as source
+from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.groups import elapsed_of, labels_of
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from lightning_offrl.data.writers.convert import Converted, convert
-from lightning_offrl.data.logs.import_logs import import_logs
-from lightning_offrl.data.writers.minari import HALF_WRITTEN
-from lightning_offrl.data.readers import load
 from lightning_offrl.data.logs import order
+from lightning_offrl.data.logs.import_logs import import_logs
+from lightning_offrl.data.readers import load
 from lightning_offrl.data.readers.minari import local_ids
+from lightning_offrl.data.writers.convert import Converted, convert
+from lightning_offrl.data.writers.minari import HALF_WRITTEN
 from lightning_offrl.data.writers.staging import LOCK, clear, staging
 from lightning_offrl.errors import InputError
 from tests.data.logs.log_files import HEADER, MAP, rows_of, table

@@ -15,12 +15,12 @@ from gymnasium.utils.env_checker import check_env
 
 from lightning_offrl.data.describe import describe
 from lightning_offrl.data.readers import load
-from lightning_offrl.envs.controllers import behaviours
 from lightning_offrl.data.writers.collect import collect, collect_arrays, play, reference_scores
-from lightning_offrl.envs.rollout import evaluate
-from lightning_offrl.envs.gridworld.layouts import LAYOUTS, STITCH_HALVES, STITCH_POLICIES
+from lightning_offrl.envs.controllers import behaviors
 from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld, grid_id
+from lightning_offrl.envs.gridworld.layouts import LAYOUTS, STITCH_HALVES, STITCH_POLICIES
 from lightning_offrl.envs.make import environment_name, environment_spec, make_environment
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError
 
@@ -71,7 +71,7 @@ def test_rewards() -> None:
 
 
 def test_opposite_actions_are_mirror_images() -> None:
-    """So a reversed behaviour (n - 1 - a) walks the other way."""
+    """So a reversed behavior (n - 1 - a) walks the other way."""
     world = GridWorld("...\n.S.\n..G")
     for action in range(4):
         (there,), (back,) = chances(world, 1, 1, action), chances(world, 1, 1, 3 - action)
@@ -147,9 +147,9 @@ def test_played_episodes_meet_the_exact_return() -> None:
     name = grid_id("cliff", slip=0.1, max_episode_steps=40)
     env = make_environment(name)
     mdp = env.unwrapped.mdp
-    ((_, behaviour),) = behaviours(name, environment_spec(env), quality=0.6)
-    returns = np.array([play(env, behaviour, seed=i).rewards.sum() for i in range(300)])
-    exact = mdp.expected_return(mdp.behaviour_policy(0.6), 40)
+    ((_, behavior),) = behaviors(name, environment_spec(env), quality=0.6)
+    returns = np.array([play(env, behavior, seed=i).rewards.sum() for i in range(300)])
+    exact = mdp.expected_return(mdp.behavior_policy(0.6), 40)
     assert abs(returns.mean() - exact) < 4.0 * returns.std(ddof=1) / math.sqrt(300)
 
 
@@ -166,10 +166,10 @@ def test_observations_tell_the_state() -> None:
     assert GridWorld("SG").state_of(np.eye(2)).tolist() == [0, 1]
 
 
-def test_collected_probabilities_are_those_of_the_behaviour_policy() -> None:
+def test_collected_probabilities_are_those_of_the_behavior_policy() -> None:
     arrays = collect_arrays("offrl/GridWorld-v0", episodes=4, quality=0.3)
     world = make_environment("offrl/GridWorld-v0").unwrapped
-    policy = world.mdp.behaviour_policy(0.3)
+    policy = world.mdp.behavior_policy(0.3)
     states = world.state_of(arrays["observations"])
     np.testing.assert_allclose(arrays["behavior_log_prob"], np.log(policy[states, arrays["actions"]]), atol=1e-12)
     low, high = arrays["references"]

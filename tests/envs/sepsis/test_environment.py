@@ -12,11 +12,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lightning_offrl.data.readers import load
-from lightning_offrl.envs.controllers import behaviours, built_in_controller
 from lightning_offrl.data.writers.collect import collect, collect_arrays, reference_scores
+from lightning_offrl.envs.controllers import behaviors, built_in_controller
 from lightning_offrl.envs.make import environment_spec, make_environment
-from lightning_offrl.envs.sepsis.patient import DIED, DISCHARGED, TRANSFERRED, describe, process, states, treatments_of
 from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis, sepsis_id
+from lightning_offrl.envs.sepsis.patient import DIED, DISCHARGED, TRANSFERRED, describe, process, states, treatments_of
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.errors import InputError
 
@@ -353,10 +353,10 @@ def test_a_dataset_is_a_source(ward: Sepsis) -> None:
     assert int(cut.length.max()) == 3 and bool(cut.data["next", "truncated"].any())
 
 
-def test_collected_probabilities_are_those_of_the_behaviour_policy() -> None:
+def test_collected_probabilities_are_those_of_the_behavior_policy() -> None:
     arrays = collect_arrays("offrl/Sepsis-v0", episodes=20, quality=0.6)
     ward = make_environment("offrl/Sepsis-v0").unwrapped
-    policy = ward.mdp.behaviour_policy(0.6)
+    policy = ward.mdp.behavior_policy(0.6)
     seen = ward.state_of(arrays["observations"])
     np.testing.assert_allclose(arrays["behavior_log_prob"], np.log(policy[seen, arrays["actions"]]), atol=1e-12)
     low, high = arrays["references"]
@@ -383,7 +383,7 @@ def test_the_clinician_at_the_bedside_sees_what_the_record_hides() -> None:
     # A policy that is given acts on the record, so its probabilities are logged.
     assert "behavior_log_prob" in collect_arrays(name, episodes=3, quality=0.5, policy=lambda observation: 0)
     assert reference_scores(name, env, environment_spec(env)) == pytest.approx(arrays["references"])
-    assert [b.reverse for _, b in behaviours(name, environment_spec(env))] == [False, True, False, False]
+    assert [b.reverse for _, b in behaviors(name, environment_spec(env))] == [False, True, False, False]
 
 
 def test_the_command_line_collects(
@@ -394,7 +394,7 @@ def test_the_command_line_collects(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert not main(["collect", "offrl/Sepsis-confounded-v0", "sepsis/few-v0", "--quality", "0.9", "--episodes", "6"])
     said = capsys.readouterr().out
-    assert "controller, quality 0.9" in said and "no behaviour probabilities were logged" in said
+    assert "controller, quality 0.9" in said and "no behavior probabilities were logged" in said
     assert "random -0.452 = score 0, controller 0.325" in said
     episodes = load("sepsis/few-v0", cache_dir=tmp_path / "cache")
     assert episodes.n_episodes == 6 and "behavior_log_prob" not in episodes.data.keys()

@@ -9,9 +9,9 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.checks.support import far_share, unseen_share
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, effective_sample_size
 from lightning_offrl.ope.policies.target import Deterministic, SquashedNormal, Tabular, UniformMixture
-from lightning_offrl.ope.checks.support import far_share, unseen_share
 from lightning_offrl.ope.weighting.trajectories import Trajectories, trajectories
 
 
@@ -26,17 +26,17 @@ def normal(mean=0.0, std=1.0):
     """tanh of a normal around ``mean`` plus the observation's first number."""
 
     def parameters(observation):
-        centre = observation[:, :1].double() + mean
-        return centre, torch.full_like(centre, std)
+        center = observation[:, :1].double() + mean
+        return center, torch.full_like(center, std)
 
     return SquashedNormal(parameters)
 
 
-def logged(behaviour, n=300, steps=4, seed=0) -> Episodes:
-    """Episodes whose observations are small noise and whose actions are the behaviour's."""
+def logged(behavior, n=300, steps=4, seed=0) -> Episodes:
+    """Episodes whose observations are small noise and whose actions are the behavior's."""
     generator = torch.Generator().manual_seed(seed)
     observation = 0.3 * torch.randn(n * steps, 2, generator=generator)
-    action = behaviour.sample(observation, 1, generator)[0]
+    action = behavior.sample(observation, 1, generator)[0]
     end = torch.zeros(n * steps, dtype=torch.bool)
     end[steps - 1 :: steps] = True
     return Episodes.from_arrays(
@@ -45,7 +45,7 @@ def logged(behaviour, n=300, steps=4, seed=0) -> Episodes:
         torch.ones(n * steps).numpy(),
         end.numpy(),
         torch.zeros_like(end).numpy(),
-        behavior_log_prob=behaviour.log_prob(
+        behavior_log_prob=behavior.log_prob(
             observation, action.float() if action.is_floating_point() else action
         ).numpy(),
     )
@@ -89,16 +89,16 @@ def test_small_share_of_many_episodes_abstains_and_a_moderate_one_advises():
 
 def test_wrong_logged_probabilities_are_named():
     """The tanh correction left out of the logged log-probabilities."""
-    behaviour = normal()
-    episodes = logged(behaviour)
+    behavior = normal()
+    episodes = logged(behavior)
     action = episodes.data["action"].double()
     forgot = episodes.data["behavior_log_prob"].double() + torch.log1p(-action.square()).sum(-1)
-    data = trajectories(episodes, behaviour, discount=1.0)
+    data = trajectories(episodes, behavior, discount=1.0)
     assert check_weights(data).eligible
     wrong = Trajectories(
         reward=data.reward,
         mask=data.mask,
-        behaviour_log_prob=forgot.view(data.mask.shape),
+        behavior_log_prob=forgot.view(data.mask.shape),
         target_log_prob=data.target_log_prob,
     )
     assert any("log-probabilities are wrong" in reason for reason in check_weights(wrong).reasons)
@@ -107,9 +107,9 @@ def test_wrong_logged_probabilities_are_named():
 @pytest.mark.parametrize(("shift", "steps"), [(0.5, 4), (1.0, 4), (1.5, 6)])
 def test_unseen_share_against_the_closed_form(shift, steps):
     """Equal-variance Gaussians: log w of the policy's episodes is normal, mean H d^2 / 2, variance H d^2."""
-    behaviour, policy = normal(), normal(shift)
-    episodes = logged(behaviour, steps=steps)
-    found = unseen_share(episodes, policy, behaviour, draws=32)
+    behavior, policy = normal(), normal(shift)
+    episodes = logged(behavior, steps=steps)
+    found = unseen_share(episodes, policy, behavior, draws=32)
     variance = steps * shift**2
     z = (math.log(300) - variance / 2) / math.sqrt(variance)
     truth = 0.5 * math.erfc(z / math.sqrt(2))
@@ -118,15 +118,15 @@ def test_unseen_share_against_the_closed_form(shift, steps):
 
 
 def test_support_that_the_log_lacks_is_found_although_the_weights_look_healthy():
-    """One action in ten is uniform over the box, the behaviour stays in a corner of it: both detectors say so."""
-    behaviour = normal(std=0.15)
-    episodes = logged(behaviour, n=700, steps=5)
-    policy = UniformMixture(behaviour, 0.1, 1)
+    """One action in ten is uniform over the box, the behavior stays in a corner of it: both detectors say so."""
+    behavior = normal(std=0.15)
+    episodes = logged(behavior, n=700, steps=5)
+    policy = UniformMixture(behavior, 0.1, 1)
     data = trajectories(episodes, policy, discount=1.0)
     check = check_weights(data)
     assert check.ess > 0.5 * data.n and check.top_share < 0.1  # nothing to see here
     assert any("does not show" in reason for reason in check.reasons)
-    by_density = unseen_share(episodes, policy, behaviour)
+    by_density = unseen_share(episodes, policy, behavior)
     # a uniform action is within 4 standard deviations, 0.6 of u, with probability tanh(0.6) = 0.54 at most
     assert 0.1 * 0.3 < by_density.per_step[0] < 0.1
     assert by_density.share == pytest.approx(1 - (1 - sum(by_density.per_step) / 5) ** 5, abs=0.03)
@@ -138,20 +138,20 @@ def test_support_that_the_log_lacks_is_found_although_the_weights_look_healthy()
 
 def test_small_missing_share_that_the_mean_weight_cannot_see():
     """Spread weights hide a missing share of 3 % per step from their mean; the policy's own actions do not."""
-    behaviour = normal(std=0.1)
+    behavior = normal(std=0.1)
     policy = UniformMixture(normal(mean=0.06, std=0.09), 0.04, 1)
-    episodes = logged(behaviour, n=200, steps=5)
+    episodes = logged(behavior, n=200, steps=5)
     check = check_weights(trajectories(episodes, policy, discount=1.0))
     assert not any("does not show" in reason for reason in check.reasons)
-    assert unseen_share(episodes, policy, behaviour).reason(Limits().unseen_share) is not None
+    assert unseen_share(episodes, policy, behavior).reason(Limits().unseen_share) is not None
 
 
 def test_supported_policies_are_not_accused():
-    behaviour = normal(std=0.3)
-    episodes = logged(behaviour, n=700, steps=5)
-    for policy in (behaviour, normal(std=0.25), Deterministic(lambda obs: torch.tanh(obs[:, :1]))):
+    behavior = normal(std=0.3)
+    episodes = logged(behavior, n=700, steps=5)
+    for policy in (behavior, normal(std=0.25), Deterministic(lambda obs: torch.tanh(obs[:, :1]))):
         assert far_share(episodes, policy).reason(0.02) is None
-    assert unseen_share(episodes, normal(std=0.25), behaviour).share == 0.0
+    assert unseen_share(episodes, normal(std=0.25), behavior).share == 0.0
     # a few logged actions, at states far to the right, are that extreme
     assert far_share(episodes, normal(mean=3.0, std=0.01)).share > 0.95
 
@@ -161,12 +161,12 @@ def test_support_of_discrete_actions():
         def _rows(self, observation):
             return self.policy[(observation[:, 0] > 0).long()]
 
-    behaviour = Feature([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    behavior = Feature([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
     policy = Feature([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2]])
-    episodes = logged(behaviour)
-    assert unseen_share(episodes, policy, behaviour).share == pytest.approx(1 - 0.8**4, abs=0.03)
+    episodes = logged(behavior)
+    assert unseen_share(episodes, policy, behavior).share == pytest.approx(1 - 0.8**4, abs=0.03)
     assert far_share(episodes, policy).share == pytest.approx(0.2, abs=0.03)
-    assert far_share(episodes, behaviour).share == 0.0
+    assert far_share(episodes, behavior).share == 0.0
 
 
 def test_support_by_distance_needs_other_episodes():

@@ -12,18 +12,18 @@ from lightning_offrl.batch import TRANSITION
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import DICE, dice
+from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
-from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from tests.ope.doubles import Table, episodes_of, random_mdp, scripted
-from tests.ope.linear_quadratic import BEHAVIOUR, TARGET
+from tests.ope.linear_quadratic import BEHAVIOR, TARGET
 
 
 def solved(ends: bool):
     """Episodes, policy, and the value and ratio of the empirical process by linear equations."""
     mdp = random_mdp(ends=ends, seed=21)
-    table = mdp.behaviour_policy(0.7)
+    table = mdp.behavior_policy(0.7)
     steps = mdp.sample_transitions(mdp.uniform(), 300, 20, seed=3)
     episodes = episodes_of(steps, mdp.n_states, mdp.n_actions)
     model, policy = EmpiricalMDP.from_episodes(episodes), torch.as_tensor(table)
@@ -75,7 +75,7 @@ def test_the_end_takes_its_share_of_the_mass() -> None:
 
 
 def test_continuous_actions_heads_and_refits() -> None:
-    episodes = BEHAVIOUR.episodes(12, 10, seed=0)
+    episodes = BEHAVIOR.episodes(12, 10, seed=0)
     found = dice(TARGET.policy(), episodes, discount=0.9, updates=30, seeds=2, replicates=3, hidden=(8,))
     assert found.per_seed.shape == (2,) and found.replicates.shape == (3,) and found.counts.shape == (3, 12)
     assert found.value == pytest.approx(float(found.per_seed.mean()))
@@ -103,7 +103,7 @@ def test_gradients_of_the_saddle_have_their_signs() -> None:
 
 
 def test_refusals() -> None:
-    episodes = BEHAVIOUR.episodes(3, 5, seed=0)
+    episodes = BEHAVIOR.episodes(3, 5, seed=0)
     with pytest.raises(InputError, match="below 1"):
         dice(TARGET.policy(), episodes, discount=1.0)
     page = DICE(episodes.spec, discount=0.9, hidden=(4,)).of(TARGET.policy())

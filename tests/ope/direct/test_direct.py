@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.estimate import multiplicities
 from lightning_offrl.ope.direct.features import quadratic_features
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
 
@@ -98,10 +98,10 @@ def test_a_timeout_bootstraps_and_a_terminal_does_not() -> None:
         assert found == pytest.approx([value] * 5, abs=1e-10)
 
 
-def test_modelfail_direct_methods_give_the_behaviours_value() -> None:
+def test_modelfail_direct_methods_give_the_behaviors_value() -> None:
     """Thomas and Brunskill's ModelFail, one observation for all states: V(pi) = .76 but every model says -.40.
 
-    The first action decides between +1 and -1 on the second step, and the observation cannot tell. The behaviour takes
+    The first action decides between +1 and -1 on the second step, and the observation cannot tell. The behavior takes
     the good action with .3, so V(pi_b) = .3 - .7 = -.4; the target with .88, so V = .88 - .12. (With discount 1.)
     """
     paths = []
@@ -156,7 +156,7 @@ def test_what_the_data_never_shows_is_said() -> None:
 def test_bootstrap_refits_equal_refits_to_the_resampled_episodes() -> None:
     mdp = random_mdp(seed=2)
     episodes = episodes_of(mdp.sample_transitions(mdp.uniform(), 60, 20), mdp.n_states, mdp.n_actions)
-    table = mdp.behaviour_policy(0.5)
+    table = mdp.behavior_policy(0.5)
     estimate = lstd(Table(table), episodes, discount=0.9, replicates=4, seed=11)
     times = multiplicities(60, 4, 11).long()
     assert times.sum(-1).tolist() == [60] * 5 and bool((times[1:] == 0).any())
@@ -171,7 +171,7 @@ def test_bootstrap_refits_equal_refits_to_the_resampled_episodes() -> None:
 def test_bootstrap_spread_is_the_sampling_error() -> None:
     """Over 200 fresh datasets of 80 episodes the estimates spread as the refits to one of them do, within a third."""
     mdp = random_mdp(seed=4)
-    policy = Table(mdp.behaviour_policy(0.4))
+    policy = Table(mdp.behavior_policy(0.4))
 
     def data(seed: int):
         return episodes_of(mdp.sample_transitions(mdp.uniform(), 80, 15, seed=seed), mdp.n_states, mdp.n_actions)

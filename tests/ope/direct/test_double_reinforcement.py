@@ -8,8 +8,8 @@ import torch
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import RatioEstimate
-from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.double_reinforcement import corrected_terms, drl
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from tests.ope.doubles import Table, episodes_of, random_mdp
 
@@ -18,7 +18,7 @@ DISCOUNT = 0.9
 
 def logged(ends: bool, n: int = 200, seed: int = 3):
     mdp = random_mdp(ends=ends, seed=21)
-    table = mdp.behaviour_policy(0.7)
+    table = mdp.behavior_policy(0.7)
     steps = mdp.sample_transitions(mdp.uniform(), n, 12, seed=seed)
     return episodes_of(steps, mdp.n_states, mdp.n_actions), torch.as_tensor(table)
 
@@ -39,9 +39,9 @@ def terms_of(episodes, table, ratio, q, **options):
     )
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("ends", [False, True])
-def test_right_where_either_is(ends: bool, normalised: bool) -> None:
+def test_right_where_either_is(ends: bool, normalized: bool) -> None:
     """On the empirical distribution, to rounding; with neither right it is off by more than a tenth."""
     episodes, table = logged(ends)
     model = EmpiricalMDP.from_episodes(episodes)
@@ -49,14 +49,14 @@ def test_right_where_either_is(ends: bool, normalised: bool) -> None:
     truth = model.value(table, q)
     rng = np.random.default_rng(0)
     any_q, any_ratio = torch.as_tensor(rng.normal(size=q.shape)), torch.as_tensor(rng.uniform(0.1, 2.0, q.shape))
-    how = {"normalised": normalised}
+    how = {"normalized": normalized}
     assert terms_of(episodes, table, ratio, any_q, **how).value == pytest.approx(truth, abs=1e-10)
     assert terms_of(episodes, table, any_ratio, q, **how).value == pytest.approx(truth, abs=1e-10)
     assert abs(terms_of(episodes, table, any_ratio, any_q, **how).value - truth) > 0.1
 
 
 def test_error_is_the_product_of_both_errors() -> None:
-    """Halving the error of the ratio, or of Q, halves that of the estimate; unnormalised it is exactly bilinear."""
+    """Halving the error of the ratio, or of Q, halves that of the estimate; unnormalized it is exactly bilinear."""
     episodes, table = logged(True)
     model = EmpiricalMDP.from_episodes(episodes)
     q, ratio = model.fitted_q(table, DISCOUNT), model.density_ratio(table, DISCOUNT)
@@ -65,7 +65,7 @@ def test_error_is_the_product_of_both_errors() -> None:
     dq, dr = torch.as_tensor(rng.normal(size=(2, *q.shape)))
 
     def error(a: float, b: float) -> float:
-        return terms_of(episodes, table, ratio + a * dr, q + b * dq, normalised=False).value - truth
+        return terms_of(episodes, table, ratio + a * dr, q + b * dq, normalized=False).value - truth
 
     assert abs(error(1.0, 1.0)) > 0.1
     assert error(0.5, 1.0) == pytest.approx(0.5 * error(1.0, 1.0), abs=1e-10)

@@ -13,18 +13,18 @@ from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.quantiles import quantile_levels, quantile_regression
-from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.fqe import FQE, fqe
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
-from tests.ope.linear_quadratic import BEHAVIOUR, DISCOUNT, TARGET
+from tests.ope.linear_quadratic import BEHAVIOR, DISCOUNT, TARGET
 
 TABULAR = {"hidden": (), "learning_rate": 1e-2, "held_out": 0.0, "batch_size": 1024}
 
 
 def tabular_case(ends: bool, n: int = 300):
     mdp = random_mdp(ends=ends, seed=11)
-    table = mdp.behaviour_policy(0.6)
+    table = mdp.behavior_policy(0.6)
     steps = mdp.sample_transitions(mdp.uniform(), n, 20, seed=3)
     return episodes_of(steps, mdp.n_states, mdp.n_actions), table
 
@@ -71,7 +71,7 @@ def test_the_reward_mean_is_subtracted_only_where_nothing_ends() -> None:
 
 def test_continuous_actions_agree_with_a_closed_form() -> None:
     """Linear-quadratic: within 10 % of V, solved from a Lyapunov equation; so is LSTD with quadratic features."""
-    episodes = BEHAVIOUR.episodes(150, 50, seed=0)
+    episodes = BEHAVIOR.episodes(150, 50, seed=0)
     first = episodes.data["observation"][episodes.start].double().numpy()
     p = TARGET.lyapunov()
     truth = TARGET.value() + np.trace(p) - np.einsum("bi,ij,bj->b", first, p, first).mean()
@@ -79,13 +79,13 @@ def test_continuous_actions_agree_with_a_closed_form() -> None:
     assert exact.value == pytest.approx(truth, rel=0.1)
     found = fqe(TARGET.policy(), episodes, discount=DISCOUNT, updates=1000, hidden=(64, 64), learning_rate=3e-3)
     assert found.value == pytest.approx(truth, rel=0.1)
-    assert abs(found.value - BEHAVIOUR.value()) > 1.0  # it is the target's value, not the data's
+    assert abs(found.value - BEHAVIOR.value()) > 1.0  # it is the target's value, not the data's
 
 
 @pytest.mark.slow
 def test_linear_quadratic_over_five_seeds() -> None:
     """Five stacked fits, one pass: each within 10 % of the closed form, at the first states of the data."""
-    episodes = BEHAVIOUR.episodes(200, 50, seed=1)
+    episodes = BEHAVIOR.episodes(200, 50, seed=1)
     first = episodes.data["observation"][episodes.start].double().numpy()
     p = TARGET.lyapunov()
     truth = TARGET.value() + np.trace(p) - np.einsum("bi,ij,bj->b", first, p, first).mean()
@@ -96,7 +96,7 @@ def test_linear_quadratic_over_five_seeds() -> None:
 
 def test_stacked_heads_are_single_fits_and_the_first_is_the_data_itself() -> None:
     """Head i alone, with its own seed and rows, gives the same network (to float32's order of summation)."""
-    episodes = BEHAVIOUR.episodes(12, 10, seed=2)
+    episodes = BEHAVIOR.episodes(12, 10, seed=2)
     policy = Linear(TARGET.policy().gain)
     common = {"discount": 0.9, "updates": 40, "hidden": (8,), "held_out": 0.0}
     together = fqe(policy, episodes, seeds=2, **common)
@@ -164,8 +164,8 @@ def test_quantile_regression_is_minimal_at_the_weighted_quantiles() -> None:
             assert float(quantile_regression(other, target, weight)) > at
 
 
-def test_pessimism_is_a_labelled_variant_and_lies_lower() -> None:
-    episodes = BEHAVIOUR.episodes(20, 20, seed=4)
+def test_pessimism_is_a_labeled_variant_and_lies_lower() -> None:
+    episodes = BEHAVIOR.episodes(20, 20, seed=4)
     common = {"discount": 0.9, "updates": 300, "hidden": (16,), "critics": 4, "learning_rate": 1e-3}
     mean = fqe(TARGET.policy(), episodes, **common)
     low = fqe(TARGET.policy(), episodes, reduction="min", **common)
@@ -174,7 +174,7 @@ def test_pessimism_is_a_labelled_variant_and_lies_lower() -> None:
 
 
 def test_flags_of_a_short_fit_and_of_targets_out_of_bounds() -> None:
-    episodes = BEHAVIOUR.episodes(20, 20, seed=4)
+    episodes = BEHAVIOR.episodes(20, 20, seed=4)
     short = fqe(TARGET.policy(), episodes, discount=0.99, updates=60, tau=0.005, hidden=(8,))
     assert any("too few updates" in flag for flag in short.flags)
     # an untrained network far off its bounds: every target is cut, and that is said
@@ -193,7 +193,7 @@ def test_policies_that_draw_nothing_are_asked_once() -> None:
             calls.append(len(observation))
             return super().sample(observation, n, generator)
 
-    episodes = BEHAVIOUR.episodes(5, 10, seed=0)
+    episodes = BEHAVIOR.episodes(5, 10, seed=0)
     fqe(Counting(TARGET.policy().gain), episodes, discount=0.9, updates=100, hidden=(4,))
     assert calls == [50, 5, 5]  # the table's 50 next observations; the 5 first ones to read, and to follow
 
@@ -207,7 +207,7 @@ def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None
             asked.append((len(observation), n))
             return super().sample(observation, n, generator)
 
-    episodes = BEHAVIOUR.episodes(5, 10, seed=0)
+    episodes = BEHAVIOR.episodes(5, 10, seed=0)
     common = {"discount": 0.9, "hidden": (4,), "held_out": 0.0}
     fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=40, **common)
     short, asked[:] = asked.copy(), []
@@ -219,8 +219,8 @@ def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None
 
 
 def test_every_draw_is_one_of_its_own_transition() -> None:
-    """Draws marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
-    episodes = BEHAVIOUR.episodes(3, 4, seed=0)
+    """RandomStreams marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
+    episodes = BEHAVIOR.episodes(3, 4, seed=0)
     page = FQE(episodes.spec, discount=0.9, hidden=(4,), samples=3, seeds=2).of(TARGET.policy())
     block = OfflineDataModule(episodes, discount=0.9).columns()[:12]
     mark = 10.0 * torch.arange(12).view(12, 1, 1) + torch.arange(8).view(1, 8, 1) + torch.zeros(2)
@@ -255,7 +255,7 @@ def test_it_trains_under_a_trainer_with_the_ordinary_data_module(tmp_path) -> No
 
 
 def test_refusals() -> None:
-    episodes = BEHAVIOUR.episodes(5, 10, seed=0)
+    episodes = BEHAVIOR.episodes(5, 10, seed=0)
     policy = TARGET.policy()
     for arguments, said in (
         ({"discount": 1.0}, "below 1"),
@@ -272,7 +272,7 @@ def test_refusals() -> None:
 
 
 def test_the_callers_random_state_and_gradient_mode_are_untouched() -> None:
-    episodes = BEHAVIOUR.episodes(5, 10, seed=0)
+    episodes = BEHAVIOR.episodes(5, 10, seed=0)
     state = torch.get_rng_state()
     with torch.inference_mode():
         value = fqe(TARGET.policy(), episodes, discount=0.9, updates=30, hidden=(4,)).value

@@ -13,7 +13,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
-from tests.ope.linear_quadratic import ACTION_COST, BEHAVIOUR, BOX, DISCOUNT, NOISE, STATE_COST, TARGET, A, B
+from tests.ope.linear_quadratic import ACTION_COST, BEHAVIOR, BOX, DISCOUNT, NOISE, STATE_COST, TARGET, A, B
 
 
 @dataclass
@@ -51,7 +51,7 @@ def truth_at(episodes) -> float:
 
 def test_the_true_system_gives_the_true_value() -> None:
     """Within 4 standard errors of 20 x 100 rollouts; the cut tail is 1/1000 of the weight."""
-    episodes = BEHAVIOUR.episodes(100, 2, seed=0)
+    episodes = BEHAVIOR.episodes(100, 2, seed=0)
     found = model_rollouts(TARGET.policy(), episodes, discount=DISCOUNT, model=TrueSystem(), rollouts=20)
     repeats = [
         model_rollouts(TARGET.policy(), episodes, discount=DISCOUNT, model=TrueSystem(), seed=s).value
@@ -64,7 +64,7 @@ def test_the_true_system_gives_the_true_value() -> None:
 
 
 def test_without_noise_it_is_the_sum_by_hand() -> None:
-    episodes = BEHAVIOUR.episodes(5, 2, seed=0)
+    episodes = BEHAVIOR.episodes(5, 2, seed=0)
     policy = Linear(TARGET.policy().gain)
     found = model_rollouts(policy, episodes, discount=0.9, horizon=30, model=TrueSystem(0.0))
     closed = A + B @ TARGET.gain
@@ -113,7 +113,7 @@ def test_the_reward_of_the_last_step_counts_and_none_after_it() -> None:
 @pytest.mark.slow
 def test_a_fitted_ensemble_on_the_linear_quadratic_system() -> None:
     """Within 10 % of the closed form; refits are of resampled episodes, one per member."""
-    episodes = BEHAVIOUR.episodes(200, 50, seed=1)
+    episodes = BEHAVIOR.episodes(200, 50, seed=1)
     model = fit_dynamics(episodes, members=5, updates=4000, hidden=(64, 64))
     found = model_rollouts(TARGET.policy(), episodes, discount=DISCOUNT, model=model, rollouts=4)
     assert found.value == pytest.approx(truth_at(episodes), rel=0.1)
@@ -126,7 +126,7 @@ def test_a_fitted_ensemble_on_the_linear_quadratic_system() -> None:
 def test_tabular_data_need_no_network(horizon: int | None) -> None:
     """The same number as LSTD, without sampling; with a horizon, that of the process cut there."""
     mdp = random_mdp(seed=6)
-    table = mdp.behaviour_policy(0.5)
+    table = mdp.behavior_policy(0.5)
     steps = mdp.sample_transitions(mdp.uniform(), 40, 12)
     episodes = episodes_of(steps, mdp.n_states, mdp.n_actions)
     found = model_rollouts(Table(table), episodes, discount=0.9, horizon=horizon, replicates=3, seed=4)
@@ -145,7 +145,7 @@ def test_tabular_data_need_no_network(horizon: int | None) -> None:
 
 
 def test_starts_and_refusals() -> None:
-    episodes = BEHAVIOUR.episodes(30, 2, seed=0)
+    episodes = BEHAVIOR.episodes(30, 2, seed=0)
     some = model_rollouts(TARGET.policy(), episodes, discount=0.5, model=TrueSystem(), starts=7)
     assert len(some.per_initial_state) == 7 and len(set(some.episodes.tolist())) == 7
     with pytest.raises(InputError, match="needs a horizon"):

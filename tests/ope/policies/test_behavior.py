@@ -1,4 +1,4 @@
-"""Estimated behaviour policies: densities that integrate to one, likelihoods against known ones, and `ris`."""
+"""Estimated behavior policies: densities that integrate to one, likelihoods against known ones, and `ris`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gymnasium import spaces
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.networks.mixtures import BoxMixture, TruncatedGaussian
-from lightning_offrl.ope.policies.behavior import BehaviourModel, fit_behaviour
-from lightning_offrl.ope.weighting.importance import importance_sampling
+from lightning_offrl.ope.policies.behavior import BehaviorModel, fit_behavior
 from lightning_offrl.ope.policies.target import TargetPolicy, TruncatedNormal
+from lightning_offrl.ope.weighting.importance import importance_sampling
 from lightning_offrl.ope.weighting.trajectories import trajectories
 from tests.ope.doubles import Table, episodes_of, random_mdp, scripted
 
@@ -57,7 +57,7 @@ def test_truncated_brick_equals_the_policys_density_and_has_finite_gradients() -
 def test_counts_are_the_frequencies_of_all_episodes() -> None:
     mdp = random_mdp(seed=1)
     steps = mdp.sample_transitions(mdp.uniform(), 40, 10)
-    model = fit_behaviour(episodes_of(steps, mdp.n_states, mdp.n_actions), seed=3)
+    model = fit_behavior(episodes_of(steps, mdp.n_states, mdp.n_actions), seed=3)
     assert model.kind == "counts" and isinstance(model, TargetPolicy)
     probabilities = model.probabilities(torch.eye(mdp.n_states))
     for s in range(mdp.n_states - 1):
@@ -76,7 +76,7 @@ def test_ris_has_no_error_on_a_deterministic_bandit() -> None:
         actions = np.concatenate([[0, 1, 2], rng.integers(0, 3, 12)])
         episodes = scripted([[(0, int(a), float(rewards[a]))] for a in actions], 2, 3)
         policy = Table(np.tile(target, (2, 1)))
-        padded = trajectories(episodes, policy, behaviour=fit_behaviour(episodes), discount=1.0)
+        padded = trajectories(episodes, policy, behavior=fit_behavior(episodes), discount=1.0)
         assert importance_sampling(padded).value == pytest.approx(float(rewards @ target), abs=1e-12)
 
 
@@ -85,7 +85,7 @@ def test_a_categorical_network_finds_the_probabilities() -> None:
     observation = torch.randn(6000, 2, generator=gen)
     truth = torch.softmax(torch.stack([observation[:, 0], -observation[:, 1], torch.zeros(6000)], -1), -1)
     action = torch.multinomial(truth, 1, generator=gen).squeeze(-1)
-    model = fit_behaviour(one_step(observation, action, discrete=3), hidden=(32, 32), updates=1000)
+    model = fit_behavior(one_step(observation, action, discrete=3), hidden=(32, 32), updates=1000)
     assert model.kind == "categorical" and model.discrete
     entropy = -(truth * truth.log()).sum(-1).mean()
     assert model.held_out_nll == pytest.approx(float(entropy), abs=0.05)
@@ -102,8 +102,8 @@ def test_two_policies_at_once_need_two_components() -> None:
     sign = torch.where(torch.rand(6000, 1, generator=gen) < 0.5, 1.0, -1.0)
     action = (0.5 * sign + 0.05 * torch.randn(6000, 1, generator=gen)).clamp(-1.0, 1.0)
     episodes = one_step(observation, action)
-    one = fit_behaviour(episodes, hidden=(32, 32), updates=600, components=1)
-    two = fit_behaviour(episodes, hidden=(32, 32), updates=600, components=2)
+    one = fit_behavior(episodes, hidden=(32, 32), updates=600, components=1)
+    two = fit_behavior(episodes, hidden=(32, 32), updates=600, components=2)
     held = episodes.data["action"][split_by_episode(episodes, 0.1, 0)[1]]  # one step an episode
     normal = torch.distributions.Normal(0.5, 0.05)
     truth = -float(torch.logaddexp(normal.log_prob(held), normal.log_prob(-held)).mean()) + np.log(2)
@@ -119,7 +119,7 @@ def test_clipped_actions_choose_truncated_normals() -> None:
     gen = torch.Generator().manual_seed(2)
     observation = torch.randn(3000, 2, generator=gen)
     action = (0.7 + 0.3 * torch.randn(3000, 1, generator=gen)).clamp(-1.0, 1.0)
-    model = fit_behaviour(one_step(observation, action), hidden=(16,), updates=100)
+    model = fit_behavior(one_step(observation, action), hidden=(16,), updates=100)
     assert model.kind == "truncated" and np.isfinite(model.held_out_nll)
     assert torch.isfinite(model.log_prob(observation, action)).all()
     drawn = model.sample(observation[:5], 100, gen)
@@ -131,7 +131,7 @@ def test_the_density_is_that_of_the_samples() -> None:
     gen = torch.Generator().manual_seed(3)
     observation = torch.randn(2000, 2, generator=gen)
     action = torch.tanh(observation[:, :1] + 0.4 * torch.randn(2000, 1, generator=gen))
-    model = fit_behaviour(one_step(observation, action), hidden=(16, 16), updates=200)
+    model = fit_behavior(one_step(observation, action), hidden=(16, 16), updates=200)
     here = observation[:1]
     side = ((torch.arange(4000) + 0.5) / 2000.0 - 1.0).unsqueeze(-1)
     density = model.log_prob(here.expand(4000, 2), side).exp() / 2000.0
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_random_state_alone() 
     gen = torch.Generator().manual_seed(4)
     episodes = one_step(torch.randn(200, 2, generator=gen), torch.rand(200, 1, generator=gen))
     state = torch.get_rng_state()
-    models: list[BehaviourModel] = [fit_behaviour(episodes, hidden=(8,), updates=40, seed=s) for s in (0, 0, 1)]
+    models: list[BehaviorModel] = [fit_behavior(episodes, hidden=(8,), updates=40, seed=s) for s in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), state)
     logs = [m.log_prob(episodes.data["observation"], episodes.data["action"]) for m in models]
     assert torch.equal(logs[0], logs[1]) and not torch.equal(logs[0], logs[2])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies.target import UniformMixture
 from lightning_offrl.ope.policies.files import load_function, load_gaussian
+from lightning_offrl.ope.policies.target import UniformMixture
 
 BOX = {
     "observation_shape": [3],

@@ -18,17 +18,17 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
 from lightning_offrl.data.writers.collect import collect_arrays
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import masked as legal
-from lightning_offrl.ope.policies.behavior import fit_behaviour
 from lightning_offrl.ope.direct.dice import DICE
+from lightning_offrl.ope.direct.double_reinforcement import drl
+from lightning_offrl.ope.direct.fqe import FQE
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
-from lightning_offrl.ope.direct.double_reinforcement import drl
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.direct.fqe import FQE
-from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision
+from lightning_offrl.ope.policies import masked as legal
+from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import Deterministic, Discrete, Tabular
 from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision
 from lightning_offrl.ope.weighting.trajectories import trajectories
 from tests.envs.forbidding import INFO
 
@@ -133,7 +133,7 @@ def test_density_ratios_begin_with_legal_actions():
 
 
 def test_weights_are_exact_in_expectation():
-    """Every path of three steps, weighted by its probability under the behaviour."""
+    """Every path of three steps, weighted by its probability under the behavior."""
     start, paths, share = np.array([0.5, 0.3, 0.2]), [], []
     for first in range(3):
         for turns in product(product(range(3), range(4)), repeat=3):
@@ -164,7 +164,7 @@ def test_probability_on_illegal_actions_is_refused():
     for how in (
         lambda: lstd(everywhere, episodes, discount=GAMMA),
         lambda: model_rollouts(everywhere, episodes, discount=GAMMA),
-        lambda: trajectories(episodes, everywhere, fit_behaviour(episodes, held_out=0.4), discount=GAMMA),
+        lambda: trajectories(episodes, everywhere, fit_behavior(episodes, held_out=0.4), discount=GAMMA),
         lambda: evaluate(Deterministic(lambda o: torch.full((len(o),), 2), 3), episodes, discount=GAMMA),
     ):
         with pytest.raises(InputError, match="log's masks forbid: in"):
@@ -179,13 +179,13 @@ def test_after_the_end_nothing_counts():
     assert bool(found.isfinite().all())
 
 
-def test_the_estimated_behaviour_takes_legal_actions():
+def test_the_estimated_behavior_takes_legal_actions():
     episodes, _ = deterministic_log()
     seen = episodes.select(torch.tensor([0, 2, 4] * 4))  # in state 0 action 0 alone, in state 1 action 1
-    counts = fit_behaviour(seen, held_out=0.3)
+    counts = fit_behavior(seen, held_out=0.3)
     table = counts.probabilities(torch.eye(4)[:3], torch.tensor([[False, True, True], [True, True, False], [True] * 3]))
     assert table is not None and table.tolist() == [[0.0, 0.5, 0.5], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
-    network = fit_behaviour(episodes_of([[(0, 0, 1)], [(1, 2, 0)], [(2, 0, 1)]] * 4, features=True), updates=20)
+    network = fit_behavior(episodes_of([[(0, 0, 1)], [(1, 2, 0)], [(2, 0, 1)]] * 4, features=True), updates=20)
     found = legal.probabilities(network, 2 * torch.eye(4)[:3], torch.as_tensor(MASK[:3]))
     assert float((found * ~torch.as_tensor(MASK[:3])).sum()) == 0.0 and float(found[2, 0]) == 1.0
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.envs.controllers import Behaviour
+from lightning_offrl.envs.controllers import Behavior
 from lightning_offrl.networks.discrete import Categorical
 from lightning_offrl.networks.distributions import Gaussian, SquashedGaussian
 from lightning_offrl.networks.mixtures import BoxMixture, TruncatedGaussian
 from lightning_offrl.ope import policies
-from lightning_offrl.ope.policies.behavior import BehaviourModel
+from lightning_offrl.ope.policies.behavior import BehaviorModel
 from lightning_offrl.ope.policies.target import (
     ClippedNormal,
     Deterministic,
@@ -64,7 +64,7 @@ def samples(policy):
 
 
 def masses(log_density, action, pieces=16):
-    """Simpson's rule between neighbouring actions, times their number: 1 each."""
+    """Simpson's rule between neighboring actions, times their number: 1 each."""
     share = torch.linspace(0.0, 1.0, 2 * pieces + 1, dtype=torch.float64)
     weight = tensor([1.0, *([4.0, 2.0] * pieces)[:-1], 1.0]) / (6.0 * pieces)
     between = action[:-1, None] + (action[1:] - action[:-1])[:, None] * share
@@ -94,8 +94,8 @@ def test_truncated_normals_by_inversion(drawn, mean, std):
     assert float((truncated_cdf(samples(policy), mean, std) - UNIFORM).abs().max()) < 3e-6
     assert off(policy) < 1e-4
     if abs(mean) <= 1.0:
-        centre = tensor([[mean]])
-        blurred = smoothed(Deterministic(lambda obs: centre.expand(len(obs), 1)), std)
+        center = tensor([[mean]])
+        blurred = smoothed(Deterministic(lambda obs: center.expand(len(obs), 1)), std)
         assert torch.equal(samples(blurred), samples(policy)) and off(blurred) < 1e-4
 
 
@@ -130,7 +130,7 @@ def test_clipped_and_plain_normals_by_inversion(drawn, mean, std):
 
 
 @pytest.mark.parametrize(("mean", "std"), CASES)
-def test_the_density_that_behaviours_are_fitted_with_is_the_policy_s(mean, std):
+def test_the_density_that_behaviors_are_fitted_with_is_the_policy_s(mean, std):
     action = torch.linspace(-1.0, 1.0, 41, dtype=torch.float64)
     expected = TruncatedNormal(fixed(mean, std)).log_prob(torch.zeros(41, 3), action[:, None])
     whole = tensor([[mean]]).expand(41, 1), tensor([[math.log(std)]]).expand(41, 1)
@@ -145,7 +145,7 @@ def kolmogorov(action, cdf):
     return float(torch.maximum(place - steps, steps + 1.0 / n - place).max()) * math.sqrt(n)
 
 
-class Mixed(BehaviourModel):
+class Mixed(BehaviorModel):
     """A fitted mixture whose numbers are given."""
 
     def __init__(self, kind, weight, mean, std):
@@ -199,7 +199,7 @@ def test_mixtures_of_squashed_normals_and_with_uniform_actions():
 def test_discrete_policies_are_drawn_as_often_as_their_tables_say():
     table = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.97, 0.01, 0.01, 0.01], [0.0, 0.0, 1.0, 0.0]])
     states, n = torch.eye(3), 100_000
-    for policy in (Tabular(table), Discrete(lambda obs: table), BehaviourModel("counts", table.double(), 0.0)):
+    for policy in (Tabular(table), Discrete(lambda obs: table), BehaviorModel("counts", table.double(), 0.0)):
         drawn = policy.sample(states, n, torch.Generator().manual_seed(0))
         share = torch.stack([(drawn == a).double().mean(0) for a in range(4)], -1)
         error = (table * (1.0 - table) / n).sqrt().double()
@@ -227,13 +227,13 @@ class Grid:
 @pytest.mark.parametrize("asked", [-1.0, -0.9, 0.0, 0.7, 1.0, 1.3, 40.0, -1e6])
 @pytest.mark.parametrize("noise", [0.001, 0.05, 0.4, 2.0, 100.0])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_behaviours_that_collect_whatever_their_controller_asks_for(asked, noise, reverse):
+def test_behaviors_that_collect_whatever_their_controller_asks_for(asked, noise, reverse):
     """A controller may ask for what the box does not hold: it is cut to the box before noise is drawn around it."""
     low, high = -2.0, 6.0
     spec = {**BOX, "action_low": [low], "action_high": [high]}
-    behaviour = Behaviour("b", spec, lambda obs: np.array([2.0 + 4.0 * asked]), 1.0, noise, reverse)
+    behavior = Behavior("b", spec, lambda obs: np.array([2.0 + 4.0 * asked]), 1.0, noise, reverse)
     mean = min(max(asked, -1.0), 1.0) * (-1.0 if reverse else 1.0)
-    found = [behaviour.sample(np.zeros(1), Grid(u)) for u in UNIFORM[::8].tolist()]
+    found = [behavior.sample(np.zeros(1), Grid(u)) for u in UNIFORM[::8].tolist()]
     action = tensor([float(a[0]) for a, _ in found])
     scaled = (action - 2.0) / 4.0
     # actions are float32

@@ -99,8 +99,8 @@ def test_mixture_with_the_uniform_policy():
 
 def test_kernel_integrates_to_one_in_three_dimensions_and_at_the_faces():
     """A kernel constant of one dimension would be off by 2 pi h^2 in three."""
-    centre = torch.tensor([[0.0, 0.95, -1.0]], dtype=torch.float64)
-    policy = smoothed(Deterministic(lambda obs: centre.expand(len(obs), 3)), 0.2)
+    center = torch.tensor([[0.0, 0.95, -1.0]], dtype=torch.float64)
+    policy = smoothed(Deterministic(lambda obs: center.expand(len(obs), 3)), 0.2)
     points = torch.linspace(-1, 1, 61, dtype=torch.float64)
     points = 0.5 * (points[1:] + points[:-1])
     mesh = torch.stack(torch.meshgrid(points, points, points, indexing="ij"), -1).reshape(-1, 3)
@@ -153,7 +153,7 @@ def test_trained_pages_as_target_policies():
     action = torch.rand(5, 2) * 1.8 - 0.9
     torch.testing.assert_close(
         from_algorithm(page, True).log_prob(observation, action),
-        page.policy(page.normaliser(observation)).log_prob(action).detach().double(),
+        page.policy(page.normalizer(observation)).log_prob(action).detach().double(),
         atol=1e-4,
         rtol=1e-4,
     )

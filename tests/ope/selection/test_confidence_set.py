@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.selection.confidence_set import gaps, gaps_of
 from lightning_offrl.ope.weighting.importance import plain
 from lightning_offrl.ope.weighting.intervals import Interval
-from lightning_offrl.ope.selection.confidence_set import gaps, gaps_of
 
 # one-sided 5 %, equal errors, many of them: 1, 2, 5 and 9 rivals (Dunnett, 1955, table 1a, infinite degrees of freedom)
 DUNNETT = {1: 1.64, 2: 1.92, 5: 2.23, 9: 2.42}

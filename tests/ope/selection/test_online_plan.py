@@ -10,10 +10,10 @@ import torch
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.weighting.importance import plain
-from lightning_offrl.ope.weighting.intervals import Interval
 from lightning_offrl.ope.selection.online_plan import Belief, Estimates, estimated, plan
 from lightning_offrl.ope.verdict import Verdict
+from lightning_offrl.ope.weighting.importance import plain
+from lightning_offrl.ope.weighting.intervals import Interval
 
 Z95 = 1.959963984540054
 

@@ -9,7 +9,6 @@ import torch
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.weighting.intervals import Interval
 from lightning_offrl.ope.selection.ranking import (
     RANKINGS,
     average_ranks,
@@ -21,6 +20,7 @@ from lightning_offrl.ope.selection.ranking import (
     sharpe_ratio,
 )
 from lightning_offrl.ope.verdict import Verdict
+from lightning_offrl.ope.weighting.intervals import Interval
 
 # four policies: truth 10, 8, 4, 0; the estimate prefers the third and swaps the first two
 TRUTH = torch.tensor([10.0, 8.0, 4.0, 0.0]).double()
@@ -61,9 +61,9 @@ def test_misjudged_policies_by_hand():
 
 
 def test_sharpe_ratio_by_hand():
-    # best two by estimate (9, 7): truths 4 and 8, mean 6, deviation 2; behaviour 5, ranked below both
+    # best two by estimate (9, 7): truths 4 and 8, mean 6, deviation 2; behavior 5, ranked below both
     assert sharpe_ratio(ESTIMATE, TRUTH, 5.0, 2) == pytest.approx((8 - 5) / 2)
-    # a behaviour worth 8.5 is among the best two: truths 4 and 8.5
+    # a behavior worth 8.5 is among the best two: truths 4 and 8.5
     assert sharpe_ratio(ESTIMATE, TRUTH, 8.5, 2) == pytest.approx(0.0)
     with pytest.raises(InputError, match="at least 2"):
         sharpe_ratio(ESTIMATE, TRUTH, 5.0, 1)

@@ -20,13 +20,13 @@ N, A = 400, 4
 def log():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(N, A, generator=generator).double()
-    behaviour = torch.softmax(0.7 * logits, -1)
+    behavior = torch.softmax(0.7 * logits, -1)
     target = torch.softmax(-logits, -1)
-    action = torch.multinomial(behaviour, 1, generator=generator).squeeze(-1)
+    action = torch.multinomial(behavior, 1, generator=generator).squeeze(-1)
     mean = torch.randn(N, A, generator=generator).double()
     reward = mean.gather(-1, action[:, None]).squeeze(-1) + 0.3 * torch.randn(N, generator=generator).double()
     q = mean + 0.5 * torch.randn(N, A, generator=generator).double()
-    propensity = behaviour.gather(-1, action[:, None]).squeeze(-1)
+    propensity = behavior.gather(-1, action[:, None]).squeeze(-1)
     return {"reward": reward, "action": action, "target": target, "propensity": propensity, "q": q}
 
 
@@ -44,7 +44,7 @@ def test_inverse_propensity_weighting(log):
     rounds = list(by_hand(log))
     assert importance_sampling(data).value == pytest.approx(math.fsum(w * r for w, r, _, _ in rounds) / N, abs=EXACT)
     expected = math.fsum(w * r for w, r, _, _ in rounds) / math.fsum(w for w, *_ in rounds)
-    assert importance_sampling(data, normalised=True).value == pytest.approx(expected, abs=EXACT)
+    assert importance_sampling(data, normalized=True).value == pytest.approx(expected, abs=EXACT)
     assert direct(data).value == pytest.approx(math.fsum(v for *_, v in rounds) / N, abs=EXACT)
 
 
@@ -55,7 +55,7 @@ def test_doubly_robust(log):
     assert doubly_robust(data).value == pytest.approx(expected, abs=EXACT)
     total = math.fsum(w for w, *_ in rounds)
     expected = math.fsum(v for *_, v in rounds) / N + math.fsum(w * (r - q) for w, r, q, _ in rounds) / total
-    assert doubly_robust(data, normalised=True).value == pytest.approx(expected, abs=EXACT)
+    assert doubly_robust(data, normalized=True).value == pytest.approx(expected, abs=EXACT)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_weights_that_are_kept_small(log, rule, weight, bound):
     assert doubly_robust(data, rule=rule(bound)).value == pytest.approx(expected, abs=EXACT)
     total = math.fsum(w for w, *_ in rounds)
     expected = math.fsum(v for *_, v in rounds) / N + math.fsum(w * (r - q) for w, r, q, _ in rounds) / total
-    assert doubly_robust(data, rule=rule(bound), normalised=True).value == pytest.approx(expected, abs=EXACT)
+    assert doubly_robust(data, rule=rule(bound), normalized=True).value == pytest.approx(expected, abs=EXACT)
 
 
 def test_bound_of_the_clipping_bias_by_hand(log):

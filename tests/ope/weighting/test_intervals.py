@@ -9,7 +9,7 @@ import torch
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import effective_sample_size
-from lightning_offrl.ope.weighting.importance import Terms, importance_sampling, per_decision, plain
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, importance_sampling, per_decision, plain
 from lightning_offrl.ope.weighting.intervals import (
     Resamples,
     bernstein,
@@ -20,7 +20,6 @@ from lightning_offrl.ope.weighting.intervals import (
     resampled_interval,
     student_t,
 )
-
 from tests.ope.enumeration import enumerate_episodes, random_process
 
 SAMPLE = torch.tensor([0.2, 0.9, 0.4, 0.7, 0.1, 0.6], dtype=torch.float64)
@@ -52,7 +51,7 @@ def test_guaranteed_intervals_need_a_range_and_independent_terms():
     with pytest.raises(InputError, match="1 of 6 lie outside"):
         hoeffding(plain(SAMPLE), 0.0, 0.8)
     with pytest.raises(InputError, match="divides by its own weights"):
-        bernstein(Terms(SAMPLE[:, None], SAMPLE.flip(0)[:, None]), 0.0, 1.0)
+        bernstein(PerEpisodeTerms(SAMPLE[:, None], SAMPLE.flip(0)[:, None]), 0.0, 1.0)
 
 
 def test_delta_interval_is_two_sided():
@@ -70,7 +69,7 @@ class EveryResample(Resamples):
 
 
 @pytest.mark.parametrize(
-    ("normalised", "level", "scipy"),
+    ("normalized", "level", "scipy"),
     [  # scipy 1.17.1, stats.bootstrap(method="BCa", paired=True), given the same 3125 resamples rounded to 12 decimals
         (False, 0.95, (0.3, 3.04)),
         (False, 0.8, (0.4, 2.32)),
@@ -78,10 +77,10 @@ class EveryResample(Resamples):
         (True, 0.8, (0.26, 2.976923076923)),
     ],
 )
-def test_bias_corrected_and_accelerated_as_scipy(normalised, level, scipy):
+def test_bias_corrected_and_accelerated_as_scipy(normalized, level, scipy):
     value = torch.tensor([0.2, 0.9, 0.4, 3.7, 0.1], dtype=torch.float64)
     weight = torch.tensor([1.5, 0.2, 0.8, 2.0, 0.5], dtype=torch.float64)
-    terms = Terms((weight * value)[:, None], weight[:, None]) if normalised else plain(value)
+    terms = PerEpisodeTerms((weight * value)[:, None], weight[:, None]) if normalized else plain(value)
     found, _ = resampled_interval(terms, EveryResample(5), level, "bca")
     assert (found.low, found.high) == pytest.approx(scipy, abs=2e-12)
     percentile, _ = resampled_interval(terms, EveryResample(5), level, "percentile")
@@ -89,7 +88,7 @@ def test_bias_corrected_and_accelerated_as_scipy(normalised, level, scipy):
 
 
 def test_an_estimate_without_each_episode():
-    terms = Terms(
+    terms = PerEpisodeTerms(
         torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 5.0]]).double(), torch.tensor([[1.0], [2.0], [4.0]]).double()
     )
     by_hand = [sum(top) / 2 / (low / 2) for top, low in (((3 + 1, 2 + 5), 6), ((1 + 2, 2 + 5), 5), ((1 + 2, 3 + 1), 3))]
@@ -101,7 +100,7 @@ def test_a_sample_that_says_nothing_of_a_tail_has_no_corrected_interval():
     found = interval(plain(torch.ones(3).double()), method="bca")
     assert (found.low, found.high) == (1.0, 1.0)
     # one episode holds all weight: without it there is no estimate
-    lonely = Terms(torch.tensor([[0.0], [2.0], [0.0]]).double(), torch.tensor([[0.0], [1.0], [0.0]]).double())
+    lonely = PerEpisodeTerms(torch.tensor([[0.0], [2.0], [0.0]]).double(), torch.tensor([[0.0], [1.0], [0.0]]).double())
     assert not interval(lonely, method="bca").usable
     with pytest.raises(InputError, match="percentile-t, bca"):
         interval(plain(SAMPLE), method="bayes")
@@ -140,7 +139,7 @@ def test_difference_is_paired():
 
 def test_interval_of_one_episode_or_of_no_weight_is_unbounded():
     assert not interval(plain(SAMPLE[:1])).usable
-    assert not interval(Terms(torch.zeros(5, 1).double(), torch.zeros(5, 1).double())).usable
+    assert not interval(PerEpisodeTerms(torch.zeros(5, 1).double(), torch.zeros(5, 1).double())).usable
 
 
 def test_same_seed_same_interval():
@@ -151,14 +150,14 @@ def test_same_seed_same_interval():
 def draws(n: int, replications: int, seed: int = 0, target_share: float = 1.0):
     """Replicated logs of n episodes from an enumerated process, and the truth."""
     process = random_process(0, ends=(2,), horizon=3)
-    process.target = target_share * process.target + (1 - target_share) * process.behaviour
+    process.target = target_share * process.target + (1 - target_share) * process.behavior
     every = enumerate_episodes(process)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.multinomial(every.probability, n * replications, replacement=True, generator=generator)
     return every, rows.view(replications, n), process.value(process.target)
 
 
-def coverage(terms: Terms, rows, truth: float, **how) -> tuple[float, float]:
+def coverage(terms: PerEpisodeTerms, rows, truth: float, **how) -> tuple[float, float]:
     """Share of replications whose interval covers, and the mean width."""
     found = [interval(terms.select(r), seed=i, **how) for i, r in enumerate(rows)]
     return sum(i.contains(truth) for i in found) / len(found), sum(i.width for i in found) / len(found)
@@ -169,27 +168,27 @@ def test_error_shrinks_with_the_root_of_the_number_of_episodes(estimate):
     errors = []
     for n in (500, 5_000, 50_000):
         every, rows, truth = draws(n, 40)
-        terms = estimate(every.data, normalised=True)
+        terms = estimate(every.data, normalized=True)
         errors.append(math.sqrt(sum((terms.select(r).value - truth) ** 2 for r in rows) / len(rows)))
     slope = math.log(errors[2] / errors[0]) / math.log(100)
     assert -0.65 < slope < -0.35
 
 
 @pytest.mark.parametrize("estimate", [importance_sampling, per_decision])
-def test_unnormalised_estimates_are_unbiased_over_draws(estimate):
+def test_unnormalized_estimates_are_unbiased_over_draws(estimate):
     every, rows, truth = draws(20, 2000)
     values = estimate(every.data).per_episode[rows].mean(-1)
     assert abs(float(values.mean()) - truth) <= 4 * float(values.std()) / math.sqrt(2000)
 
 
-@pytest.mark.parametrize("normalised", [False, True], ids=["pdis", "cwpdis"])
+@pytest.mark.parametrize("normalized", [False, True], ids=["pdis", "cwpdis"])
 @pytest.mark.parametrize("method", ["percentile", "percentile-t", "delta"])
-def test_intervals_cover_what_they_say(method, normalised):
+def test_intervals_cover_what_they_say(method, normalized):
     """1,000 logs of 200 episodes with an effective sample size above 100, nominal 95 %."""
     every, rows, truth = draws(200, 1000)
     sizes = [effective_sample_size(every.data.log_weights[r, -1]) for r in rows[:50]]
     assert min(sizes) >= 100
-    share, width = coverage(per_decision(every.data, normalised=normalised), rows, truth, method=method, n_boot=400)
+    share, width = coverage(per_decision(every.data, normalized=normalized), rows, truth, method=method, n_boot=400)
     assert 0.92 <= share <= 0.975
 
 
@@ -197,7 +196,7 @@ def test_intervals_cover_what_they_say(method, normalised):
 def test_intervals_cover_with_an_effective_share_of_a_fifth():
     """1,000 logs of 1,000 episodes, of which about 200 count."""
     process = random_process(0, ends=(2,))
-    process.behaviour = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.5, 0.5]], dtype=torch.float64)
+    process.behavior = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.5, 0.5]], dtype=torch.float64)
     process.target = torch.tensor([[0.36, 0.64], [0.36, 0.64], [0.5, 0.5]], dtype=torch.float64)
     every = enumerate_episodes(process)
     generator = torch.Generator().manual_seed(0)
@@ -205,7 +204,7 @@ def test_intervals_cover_with_an_effective_share_of_a_fifth():
     size = effective_sample_size(every.data.log_weights[rows[:50].flatten(), -1]) / 50
     assert 100 <= size <= 300
     truth = process.value(process.target)
-    share, _ = coverage(importance_sampling(every.data, normalised=True), rows, truth, n_boot=400)
+    share, _ = coverage(importance_sampling(every.data, normalized=True), rows, truth, n_boot=400)
     assert 0.92 <= share <= 0.975
 
 

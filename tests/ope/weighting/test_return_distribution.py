@@ -61,14 +61,14 @@ def test_weighted_quantiles_are_numpys() -> None:
 
 def test_the_mean_is_the_estimate_of_the_same_name() -> None:
     data = enumerate_episodes(random_process()).data.select(torch.arange(0, 648, 7))
-    assert float(weighted_returns(data).mean) == pytest.approx(importance_sampling(data, normalised=True).value)
-    assert float(weighted_returns(data, normalised=False).mean) == pytest.approx(importance_sampling(data).value)
+    assert float(weighted_returns(data).mean) == pytest.approx(importance_sampling(data, normalized=True).value)
+    assert float(weighted_returns(data, normalized=False).mean) == pytest.approx(importance_sampling(data).value)
     assert float(logged_returns(data).mean) == pytest.approx(float(data.returns.mean()))
 
 
 def truth(process: Process, grid: torch.Tensor) -> torch.Tensor:
     """F of the target policy: its own episodes, enumerated as if it had made the log."""
-    own = enumerate_episodes(replace(process, behaviour=process.target))
+    own = enumerate_episodes(replace(process, behavior=process.target))
     return ((own.data.returns <= grid.unsqueeze(-1)).double() * own.probability).sum(-1)
 
 
@@ -124,11 +124,11 @@ def test_weights_give_the_policys_distribution_in_expectation(ends) -> None:
     counts = (every.probability * every.data.n).unsqueeze(0)
     grid = every.data.returns.sort().values[::40]
     want = truth(process, grid)
-    for normalised in (False, True):
-        found = weighted_returns(every.data, normalised=normalised, counts=counts)
+    for normalized in (False, True):
+        found = weighted_returns(every.data, normalized=normalized, counts=counts)
         got = torch.stack([found.at(float(x) + 1e-12)[0] for x in grid])
         torch.testing.assert_close(got, want, atol=1e-12, rtol=0.0)
-    wrong = enumerate_episodes(process, behaviour=torch.full_like(process.behaviour, 0.5)).data
+    wrong = enumerate_episodes(process, behavior=torch.full_like(process.behavior, 0.5)).data
     found = weighted_returns(wrong, counts=counts)
     assert float((torch.stack([found.at(float(x) + 1e-12)[0] for x in grid]) - want).abs().max()) > 0.02
 
@@ -140,24 +140,24 @@ def test_corrected_is_right_where_weights_or_model_are(ends) -> None:
     grid = enumerate_episodes(process).data.returns.sort().values[::60] + 1e-9
     want = truth(process, grid)
     wrong = torch.tensor([[0.9, 0.1]], dtype=torch.float64).expand(3, 2)
-    models = {"exact": process.target, "other": process.behaviour.flip(0)}
+    models = {"exact": process.target, "other": process.behavior.flip(0)}
     for name, model in models.items():
-        for behaviour in (None, wrong):
-            every = enumerate_episodes(process, behaviour=behaviour)
+        for behavior in (None, wrong):
+            every = enumerate_episodes(process, behavior=behavior)
             at, at_w, over, over_w = particles(process, every, returns_from(process, model))
             after = particle_function(every.data, grid, at, at_w)
             before = particle_function(every.data, grid, over, over_w)
-            terms = corrected_terms(every.data, grid, after, before, normalised=False)
+            terms = corrected_terms(every.data, grid, after, before, normalized=False)
             off = float((torch.tensor([every.expectation(x) for x in terms], dtype=torch.float64) - want).abs().max())
-            assert off > 0.01 if name == "other" and behaviour is not None else off < 1e-9, (name, behaviour)
-            if behaviour is None:
+            assert off > 0.01 if name == "other" and behavior is not None else off < 1e-9, (name, behavior)
+            if behavior is None:
                 limit = [every.limit(x) for x in corrected_terms(every.data, grid, after, before)]
                 assert limit == pytest.approx(want.tolist(), abs=1e-9)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("ends", CASES)
-def test_the_mean_of_the_corrected_is_the_doubly_robust_estimate(ends, normalised: bool) -> None:
+def test_the_mean_of_the_corrected_is_the_doubly_robust_estimate(ends, normalized: bool) -> None:
     """On a grid that holds every number that can occur, with the model's means as q and v."""
     process = random_process(ends=ends)
     every = enumerate_episodes(process)
@@ -165,14 +165,14 @@ def test_the_mean_of_the_corrected_is_the_doubly_robust_estimate(ends, normalise
     every = replace(
         every, state=every.state[rows], action=every.action[rows], data=every.data.select(rows), probability=None
     )
-    at, at_w, over, over_w = particles(process, every, returns_from(process, process.behaviour))
+    at, at_w, over, over_w = particles(process, every, returns_from(process, process.behavior))
     data = replace(every.data, q=(at * at_w).sum(-1), v=(over * over_w).sum(-1))
     earned = (data.factors * data.reward).cumsum(-1) - data.factors * data.reward
     whole = [(earned.unsqueeze(-1) + data.factors.unsqueeze(-1) * z)[w > 0.0] for z, w in ((at, at_w), (over, over_w))]
     grid = torch.cat([*whole, data.returns]).round(decimals=9).unique() + 5e-10
     after, before = particle_function(data, grid, at, at_w), particle_function(data, grid, over, over_w)
-    found = corrected_returns(data, grid, after, before, normalised=normalised)
-    assert float(found.mean) == pytest.approx(doubly_robust(data, normalised=normalised).value, abs=1e-8)
+    found = corrected_returns(data, grid, after, before, normalized=normalized)
+    assert float(found.mean) == pytest.approx(doubly_robust(data, normalized=normalized).value, abs=1e-8)
     assert float(found.mass.sum()) == pytest.approx(1.0)
 
 

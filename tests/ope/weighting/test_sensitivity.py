@@ -13,12 +13,12 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
 from lightning_offrl.envs.sepsis.environment import Sepsis
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.evaluate import evaluate
+from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
 from lightning_offrl.ope.weighting.importance import importance_sampling
 from lightning_offrl.ope.weighting.intervals import interval
-from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
 from lightning_offrl.ope.weighting.sensitivity import sensitivity, tipping_point, unrecorded_cause
 from lightning_offrl.ope.weighting.trajectories import ESTIMATED, Trajectories
 
@@ -27,10 +27,10 @@ def random_log(episodes: int, horizon: int, seed: int = 0) -> Trajectories:
     draw = torch.Generator().manual_seed(seed)
     length = torch.randint(1, horizon + 1, (episodes,), generator=draw)
     mask = torch.arange(horizon) < length.unsqueeze(-1)
-    behaviour, target = (0.1 + 0.8 * torch.rand(episodes, horizon, generator=draw).double() for _ in range(2))
+    behavior, target = (0.1 + 0.8 * torch.rand(episodes, horizon, generator=draw).double() for _ in range(2))
     reward = torch.randn(episodes, horizon, generator=draw).double()
     return Trajectories(
-        reward=reward, mask=mask, discount=0.9, behaviour_log_prob=behaviour.log(), target_log_prob=target.log()
+        reward=reward, mask=mask, discount=0.9, behavior_log_prob=behavior.log(), target_log_prob=target.log()
     )
 
 
@@ -39,7 +39,7 @@ def by_enumeration(data: Trajectories, gamma: float, decisions: int | None) -> t
     ends = []
     for i in range(data.n):
         steps = int(data.length[i])
-        b, pi = data.behaviour_log_prob[i, :steps].exp(), data.target_log_prob[i, :steps].exp()
+        b, pi = data.behavior_log_prob[i, :steps].exp(), data.target_log_prob[i, :steps].exp()
         weights = []
         for odds in product((1.0 / gamma, 1.0, gamma), repeat=steps):
             if decisions is not None and sum(o != 1.0 for o in odds) > decisions:
@@ -77,7 +77,7 @@ def test_bounds_are_nested_to_the_ends_of_what_was_seen() -> None:
 
 def test_without_hidden_causes_it_is_wis() -> None:
     data = random_log(60, 4)
-    terms = importance_sampling(data, normalised=True)
+    terms = importance_sampling(data, normalized=True)
     found = sensitivity(data, 1.0, n_boot=400, seed=3)
     assert (found.low, found.high) == pytest.approx((terms.value, terms.value), abs=1e-12)
     same = interval(terms, n_boot=400, seed=3, method="percentile")
@@ -97,14 +97,14 @@ def confounded_bandit() -> Trajectories:
     return Trajectories(
         reward=cause.double().unsqueeze(-1),
         mask=torch.ones(10, 1, dtype=torch.bool),
-        behaviour_log_prob=torch.full((10, 1), 0.5, dtype=torch.float64).log(),
+        behavior_log_prob=torch.full((10, 1), 0.5, dtype=torch.float64).log(),
         target_log_prob=action.double().unsqueeze(-1).log(),
     )
 
 
 def test_a_bandit_whose_truth_is_at_the_bound() -> None:
     data = confounded_bandit()
-    assert importance_sampling(data, normalised=True).value == pytest.approx(0.8)
+    assert importance_sampling(data, normalized=True).value == pytest.approx(0.8)
     assert sensitivity(data, 4.0, n_boot=1).low == pytest.approx(0.5, abs=1e-12)
     assert sensitivity(data, 3.9, n_boot=1).low > 0.5
     assert tipping_point(data, 0.5) == pytest.approx(4.0, rel=1.1e-3)
@@ -122,7 +122,7 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(InputError, match="not ratios alone"):
         sensitivity(Trajectories(reward=data.reward, mask=data.mask, log_ratio=data.log_ratio), 2.0)
     never = Trajectories(
-        reward=data.reward, mask=data.mask, log_ratio=data.log_ratio - torch.inf, behaviour_log_prob=data.log_ratio
+        reward=data.reward, mask=data.mask, log_ratio=data.log_ratio - torch.inf, behavior_log_prob=data.log_ratio
     )
     with pytest.raises(InputError, match="every weight is 0"):
         sensitivity(never, 2.0)
@@ -164,7 +164,7 @@ def test_the_page_says_what_it_assumes() -> None:
     seen = told.data.exclude("behavior_log_prob")
     untold = Episodes(seen, told.start, told.length, told.spec)
     fitted = of(ward, "blind clinician")  # what a good fit finds
-    estimated = evaluate(policy, untold, discount=0.99, behaviour=fitted, n_boot=50)
+    estimated = evaluate(policy, untold, discount=0.99, behavior=fitted, n_boot=50)
     assert "wis, pdis, cwpdis assume that nothing the log lacks" in estimated.verdict.assumption
     assert "no unmeasured confounding" in " ".join(estimated.table().split())
     assert estimated.to_dict()["assumption"] == estimated.verdict.assumption
@@ -205,9 +205,9 @@ def test_a_lasting_cause_shows_in_the_mean_weight() -> None:
     data = Trajectories(
         reward=torch.zeros(400, 2),
         mask=torch.ones(400, 2, dtype=torch.bool),
-        behaviour_log_prob=torch.full((400, 2), 0.5).log(),  # what a fit to single steps finds
+        behavior_log_prob=torch.full((400, 2), 0.5).log(),  # what a fit to single steps finds
         target_log_prob=torch.where(action == 1.0, 0.9, 0.1).log(),
-        behaviour=ESTIMATED,
+        behavior=ESTIMATED,
     )
     # E[w] = 1/2 (.82 / .5)^2 + 1/2 (.18 / .5)^2
     found = check_weights(data)

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.strata import episode_hashes
 from lightning_offrl.data.readers import load
-from lightning_offrl.envs.gridworld.layouts import STITCH_POLICIES
+from lightning_offrl.data.strata import episode_hashes
 from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.gridworld.layouts import STITCH_POLICIES
 from lightning_offrl.reports.dataset import statistics as facts
-from lightning_offrl.reports.dataset.measure import _tables
 from lightning_offrl.reports.dataset.copies import find_copies
+from lightning_offrl.reports.dataset.measure import _tables
 from lightning_offrl.reports.dataset.mixture import find_policies
 from lightning_offrl.reports.dataset.states import (
     find_links,
@@ -89,7 +89,7 @@ def test_no_potential_where_episodes_never_meet() -> None:
 def test_stitching_reaches_the_optimum_of_what_is_in_the_data() -> None:
     """Four rooms under random actions, deterministic: with enough changes, V* of the world (all pairs are tried)."""
     world = GridWorld("four-rooms")
-    data = load(world.dataset(world.mdp.behaviour_policy(0.3), 120, seed=1))
+    data = load(world.dataset(world.mdp.behavior_policy(0.3), 120, seed=1))
     links = find_links(data, fit_scale(data))
     best = stitched_values(links, 0.99, 30)[-1]
     pairs = {(s, a) for s, a in zip(_state(links.episodes), links.episodes.data["action"].tolist(), strict=True)}
@@ -177,7 +177,7 @@ def test_tables_of_a_known_mixture_are_counted() -> None:
     assert found.number == 2 and found.effective == pytest.approx(2.0, abs=1e-3)
     assert found.of_episode[:20].unique().tolist() != found.of_episode[20:].unique().tolist()
     world = GridWorld("four-rooms")
-    one = load(world.dataset(world.mdp.behaviour_policy(0.5), 60))
+    one = load(world.dataset(world.mdp.behavior_policy(0.5), 60))
     assert find_policies(one, fit_scale(one)).number == 1
 
 
@@ -190,7 +190,7 @@ def test_the_spread_of_actions_is_the_noise_that_was_added() -> None:
 
     data = walks(60, 60, act)
     left, total = noise_variance(data, fit_scale(data))
-    # A variance from n = 3000 queries with 10 neighbours each: about 5 % error.
+    # A variance from n = 3000 queries with 10 neighbors each: about 5 % error.
     assert left.sqrt().tolist() == pytest.approx([0.1, 0.3], rel=0.12)
     assert (left <= total).all()
     still = walks(30, 40, lambda s, i, rng: np.array([0.5 * s[0]]))
@@ -249,7 +249,7 @@ def test_row_hashes_tell_rows_apart() -> None:
     assert (swapped == row_hashes(grid)).sum() == 40 * 5  # only where both are the same
 
 
-def test_neighbours_are_those_of_a_plain_search() -> None:
+def test_neighbors_are_those_of_a_plain_search() -> None:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(300, 2)).astype(np.float32))
     owner = torch.arange(300) % 7

@@ -13,14 +13,14 @@ import pytest
 
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers import load
 from lightning_offrl.data.rewards import PRESETS
 from lightning_offrl.data.strata import Sampling
-from lightning_offrl.data.readers import load
-from lightning_offrl.envs.gridworld.layouts import STITCH_POLICIES
 from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.gridworld.layouts import STITCH_POLICIES
 from lightning_offrl.errors import InputError
-from lightning_offrl.reports.dataset.measure import Examination, as_dict, examine, text, write
-from lightning_offrl.reports.dataset.advice import Opinion, command, consult
+from lightning_offrl.reports.dataset.advice import Assessment, assess, command
+from lightning_offrl.reports.dataset.measure import DatasetMeasures, as_dict, examine, text, write
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -53,12 +53,12 @@ def made(
     return {**arrays, "terminated": ends & terminal, "truncated": ends & (not terminal)}
 
 
-def judged(arrays: Any) -> tuple[Examination, Opinion]:
+def judged(arrays: Any) -> tuple[DatasetMeasures, Assessment]:
     seen = examine(arrays)
-    return seen, consult(seen)
+    return seen, assess(seen)
 
 
-def found(opinion: Opinion, topic: str) -> str:
+def found(opinion: Assessment, topic: str) -> str:
     """Level of the first finding on a topic."""
     return next((one.level for one in opinion.findings if one.topic == topic), "none")
 
@@ -103,7 +103,7 @@ def test_good_data_is_to_be_imitated() -> None:
         terminal=False,
     )
     seen, opinion = judged({**arrays, "references": (0.0, 30.0)})
-    assert opinion.verdict.kind == "imitate" and opinion.verdict.headline == "Behaviour cloning is enough"
+    assert opinion.verdict.kind == "imitate" and opinion.verdict.headline == "Behavior cloning is enough"
     assert "--config bc" in command(seen, opinion) and "conservatism" not in [a.topic.lower() for a in opinion.advice]
 
 

@@ -11,8 +11,8 @@ import torch
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import weights_by_step
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.selection.online_plan import plan
 from lightning_offrl.ope.policies.target import Deterministic, Tabular
+from lightning_offrl.ope.selection.online_plan import plan
 from lightning_offrl.ope.selection.ranking import compare
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 from lightning_offrl.reports.ope import page as ope_page

@@ -11,17 +11,17 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from lightning_offrl.training import matmul_precision as products
-from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.batch import IMITATION
-from lightning_offrl.training.compile.cuda_graph import Captured
+from lightning_offrl.training import matmul_precision as products
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.compile.choose import REPAID_AFTER, CompileChoice
+from lightning_offrl.training.compile.cuda_graph import CudaGraph
 from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
+from lightning_offrl.training.compile.trace import SymbolicStep, Untraceable, baked_values
 from lightning_offrl.training.optimizers import adam_, adam_factors, start_adam
-from lightning_offrl.training.compile.trace import Clock, Untraceable, baked_values
-from lightning_offrl.training.compile.choose import REPAID_AFTER, UpdatePath
 from tests.contracts.pages import batch_for, distance, fit
 from tests.contracts.test_resume import checkpoints
 
@@ -36,7 +36,7 @@ SPEC = {
 
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch):
-    monkeypatch.setattr(UpdatePath, "compiler", staticmethod(uncompiled))
+    monkeypatch.setattr(CompileChoice, "compiler", staticmethod(uncompiled))
 
 
 class Toy(OfflineAlgorithm):
@@ -74,8 +74,8 @@ def batch(size: int = 8) -> TensorDict:
 
 
 def traced(toy: OfflineAlgorithm, **settings: Any) -> CompiledUpdate:
-    toy.update_path.compiled = CompiledUpdate(toy, compiler=uncompiled, **settings)
-    return toy.update_path.compiled
+    toy.compile_choice.compiled = CompiledUpdate(toy, compiler=uncompiled, **settings)
+    return toy.compile_choice.compiled
 
 
 def pair(**settings: Any) -> tuple[Toy, Toy, CompiledUpdate]:
@@ -87,7 +87,7 @@ def pair(**settings: Any) -> tuple[Toy, Toy, CompiledUpdate]:
 def train(toys, updates: int = 4, between: Any = None) -> None:
     for k in range(updates):
         for toy in toys:
-            toy.update_path.begin_block()
+            toy.compile_choice.begin_block()
             toy.gradient_update(batch().double())
             if between is not None:
                 between(toy, k)
@@ -133,7 +133,7 @@ def test_either_path_goes_on_with_the_others_optimizer():
     """Three updates one way, three the other way, in both orders, are six of either."""
     plain, mixed, _ = pair()
     train([plain, mixed], 3)
-    mixed.update_path.compiled = None
+    mixed.compile_choice.compiled = None
     train([plain, mixed], 3)
     late, _, _ = pair()
     train([late], 3)
@@ -148,7 +148,7 @@ def test_either_path_goes_on_with_the_others_optimizer():
 
 def test_a_clock_remembers_what_it_was_asked():
     asked: list[Any] = []
-    clock = Clock(5, asked)
+    clock = SymbolicStep(5, asked)
     assert (clock + 1) % 2 == 0 and not clock < 3 and 7 - clock == 2
     answers = [[bool(question(n) == answer) for question, answer in asked] for n in (5, 4, 7, 1)]
     assert answers == [[True, True, True], [False, True, False], [True, True, False], [True, False, False]]
@@ -301,7 +301,7 @@ def test_what_cannot_be_compiled_trains_without_and_says_why(settings, sentence)
 
 def test_a_value_logged_inside_an_update_is_refused():
     page = Toy(extra=logs)
-    path = page.update_path
+    path = page.compile_choice
     with pytest.warns(UserWarning, match="cannot be one graph: .*self.log"):
         pl.Trainer(
             max_steps=2,
@@ -334,7 +334,7 @@ def test_without_a_compiler_training_goes_on():
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx")
 
     plain, other, _ = pair()
-    other.update_path.compiled = CompiledUpdate(other, compiler=missing)
+    other.compile_choice.compiled = CompiledUpdate(other, compiler=missing)
     with pytest.warns(UserWarning, match=r"there is no C\+\+ compiler \(install g\+\+\); it trains"):
         train([plain, other])
     assert distance(plain.state_dict(), other.state_dict()) == 0.0
@@ -401,15 +401,15 @@ def uncounted(function):
 
 
 def test_recorded_updates_are_the_same_updates():
-    """Delayed policy, noise and schedules through `Captured`: parameters equal those of the plain path."""
-    plain = TD3BC(SPEC, hidden=(8, 8), normalise_observations=False).double()
-    other = TD3BC(SPEC, hidden=(8, 8), normalise_observations=False).double()
+    """Delayed policy, noise and schedules through `CudaGraph`: parameters equal those of the plain path."""
+    plain = TD3BC(SPEC, hidden=(8, 8), normalize_observations=False).double()
+    other = TD3BC(SPEC, hidden=(8, 8), normalize_observations=False).double()
     hooks = [c.on_update_end for c in other.configure_callbacks()]
     for page in (plain, other):
         page._hooks = hooks
     Tape.replays = 0
-    other.update_path.compiled = CompiledUpdate(
-        other, hooks, uncompiled, capture=lambda run, fixed: Captured(run, fixed, Tape)
+    other.compile_choice.compiled = CompiledUpdate(
+        other, hooks, uncompiled, capture=lambda run, fixed: CudaGraph(run, fixed, Tape)
     )
     one = plain.prepare(batch_for(plain).unsqueeze(0))[0]
     seen = []
@@ -436,9 +436,9 @@ def test_a_recording_that_gives_other_numbers_is_refused_and_leaves_nothing_behi
         return [state * 2]
 
     with pytest.raises(Untraceable, match="other numbers"):
-        Captured(run, 1, Wrong)(state, torch.ones(2))
+        CudaGraph(run, 1, Wrong)(state, torch.ones(2))
     assert torch.equal(state, torch.zeros(2))
-    good = Captured(run, 1, Tape)
+    good = CudaGraph(run, 1, Tape)
     assert [good(state, torch.full((2,), float(k)))[0][0].item() for k in (1, 2, 3)] == [2.0, 6.0, 12.0]
 
 
@@ -450,9 +450,9 @@ def test_a_refused_recording_costs_no_random_numbers():
             super().replay()
             self.outputs[0].add_(1.0)
 
-    pages = [TD3BC(SPEC, hidden=(8, 8), normalise_observations=False) for _ in range(2)]
-    pages[1].update_path.compiled = CompiledUpdate(
-        pages[1], [], uncompiled, capture=lambda run, fixed: Captured(run, fixed, Wrong)
+    pages = [TD3BC(SPEC, hidden=(8, 8), normalize_observations=False) for _ in range(2)]
+    pages[1].compile_choice.compiled = CompiledUpdate(
+        pages[1], [], uncompiled, capture=lambda run, fixed: CudaGraph(run, fixed, Wrong)
     )
     one = pages[0].prepare(batch_for(pages[0]).unsqueeze(0))[0]
     for page in pages:
@@ -469,8 +469,8 @@ def test_a_refused_recording_costs_no_random_numbers():
 def chosen(compile, updates, was=None, **algorithm):
     page = Toy()
     for name, value in algorithm.items():
-        setattr(page._descent, name, value)
-    path = UpdatePath(compile, "highest")
+        setattr(page._optimizer_set, name, value)
+    path = CompileChoice(compile, "highest")
     path.was_compiled = was
     path.begin(page, updates, [], 256)
     return path.compiled is not None, path.why
@@ -508,7 +508,7 @@ def test_a_resumed_run_is_compiled_as_before(tmp_path):
 
     class Ask(pl.Callback):
         def on_train_end(self, trainer, pl_module):
-            seen.append(pl_module.update_path.description())
+            seen.append(pl_module.compile_choice.description())
 
     fit(IQL, steps=20, ckpt_path=tmp_path / "step=10.ckpt", callbacks=[Ask()])
     fit(BC, steps=2, callbacks=[Ask()])

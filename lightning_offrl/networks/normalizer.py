@@ -1,4 +1,4 @@
-"""The observation normaliser that every algorithm owns, saves and exports."""
+"""The observation normalizer that every algorithm owns, saves and exports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Statistics = Mapping[tuple[str, ...], tuple[Tensor, Tensor]]
 """Per leaf of the observation its mean and standard deviation over the train split, float64, in the leaf's shape."""
 
 
-class Normaliser(nn.Module):
+class Normalizer(nn.Module):
     """``(s - mean) / (std + epsilon)`` per feature of every vector in the observation; pictures pass unchanged.
 
     Not fitted, it is the identity. Statistics are buffers, so they are in every checkpoint and exported policy.
@@ -46,18 +46,18 @@ class Normaliser(nn.Module):
         self._active = True
 
     def forward(self, observation: Any) -> Any:
-        """Normalised observation of the same structure, ``[..., D]``; uint8 entries stay as they are."""
+        """Normalized observation of the same structure, ``[..., D]``; uint8 entries stay as they are."""
         if not self._is_active():
             return observation
         if isinstance(observation, TensorDictBase):
             out = observation.clone(recurse=False)
             for path, i in self.leaves.items():
                 if observation[path].is_floating_point():
-                    out[path] = self._normalise(observation[path], i)
+                    out[path] = self._normalize(observation[path], i)
             return out
-        return self._normalise(observation, 0) if () in self.leaves else observation
+        return self._normalize(observation, 0) if () in self.leaves else observation
 
-    def _normalise(self, x: Tensor, i: int) -> Tensor:
+    def _normalize(self, x: Tensor, i: int) -> Tensor:
         mean, std = self.get_buffer(f"mean_{i}"), self.get_buffer(f"std_{i}")
         return (full_precision(x) - mean) / (std + self.epsilon)
 
