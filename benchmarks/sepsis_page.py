@@ -76,7 +76,7 @@ def introduction(results: dict[str, Any]) -> str:
         # Sepsis: estimates against exact values, with and without something that the record hides
 
         Made by `python benchmarks/sepsis.py` in {results["cpu_seconds"]:.0f} s of one core. The ward is
-        `lightning_offrl.envs.sepsis.environment` with {results["diabetes"]:.0%} diabetics; a policy's value is the discounted
+        `lightning_offrl.envs.sepsis` with {results["diabetes"]:.0%} diabetics; a policy's value is the discounted
         ({results["discount"]:g}) sum of +1 for discharge and -1 for death, solved from the ward's transition
         probabilities. Two wards are alike but for the record: in one it says who is diabetic, in the other it does
         not, while the clinician at the bedside always sees it. Each has a log of {results["episodes"]:,} admissions to
@@ -233,10 +233,10 @@ def strength(results: dict[str, Any]) -> str:
     return """\
         ## How strong would a hidden cause have to be?
 
-        `lightning_offrl.ope.weighting.sensitivity` lets the clinician's true odds of a logged action differ from the fitted ones
-        by a factor of up to Γ, at one decision per admission or at all, and widens the interval of WIS to all that is
-        then possible. Γ is no estimate: it is an argument about what the record lacks. With Γ at every decision the
-        factors multiply, and soon nothing is excluded.
+        `lightning_offrl.ope.weighting.sensitivity` lets the clinician's true odds of a logged action differ from the
+        fitted ones by a factor of up to Γ, at one decision per admission or at all, and widens the interval of WIS to
+        all that is then possible. Γ is no estimate: it is an argument about what the record lacks. With Γ at every
+        decision the factors multiply, and soon nothing is excluded.
 
         TABLE""".replace("TABLE", table(head, rows).replace("\n", "\n        "))
 

@@ -44,40 +44,40 @@ if TYPE_CHECKING:
     from lightning_offrl.training.algorithm import OfflineAlgorithm
     from lightning_offrl.training.target_update import SoftTargetUpdate
 
-__version__ = "0.1.0"
+from lightning_offrl.version import __version__ as __version__
 
 # Where each public name lives: (module, attribute).
 _PUBLIC = {
     "AWAC": ("algorithms.awac", "AWAC"),
     "BC": ("algorithms.bc", "BC"),
-    "BCQ": ("algorithms.bcq", "BCQ"),
-    "BEAR": ("algorithms.bear", "BEAR"),
-    "BehaviorWeightedCQL": ("algorithms.behavior_weighted_cql", "BehaviorWeightedCQL"),
-    "CQL": ("algorithms.cql", "CQL"),
-    "CalQL": ("algorithms.cal_ql", "CalQL"),
-    "DQN": ("algorithms.dqn", "DQN"),
-    "DiscreteBC": ("algorithms.discrete_bc", "DiscreteBC"),
-    "DiscreteBCQ": ("algorithms.discrete_bcq", "DiscreteBCQ"),
-    "DiscreteBCQIQL": ("algorithms.discrete_bcq_iql", "DiscreteBCQIQL"),
-    "DiscreteCQL": ("algorithms.discrete_cql", "DiscreteCQL"),
-    "DiscreteIQL": ("algorithms.discrete_iql", "DiscreteIQL"),
-    "EDAC": ("algorithms.edac", "EDAC"),
+    "BCQ": ("algorithms.generative.bcq", "BCQ"),
+    "BEAR": ("algorithms.generative.bear", "BEAR"),
+    "BehaviorWeightedCQL": ("algorithms.conservative.behavior_weighted_cql", "BehaviorWeightedCQL"),
+    "CQL": ("algorithms.conservative.cql", "CQL"),
+    "CalQL": ("algorithms.conservative.cal_ql", "CalQL"),
+    "DQN": ("algorithms.discrete.dqn", "DQN"),
+    "DiscreteBC": ("algorithms.discrete.bc", "DiscreteBC"),
+    "DiscreteBCQ": ("algorithms.discrete.bcq", "DiscreteBCQ"),
+    "DiscreteBCQIQL": ("algorithms.discrete.bcq_iql", "DiscreteBCQIQL"),
+    "DiscreteCQL": ("algorithms.discrete.cql", "DiscreteCQL"),
+    "DiscreteIQL": ("algorithms.discrete.iql", "DiscreteIQL"),
+    "EDAC": ("algorithms.ensembles.edac", "EDAC"),
     "IQL": ("algorithms.iql", "IQL"),
-    "IQLBCQ": ("algorithms.iql_bcq", "IQLBCQ"),
+    "IQLBCQ": ("algorithms.generative.iql_bcq", "IQLBCQ"),
     "ReBRAC": ("algorithms.rebrac", "ReBRAC"),
-    "ReturnWeightedCQL": ("algorithms.return_weighted_cql", "ReturnWeightedCQL"),
-    "SACN": ("algorithms.sac_n", "SACN"),
+    "ReturnWeightedCQL": ("algorithms.conservative.return_weighted_cql", "ReturnWeightedCQL"),
+    "SACN": ("algorithms.ensembles.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
     "EvaluateOPE": ("callbacks.evaluate_ope", "EvaluateOPE"),
-    "PolicyShiftMonitor": ("callbacks.diagnose", "PolicyShiftMonitor"),
+    "PolicyShiftMonitor": ("callbacks.policy_shift", "PolicyShiftMonitor"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
-    "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
+    "OfflineAlgorithm": ("training.algorithm", "OfflineAlgorithm"),
     "OfflineDataModule": ("data.datamodule", "OfflineDataModule"),
-    "SoftTargetUpdate": ("callbacks.target_update", "SoftTargetUpdate"),
-    "load_dataset": ("data.sources", "load"),
-    "load_policy": ("export.policy", "load_policy"),
+    "SoftTargetUpdate": ("training.target_update", "SoftTargetUpdate"),
+    "load_dataset": ("data.readers", "load"),
+    "load_policy": ("policy", "load_policy"),
 }
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""Distribution shift and sanity of values while training.
+r"""Distribution shift and sanity of values while training.
 
-    offrl fit --config iql --data.source hopper.hdf5 --trainer.callbacks+=PolicyShiftMonitor --trainer.callbacks.every=20000
+    offrl fit --config iql --data.source hopper.hdf5 \
+        --trainer.callbacks+=PolicyShiftMonitor --trainer.callbacks.every=20000
 
 and from Python ``L.Trainer(callbacks=[PolicyShiftMonitor(every=20_000)])``. In a configuration file::
 
@@ -126,7 +127,8 @@ class PolicyShiftMonitor(Callback):
     ) -> None:
         if every < 0 or states < 100 or episodes < 0:
             raise InputError(
-                f"PolicyShiftMonitor needs every >= 0, states >= 100 and episodes >= 0, got {every}, {states}, {episodes}"
+                f"PolicyShiftMonitor needs every >= 0, states >= 100 and episodes >= 0, got {every}, {states} and "
+                f"{episodes}"
             )
         if isinstance(behavior, str) and behavior not in ("fit", "none"):
             raise InputError(f"PolicyShiftMonitor.behavior is 'fit', 'none' or a policy, got {behavior!r}")
@@ -150,8 +152,8 @@ class PolicyShiftMonitor(Callback):
         identifier = self.environment or getattr(getattr(trainer, "datamodule", None), "environment", None)
         if identifier is None:
             raise InputError(
-                "PolicyShiftMonitor.episodes asks for the offline-online gap, but the data does not name its environment; "
-                "give PolicyShiftMonitor.environment, a Gymnasium id"
+                "PolicyShiftMonitor.episodes asks for the offline-online gap, but the data does not name its "
+                "environment; give PolicyShiftMonitor.environment, a Gymnasium id"
             )
         self._evaluator = Evaluator(identifier, self.episodes, spec=cast(OfflineAlgorithm, pl_module).spec)
 

@@ -146,7 +146,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
     """The options, once the modules of ``--import`` are imported."""
-    from lightning_offrl.algorithm_names import import_modules
+    from lightning_offrl.training.algorithm_names import import_modules
 
     options = vars(parser.parse_args(words))
     import_modules(options.pop("imports"))
@@ -155,7 +155,7 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
 
 def take_imports(words: Sequence[str]) -> list[str]:
     """The words without ``--import MODULE``, whose modules are imported; for ``offrl fit``, which has other parsers."""
-    from lightning_offrl.algorithm_names import import_modules
+    from lightning_offrl.training.algorithm_names import import_modules
 
     names, rest, pending = [], [], False
     for word in words:

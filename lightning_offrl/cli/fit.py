@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_offrl.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
@@ -38,6 +37,7 @@ from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
 from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.training.files import write_atomically
 
 LITERATURE_UPDATES = 1_000_000

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 _STREAM = 0x5A3
 

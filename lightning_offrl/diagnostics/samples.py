@@ -18,7 +18,7 @@ from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import TargetPolicy
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 Features = Callable[[Any], Tensor]
 """Raw observations ``[B, ...]`` to numbers ``[B, D]``."""

@@ -22,7 +22,7 @@ from lightning_offrl.losses.divergences import kl_to_standard_normal
 from lightning_offrl.networks.mlp import MLP
 from lightning_offrl.ope.checks.support import FAR_QUANTILE, far_share
 from lightning_offrl.ope.policies.target import TargetPolicy
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 CAUTION_COVERAGE, ALARM_COVERAGE = 0.95, 0.75
 """Shares of the policy's actions; rules of thumb of this package."""

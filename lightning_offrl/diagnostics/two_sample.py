@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_offrl.networks.mlp import MLP
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 _LOOKS = 16
 

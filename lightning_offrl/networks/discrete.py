@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_offrl.losses.discrete import legal, of_action
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP, full_precision
-from lightning_offrl.training.rng import RandomStreams
+from lightning_offrl.rng import RandomStreams
 
 
 class DiscreteCritics(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_offrl.training.rng import RandomStreams
+from lightning_offrl.rng import RandomStreams
 
 
 def full_precision(x: Tensor) -> Tensor:

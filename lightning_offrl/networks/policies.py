@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_offrl.networks.distributions import Gaussian, SquashedGaussian
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP
-from lightning_offrl.training.rng import RandomStreams
+from lightning_offrl.rng import RandomStreams
 
 
 class DeterministicPolicy(nn.Module):

@@ -20,12 +20,12 @@ from torch import Tensor
 from lightning_offrl.data.clusters import ClusterLabels, Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.checks.sample_check import check_samples
 from lightning_offrl.ope.checks.support import Support, far_share, unseen_share
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, WeightCheck, check_weights, weights_by_step
 from lightning_offrl.ope.direct.estimate import DirectEstimate
 from lightning_offrl.ope.policies.target import TargetPolicy, smoothed, without_density
 from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.sample_check import check_samples
 from lightning_offrl.ope.verdict import assumption, judge
 from lightning_offrl.ope.weighting.bounds import guaranteed_interval, value_bounds
 from lightning_offrl.ope.weighting.intervals import (
@@ -85,7 +85,7 @@ def evaluate(
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
             all groups of a column are covered together (Bonferroni).
         clusters: ``[E]`` labels, equal where episodes belong to one person or machine: then these are resampled, not
-            episodes, and must be many (`lightning_offrl.ope.weighting.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
+            episodes, and must be many (`ope.weighting.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
             interval if they were given the same ones.
         elapsed: ``[T]`` time since the episode began, for discounting by time.
         reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the

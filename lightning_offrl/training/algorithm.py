@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_offrl.algorithm_names import algorithm_name
 from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.normalizer import Normalizer
+from lightning_offrl.rng import RandomStreams, mix
 from lightning_offrl.training import checkpoint as checkpoints
+from lightning_offrl.training.algorithm_names import algorithm_name
 from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.matmul_precision import MatmulPrecision
 from lightning_offrl.training.metrics import RunningMean, plain_numbers
 from lightning_offrl.training.optimizers import OptimizerSet
-from lightning_offrl.training.rng import RandomStreams, mix
 
 _NOT_SO_HERE = (
     "The number of training batches",  # counts blocks of K updates as batches

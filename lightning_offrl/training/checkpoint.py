@@ -6,9 +6,9 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_offrl.algorithm_names import public_name
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.algorithm_names import public_name
 
 FORMAT = 2
 """Raised when an older version could not read a newer checkpoint."""
@@ -19,7 +19,7 @@ def describe(algorithm: str, spec: Spec, data: dict[str, Any] | None) -> dict[st
     """The plain part of ``checkpoint["offrl"]``.
 
     Args:
-        algorithm: see `algorithm_names.algorithm_name`.
+        algorithm: see `training.algorithm_names.algorithm_name`.
         spec: the spaces it was built for.
         data: facts of the data module, with its name and fingerprint.
     """

@@ -56,7 +56,7 @@ def test_a_fit_to_a_large_log_finds_the_exact_values(ranking: ModuleType) -> Non
 
 
 def test_a_choice_is_judged_by_hand(ranking: ModuleType) -> None:
-    """Three policies worth 1, 2, 3, behavior 1.5: the smallest bound chooses the second, the representative_estimate the third."""
+    """Three policies worth 1, 2, 3, behavior 1.5: the smallest bound chooses 2, the representative 3."""
 
     class Of:
         values, behavior_value = np.array([1.0, 2.0, 3.0, 0.0]), 1.5

@@ -11,7 +11,7 @@ from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP, Dropout, StackedLayerNorm, StackedLinear
 from lightning_offrl.networks.normalizer import Normalizer
-from lightning_offrl.training.rng import RandomStreams, mix
+from lightning_offrl.rng import RandomStreams, mix
 
 BOX = {"action_kind": "box", "action_size": 2, "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
 

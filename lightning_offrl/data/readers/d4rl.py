@@ -83,7 +83,8 @@ def _load(item: Any) -> Any:
         return {key: _load(item[key]) for key in item.keys()}
     if item.size * item.dtype.itemsize > max(_SMALL, _DENSEST * item.id.get_storage_size()):
         raise InputError(
-            f"{item.file.filename}: {item.name} claims shape {list(item.shape)}, but {item.id.get_storage_size():,} bytes "
+            f"{item.file.filename}: {item.name} claims shape {list(item.shape)}, but "
+            f"{item.id.get_storage_size():,} bytes "
             "of it are stored; use another file"
         )
     return item[()]

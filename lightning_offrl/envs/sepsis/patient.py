@@ -1,4 +1,4 @@
-"""The patient of `lightning_offrl.envs.sepsis.environment`: levels, treatments, and the probability of every step, as tables."""
+"""The patient of the simulated ward: levels, treatments, and the probability of every step, as tables."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.expectation import weighted_actions
+from lightning_offrl.rng import mix
 from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

@@ -26,7 +26,7 @@ from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, 
 from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
 from lightning_offrl.ope.weighting.intervals import Resamples
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

@@ -14,7 +14,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.returns import monte_carlo_return
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.masked import legal_actions
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

@@ -37,13 +37,13 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.losses.quantiles import quantile_regression
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.action_values import action_value
+from lightning_offrl.ope.checks.sample_check import sample_reasons
 from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand
 from lightning_offrl.ope.direct.fqe_monitor import FQEMonitor
 from lightning_offrl.ope.policies.expectation import is_exact
-from lightning_offrl.ope.sample_check import sample_reasons
+from lightning_offrl.rng import mix
 from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
-from lightning_offrl.training.rng import mix
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:

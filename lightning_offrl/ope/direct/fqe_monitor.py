@@ -13,7 +13,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.losses.quantiles import quantile_levels
 from lightning_offrl.ope.direct.estimate import chunks, first_masks, first_observations, largest_return
 from lightning_offrl.ope.policies.expectation import weighted_actions
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.direct.fqe import FQE

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.ope.checks.sample_check import sample_reasons
 from lightning_offrl.ope.direct.estimate import (
     DirectEstimate,
     check_estimand,
@@ -20,8 +21,7 @@ from lightning_offrl.ope.direct.estimate import (
 from lightning_offrl.ope.direct.features import Features, default_features
 from lightning_offrl.ope.policies.expectation import weighted_actions
 from lightning_offrl.ope.policies.masked import legal_actions
-from lightning_offrl.ope.sample_check import sample_reasons
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

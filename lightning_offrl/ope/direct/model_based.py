@@ -15,6 +15,7 @@ from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Step, fit_dynamics
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.checks.sample_check import sample_reasons
 from lightning_offrl.ope.direct.estimate import (
     DirectEstimate,
     check_estimand,
@@ -26,8 +27,7 @@ from lightning_offrl.ope.direct.estimate import (
 from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from lightning_offrl.ope.policies.masked import probabilities
-from lightning_offrl.ope.sample_check import sample_reasons
-from lightning_offrl.training.rng import mix
+from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy

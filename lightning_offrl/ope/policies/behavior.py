@@ -30,9 +30,9 @@ from lightning_offrl.networks.mixtures import MixturePolicy
 from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
+from lightning_offrl.rng import mix
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
-from lightning_offrl.training.rng import mix
 
 Family = Literal["auto", "squashed", "truncated"]
 

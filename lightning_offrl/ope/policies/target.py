@@ -60,7 +60,7 @@ class TargetPolicy(Protocol):
     def probabilities(self, observation: Any) -> Tensor | None:
         """``[B, n_actions]`` float64 of a discrete policy, else None.
 
-        With an optional argument ``action_mask`` it is told which actions are legal, see `lightning_offrl.ope.policies.masked`.
+        With an optional argument ``action_mask`` it is told which actions are legal, see `ope.policies.masked`.
         """
 
 

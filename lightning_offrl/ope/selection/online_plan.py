@@ -289,7 +289,8 @@ def estimated(evaluation: Evaluation) -> tuple[float, float]:
     """Mean and deviation of a policy's value by its estimates.
 
     The mean is the estimate that speaks for it; the deviation is that of a normal distribution whose interval reaches
-    as far as that of any family's representative_estimate, so that estimates which differ make a wide belief. NaN where there is none.
+    as far as that of any family's representative, so that estimates which differ make a wide belief. NaN where
+    there is none.
     """
     row, eligible = representative_estimate(evaluation), [r for r in evaluation.rows if r.status == "eligible"]
     found = []

@@ -8,9 +8,9 @@ With w_t the product of ratios up to step t and G the discounted return of an ep
     pdis     sum_t mean gamma^t w_t r_t                        Precup et al., 2000, section 3
     cwpdis   sum_t mean gamma^t w_t r_t / mean w_t             Thomas, 2015, section 3.10
 
-Each is a sum of ratios of means over episodes (`PerEpisodeTerms`), which gives its value, its terms per episode, its delta-method
-error and its bootstrap by one formula each. ``is`` and ``pdis`` are unbiased where the data have support; ``wis`` and
-``cwpdis`` are consistent, and of a single episode they are exactly the behavior's return.
+Each is a sum of ratios of means over episodes (`PerEpisodeTerms`), which gives its value, its terms per episode, its
+delta-method error and its bootstrap by one formula each. ``is`` and ``pdis`` are unbiased where the data have support;
+``wis`` and ``cwpdis`` are consistent, and of a single episode they are exactly the behavior's return.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 WeightRule = Callable[[Tensor], Tensor]
-"""Log weights to modified ones, elementwise: clipping, switching, shrinkage (`lightning_offrl.ope.weighting.bandits`)."""
+"""Log weights to modified ones, elementwise: clipping, switching, shrinkage (`ope.weighting.bandits`)."""
 
 
 @dataclass(frozen=True)

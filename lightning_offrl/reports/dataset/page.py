@@ -47,7 +47,7 @@ def document(seen: DatasetMeasures) -> Markup:
         eyebrow=f"dataset report \N{MIDDLE DOT} {episodes.name}{where}",
         footer=f"Fingerprint of the data: {episodes.fingerprint}. The same numbers, and more, are in the .json file "
         "beside this page.",
-        style=files(__package__).joinpath("dataset.css").read_text(encoding="utf-8"),
+        style=files("lightning_offrl.reports").joinpath("dataset.css").read_text(encoding="utf-8"),
     )
     return Markup(page.replace(" %", "\N{NO-BREAK SPACE}%"))
 

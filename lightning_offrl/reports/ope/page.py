@@ -60,7 +60,7 @@ def document(result: Evaluation) -> Markup:
 
 def style() -> str:
     """What the pages of reports add to the common style."""
-    return files(__package__).joinpath("dataset.css").read_text(encoding="utf-8")
+    return files("lightning_offrl.reports").joinpath("dataset.css").read_text(encoding="utf-8")
 
 
 def headline(result: Evaluation) -> str:

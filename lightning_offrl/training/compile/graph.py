@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from lightning_offrl.rng import Request
 from lightning_offrl.training.compile.cuda_graph import CudaGraph
 from lightning_offrl.training.compile.trace import (
     FakeUpdate,
@@ -29,7 +30,6 @@ from lightning_offrl.training.compile.trace import (
 )
 from lightning_offrl.training.metrics import MetricVector
 from lightning_offrl.training.optimizers import adam_factors, start_adam
-from lightning_offrl.training.rng import Request
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]

@@ -1,8 +1,8 @@
 """From a page's ``update`` to one graph of tensor operations: losses, gradients, Adam, targets, nothing else.
 
 The page runs once on stand-ins for its parameters, buffers, optimizer states, batch and random numbers, and what it
-does to them is written down. No page is rewritten for that: ``minimize`` is its only door to gradients and `RandomStreams` its
-only door to randomness, so both can be answered differently while tracing.
+does to them is written down. No page is rewritten for that: ``minimize`` is its only door to gradients and
+`RandomStreams` its only door to randomness, so both can be answered differently while tracing.
 
 A graph holds what Python decided on the way. Decisions that depend on the count of updates (a policy that learns every
 second time) are remembered with the graph, see `SymbolicStep`; plain attributes and hyperparameters are compared by
@@ -24,9 +24,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from lightning_offrl.batch import Key
+from lightning_offrl.rng import Request
 from lightning_offrl.training.compile.decompositions import decompositions
 from lightning_offrl.training.optimizers import OptimizerSet, adam_
-from lightning_offrl.training.rng import Request
 
 Question = Callable[[int], Any]
 
@@ -125,7 +125,7 @@ class Step:
 
 
 class TracedDescent(OptimizerSet):
-    """`OptimizerSet` on stand-ins: notes which parameters are stepped and, given Adam's factors, steps them in the graph.
+    """`OptimizerSet` on stand-ins: notes which parameters are stepped; given Adam's factors, steps them in the graph.
 
     Args:
         plain: the real one.

@@ -219,7 +219,7 @@ def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None
 
 
 def test_every_draw_is_one_of_its_own_transition() -> None:
-    """RandomStreams marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
+    """Draws marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
     episodes = BEHAVIOR.episodes(3, 4, seed=0)
     page = FQE(episodes.spec, discount=0.9, hidden=(4,), samples=3, seeds=2).of(TARGET.policy())
     block = OfflineDataModule(episodes, discount=0.9).columns()[:12]

@@ -282,7 +282,7 @@ def logs(self, loss, batch):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"extra": branches}, r"Python asks for a tensor's value .* at .*test_compiled_path.py:\d+"),
+        ({"extra": branches}, r"Python asks for a tensor's value .* at .*test_graph.py:\d+"),
         ({"extra": counts}, "uses the count of updates as a number"),
         ({"extra": keeps}, r"changes self.last while it updates.*register_buffer"),
         ({"extra": ticks}, "changes self.strength while it updates"),

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.dynamics.ensemble import fit_dynamics
+from lightning_offrl.ope.checks.sample_check import check_samples
 from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
@@ -24,7 +25,6 @@ from lightning_offrl.ope.policies.target import (
     UniformMixture,
     smoothed,
 )
-from lightning_offrl.ope.sample_check import check_samples
 from tests.ope.doubles import Linear, Table, UnderflowingNormal, episodes_of, random_mdp
 
 SAID = "does not sample from the density that it states"
