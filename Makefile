@@ -32,6 +32,7 @@ test-slow: $(DEV)  ## the slow tests: real data, resume after a kill, several pr
 check: $(DEV)  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(DEV)  ## rewrite the code in the house format

@@ -98,7 +98,7 @@ def sentence(runs: list[Run], peer: dict[str, Any]) -> list[str]:
     machines = sorted({r["machine"]["cpu"] for r in runs})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in runs})
     return [
-        "Normalised scores (0: random, 100: expert, D4RL's reference returns) after **short runs of 50,000 gradient "
+        "Normalized scores (0: random, 100: expert, D4RL's reference returns) after **short runs of 50,000 gradient "
         "updates, not the literature's 1,000,000**, evaluated at every 10,000 on 10 episodes (reset seeds 1000 to "
         "1009), greedy policy. ± is the standard error over seeds; a difference has sqrt(se_ours² + se_peer²).",
         "",
@@ -142,7 +142,7 @@ def readme_section(ours: list[Run], peer: dict[str, Any]) -> str:
     table = cells(ours, peer["runs"], "peer")
     lines = [
         "Hopper data of mixed and of medium-expert quality, the same settings on both sides. **Short runs of 50,000 "
-        "updates, not the literature's 1,000,000.** Normalised scores (0 random, 100 expert), mean ± standard error "
+        "updates, not the literature's 1,000,000.** Normalized scores (0 random, 100 expert), mean ± standard error "
         "over three seeds; the last column is the difference of the means over five evaluations, in its "
         "standard errors.",
         "",
@@ -177,18 +177,18 @@ def plot(ours: list[Run], peer: dict[str, Any], path: Path) -> None:
         ("d3rlpy 2.8.1", "#555555", "--", peer["runs"]),
     ]
     for axis, (dataset, algorithm) in zip(axes.flat, itertools.product(datasets, titles), strict=True):
-        for label, colour, style, runs in sides:
+        for label, color, style, runs in sides:
             some = [r for r in runs if (r["dataset"], r["algorithm"]) == (dataset, algorithm)]
             for r in some:
-                axis.plot([u / 1000 for u in r["updates"]], r["curve"], style, color=colour, lw=0.8, alpha=0.4)
+                axis.plot([u / 1000 for u in r["updates"]], r["curve"], style, color=color, lw=0.8, alpha=0.4)
             if some:
                 mean = [statistics.fmean(points) for points in zip(*(r["curve"] for r in some), strict=True)]
                 thousands = [u / 1000 for u in some[0]["updates"]]
-                axis.plot(thousands, mean, style, color=colour, lw=2.2, label=f"{label} ({len(some)} seeds)")
-        behaviour = peer["behaviour_mean"].get(dataset)
-        if behaviour is not None:
-            axis.axhline(behaviour, color="#999999", lw=0.8, ls=":")
-            axis.text(0.99, behaviour, "data", color="#777777", fontsize=7, ha="right", va="bottom",
+                axis.plot(thousands, mean, style, color=color, lw=2.2, label=f"{label} ({len(some)} seeds)")
+        behavior = peer["behavior_mean"].get(dataset)
+        if behavior is not None:
+            axis.axhline(behavior, color="#999999", lw=0.8, ls=":")
+            axis.text(0.99, behavior, "data", color="#777777", fontsize=7, ha="right", va="bottom",
                       transform=axis.get_yaxis_transform())  # fmt: skip
         axis.set_title(f"{titles[algorithm]} on {dataset}", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
@@ -196,7 +196,7 @@ def plot(ours: list[Run], peer: dict[str, Any], path: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("thousand gradient updates")
     for axis in axes[:, 0]:
-        axis.set_ylabel("normalised score")
+        axis.set_ylabel("normalized score")
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper center", ncol=3, frameon=False, fontsize=9)
     figure.text(0.5, 0.005, "short runs of 50,000 updates, not the literature's 1,000,000", ha="center", fontsize=8)

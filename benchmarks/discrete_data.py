@@ -2,7 +2,7 @@
 
     python benchmarks/discrete_data.py --out benchmarks/data
 
-A mixture of equal shares of random, medium and good episodes of the built-in controllers (`envs.behaviour`). The file
+A mixture of equal shares of random, medium and good episodes of the built-in controllers (`envs.behavior`). The file
 carries the environment's id and the returns that score 0 (random) and 100 (the controller without noise).
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lightning_offrl.envs.collect import collect_arrays
+from lightning_offrl.data.writers.collect import collect_arrays
 
 MIXES = {
     "cartpole_mixed": ("CartPole-v1", 300),

@@ -66,7 +66,7 @@ class Way(pl.Callback):
     said = ""
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.said = pl_module.update_path.description()
+        self.said = pl_module.compile_choice.description()
 
 
 def log_for(kind: str, rows: int = 20_000, episode: int = 200) -> dict[str, np.ndarray]:

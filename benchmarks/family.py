@@ -76,7 +76,7 @@ def rows(ours: list[Run], peer: list[Run]) -> list[tuple[str, str, list[Run], li
     return found
 
 
-def table(ours: list[Run], peer: list[Run], behaviour: dict[str, float]) -> list[str]:
+def table(ours: list[Run], peer: list[Run], behavior: dict[str, float]) -> list[str]:
     """Markdown lines, one row per dataset and algorithm; scores are means of each run's five evaluations, and last."""
     lines = [
         "| data (its mean) | algorithm | updates | ours, last | d3rlpy, last | ours, mean of five "
@@ -91,7 +91,7 @@ def table(ours: list[Run], peer: list[Run], behaviour: dict[str, float]) -> list
         if theirs:
             d, se = difference(numbers(mine, "five"), numbers(theirs, "five"))
             apart, units = (f"{d:+.1f} ± {se:.1f}", f"{d / se:+.1f}") if math.isfinite(se) else (f"{d:+.1f}", "")
-        head = f"| {dataset} ({behaviour[dataset]:.1f}) | {NAMES[algorithm]} | {mine[0]['updates'][-1]:,} "
+        head = f"| {dataset} ({behavior[dataset]:.1f}) | {NAMES[algorithm]} | {mine[0]['updates'][-1]:,} "
         lines.append(f"{head}| {' | '.join(cells)} | {apart} | {units} |")
     return lines
 
@@ -118,7 +118,7 @@ def precision_table(reference: list[Run], lower: dict[str, list[Run]]) -> list[s
     return lines
 
 
-def plot(ours: list[Run], peer: list[Run], behaviour: dict[str, float], path: Path) -> None:
+def plot(ours: list[Run], peer: list[Run], behavior: dict[str, float], path: Path) -> None:
     """One panel per dataset and algorithm: thin lines are runs, thick ones their mean; dotted: the data's mean."""
     import matplotlib
 
@@ -130,20 +130,20 @@ def plot(ours: list[Run], peer: list[Run], behaviour: dict[str, float], path: Pa
     height = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(height, columns, figsize=(3.1 * columns, 2.5 * height), squeeze=False)
     for axis, (dataset, algorithm, mine, theirs) in zip(axes.flat, panels, strict=False):
-        for label, colour, style, runs in (("ours", "#1b6ca8", "-", mine), ("d3rlpy 2.8.1", "#555555", "--", theirs)):
+        for label, color, style, runs in (("ours", "#1b6ca8", "-", mine), ("d3rlpy 2.8.1", "#555555", "--", theirs)):
             for r in runs:
-                axis.plot([u / 1000 for u in r["updates"]], r["curve"], style, color=colour, lw=0.8, alpha=0.45)
+                axis.plot([u / 1000 for u in r["updates"]], r["curve"], style, color=color, lw=0.8, alpha=0.45)
             if runs:
                 mean = [statistics.fmean(points) for points in zip(*(r["curve"] for r in runs), strict=True)]
-                axis.plot([u / 1000 for u in runs[0]["updates"]], mean, style, color=colour, lw=2.2, label=label)
-        axis.axhline(behaviour[dataset], color="#999999", lw=0.9, ls=":", label="mean of the data")
+                axis.plot([u / 1000 for u in runs[0]["updates"]], mean, style, color=color, lw=2.2, label=label)
+        axis.axhline(behavior[dataset], color="#999999", lw=0.9, ls=":", label="mean of the data")
         axis.set_title(f"{NAMES[algorithm]}, {dataset.replace('_', ' ')}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(bottom=min(0, *axis.get_ylim()))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
-        axis.set_ylabel("normalised score")
+        axis.set_ylabel("normalized score")
     for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("thousand gradient updates")
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}

@@ -31,7 +31,7 @@ import lightning_offrl as offrl
 ALGORITHMS = {"IQL": offrl.IQL, "TD3BC": offrl.TD3BC}
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until the device has done all."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -50,21 +50,21 @@ class Stopwatch(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         if not self.made and pl_module.updates >= self.warm:
-            synchronise(pl_module.device)
+            synchronize(pl_module.device)
             self.since, self.made = time.perf_counter(), pl_module.updates
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        synchronise(pl_module.device)
+        synchronize(pl_module.device)
         self.us = (time.perf_counter() - self.since) / (pl_module.updates - self.made) * 1e6
-        self.way = pl_module.update_path.description()
-        graphs = pl_module.update_path.compiled.graphs if pl_module.update_path.compiled is not None else []
+        self.way = pl_module.compile_choice.description()
+        graphs = pl_module.compile_choice.compiled.graphs if pl_module.compile_choice.compiled is not None else []
         recorded = [graph.run.recorder for graph in graphs if hasattr(graph.run, "recorder")]
         if recorded:  # TD3+BC has two graphs, with and without the policy, that take turns
             began = time.perf_counter()
             for _ in range(500):
                 for recorder in recorded:
                     recorder.replay()
-            synchronise(pl_module.device)
+            synchronize(pl_module.device)
             self.replay_us = (time.perf_counter() - began) / (500 * len(recorded)) * 1e6
 
 
@@ -117,11 +117,11 @@ def launch_us(device: torch.device, launches: int = 20_000) -> float:
     """Microseconds that Python and the driver take to launch one small kernel through torch."""
     x = torch.zeros(1, device=device)
     for count in (1000, launches):
-        synchronise(device)
+        synchronize(device)
         began = time.perf_counter()
         for _ in range(count):
             x.add_(1.0)
-        synchronise(device)
+        synchronize(device)
     return (time.perf_counter() - began) / launches * 1e6
 
 
@@ -140,7 +140,7 @@ class CountLaunches(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 1:
-            synchronise(pl_module.device)
+            synchronize(pl_module.device)
             self._profile.__exit__(None, None, None)
             launches = sum(e.count for e in self._profile.key_averages() if "LaunchKernel" in e.key)
             self.per_update = launches / (pl_module.updates - self._begun)

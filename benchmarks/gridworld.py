@@ -7,7 +7,7 @@ The pages are trained through the public API, five seeds stacked in one pass, an
 solving the grid's Bellman equations: no number here is an average over played episodes. `results/gridworld/` gets
 ``results.json``, three pictures and a page (README.md). Four questions:
 
-    missing action   the cliff, by random actions that never go left: who keeps to the data, who beats its behaviour?
+    missing action   the cliff, by random actions that never go left: who keeps to the data, who beats its behavior?
     bound            is E_pi Q of CQL at or below the exact value of its policy, in the states of the data?
     stitch           two halves of a way, no trajectory from the start to the goal: who puts them together?
     settings         how many updates, target rate and loss do such small worlds ask for?
@@ -44,9 +44,9 @@ from gridworld_exact import (
 )
 
 import lightning_offrl as offrl
-from lightning_offrl.envs.collect import collect_arrays
-from lightning_offrl.envs.grid_layouts import STITCH_HALVES
-from lightning_offrl.envs.gridworld import ACTIONS, HORIZON, GridWorld
+from lightning_offrl.data.writers.collect import collect_arrays
+from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld
+from lightning_offrl.envs.gridworld.layouts import STITCH_HALVES
 from lightning_offrl.envs.tabular import without_action
 from lightning_offrl.envs.tabular_learning import Log, conservative_q_learning, log_of, q_learning
 
@@ -102,7 +102,7 @@ class Exact(pl.Callback):
         with torch.no_grad():
             self.actions = np.atleast_2d(algorithm.act(observation).numpy())  # [S, n_states]
             if hasattr(algorithm, "q"):
-                q = algorithm.q(algorithm.normaliser(observation)).mean(-3).double().numpy()
+                q = algorithm.q(algorithm.normalizer(observation)).mean(-3).double().numpy()
                 self.q = q.reshape(-1, *q.shape[-2:])  # [S, n_states, A], the critics' mean
         policies = [mdp.deterministic(actions) for actions in self.actions]
         point: dict[str, Any] = {
@@ -148,17 +148,17 @@ def learn(
 def missing_action(updates: int, seeds: int, episodes: int = 400) -> dict[str, Any]:
     """The cliff without "left", with a cost for every step; then the same data with a goal reward only."""
     world = GridWorld(**CLIFF)
-    behaviour = without_action(world.mdp.uniform(), LEFT)
-    source = world.dataset(behaviour, episodes)
+    behavior = without_action(world.mdp.uniform(), LEFT)
+    source = world.dataset(behavior, episodes)
     log = read_log(world, source)
     out: dict[str, Any] = {
         "world": CLIFF,
         "transitions": len(source["actions"]),
         "episodes": episodes,
         "arrived": int((world.grid[tuple(world.cells[source["infos/next_state"]].T)] == "G").sum()),
-        "behaviour": {
-            "value": value_at_start(world, behaviour),
-            "return": world.mdp.expected_return(behaviour, HORIZON),
+        "behavior": {
+            "value": value_at_start(world, behavior),
+            "return": world.mdp.expected_return(behavior, HORIZON),
         },
         "optimum": {"value": float(world.mdp.start @ world.mdp.optimal(DISCOUNT).value)},
         "fixed_points": fixed_points(world, log),
@@ -175,15 +175,15 @@ def missing_action(updates: int, seeds: int, episodes: int = 400) -> dict[str, A
     out["scan"] = weight_scan(world, log)
 
     nearby = GridWorld(**CLIFF, observation="coordinates")  # where a network carries values from cell to cell
-    exact = learn(nearby, nearby.dataset(behaviour, episodes), log, LEARNERS[0], updates=updates, seeds=seeds)
+    exact = learn(nearby, nearby.dataset(behavior, episodes), log, LEARNERS[0], updates=updates, seeds=seeds)
     out["coordinates"] = {"points": exact.points}
 
     sparse = GridWorld("cliff", step_reward=0.0, goal_reward=1.0, cliff_reward=0.0)
-    source = sparse.dataset(behaviour, episodes)  # the same states and actions
+    source = sparse.dataset(behavior, episodes)  # the same states and actions
     log = read_log(sparse, source)
     exact = learn(sparse, source, log, LEARNERS[0], updates=updates, seeds=seeds)
     out["goal_only"] = {
-        "behaviour": value_at_start(sparse, behaviour),
+        "behavior": value_at_start(sparse, behavior),
         "optimum": float(sparse.mdp.start @ sparse.mdp.optimal(DISCOUNT).value),
         "fixed_point": value_at_start(sparse, greedy(sparse, q_learning(log, DISCOUNT))),
         "points": exact.points,
@@ -194,13 +194,13 @@ def missing_action(updates: int, seeds: int, episodes: int = 400) -> dict[str, A
 def good_data(updates: int, seeds: int, episodes: int = 400) -> dict[str, Any]:
     """CQL where the data prefer the best action already, so that the bound need not hold for the page."""
     world = GridWorld(**CLIFF)
-    behaviour = without_action(world.mdp.behaviour_policy(0.6), LEFT)
-    source = world.dataset(behaviour, episodes)
+    behavior = without_action(world.mdp.behavior_policy(0.6), LEFT)
+    source = world.dataset(behavior, episodes)
     log = read_log(world, source)
     exact = learn(world, source, log, LEARNERS[-1], updates=updates, seeds=seeds)
     assert exact.q is not None
     return {
-        "behaviour": value_at_start(world, behaviour),
+        "behavior": value_at_start(world, behavior),
         "points": exact.points,
         "bound": [bound(world, log, q, WEIGHT) for q in exact.q],
         "bound_of_table": bound(world, log, conservative_q_learning(log, DISCOUNT, WEIGHT), WEIGHT),

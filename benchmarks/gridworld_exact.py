@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.envs.gridworld import ACTIONS, GridWorld
+from lightning_offrl.envs.gridworld.environment import ACTIONS, GridWorld
 from lightning_offrl.envs.tabular_learning import (
     Log,
     conservative_evaluation,
@@ -45,7 +45,7 @@ def fixed_points(world: GridWorld, log: Log, weight: float = WEIGHT) -> dict[str
     conservative = conservative_q_learning(log, DISCOUNT, weight)
     # the policy of IQL's eq. 7 with its defaults: temperature 3, weights up to 100
     advantage = np.where(log.seen, implicit, v[:, None]) - v[:, None]
-    extracted = greedy(world, np.log(np.maximum(log.behaviour, 1e-300)) + np.minimum(3.0 * advantage, np.log(100.0)))
+    extracted = greedy(world, np.log(np.maximum(log.behavior, 1e-300)) + np.minimum(3.0 * advantage, np.log(100.0)))
     naive = q_learning(log, DISCOUNT)
     pairs = {
         "DQN": (naive, greedy(world, naive)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gridworld_plots import NAMES, draw, number, spread
 
-from lightning_offrl.envs.gridworld import HORIZON, grid_name
+from lightning_offrl.envs.gridworld.environment import HORIZON, grid_name
 
 
 def write(results: dict[str, Any], folder: Path) -> str:
@@ -83,8 +83,8 @@ def missing_action(results: dict[str, Any]) -> str:
 
         {grid_name(part["world"])}: a step costs 1; the cliff costs 20 more and ends the episode. The data are
         {part["episodes"]} episodes ({part["transitions"]:,} steps, {part["arrived"]} arrive) of uniformly random
-        actions among up, right and down. Nobody ever goes left, which no good policy needs. The behaviour is worth
-        {number(part["behaviour"]["value"])} (return {number(part["behaviour"]["return"], 1)}), the best policy
+        actions among up, right and down. Nobody ever goes left, which no good policy needs. The behavior is worth
+        {number(part["behavior"]["value"])} (return {number(part["behavior"]["return"], 1)}), the best policy
         {number(part["optimum"]["value"])}, standing still for ever {number(-limit, 0)}.
 
         ![values](missing_action.png)
@@ -93,7 +93,7 @@ def missing_action(results: dict[str, Any]) -> str:
 
         "In a table" is the learner's fixed point with one number per state and action
         (`lightning_offrl.envs.tabular_learning`). BC takes the most frequent action, which in uniform data is noise:
-        its greedy policy can be worse than the random behaviour that it imitates.
+        its greedy policy can be worse than the random behavior that it imitates.
 
         The naive learner takes the missing action and stands still: its Q **{word}**. The largest absolute value in the
         data's states is {number(half, 1)} half way and {number(end, 1)} at the end; no value of this world exceeds
@@ -105,7 +105,7 @@ def missing_action(results: dict[str, Any]) -> str:
 
         **With a goal reward only** (1 for the goal, nothing for steps and cliffs, the same episodes) the effect is
         hidden: near zero is then the least there is. DQN is worth {spread(sparse["points"][-1]["value"])} there, the
-        optimum {number(sparse["optimum"])}, the behaviour {number(sparse["behaviour"])}; in a table with zero initial
+        optimum {number(sparse["optimum"])}, the behavior {number(sparse["behavior"])}; in a table with zero initial
         values the naive learner is worth {number(sparse["fixed_point"])}.
     """)
     return text.replace("TABLE", table(header, rows))
@@ -136,7 +136,7 @@ def bound(results: dict[str, Any]) -> str:
         ## CQL's bound
 
         Theorem 3.2 of CQL is about its equation 2: a given policy is evaluated; the term pushes down what this policy
-        does and up what the behaviour does; the policy takes actions of the data only; Q has a number of its own for
+        does and up what the behavior does; the policy takes actions of the data only; Q has a number of its own for
         every pair; and the data's model is exact, as it is here, where nothing is random. Then E_pi Q <= V_pi in every
         state of the data for any weight > 0. (With random transitions the weight has to exceed a term that falls with
         the counts.) `tests/envs/test_tabular_learning.py` checks all of it in tables.
@@ -164,7 +164,7 @@ def bound(results: dict[str, Any]) -> str:
         **Where the page's bound fails.** Data that prefer the best action already (quality 0.6) give it more often than
         softmax(Q) does: max Q lies above the value in {100.0 * (1.0 - wrong["share_below"]):.0f} % of the states, by up
         to {number(-wrong["margin"])}, in the table as in the networks. A larger weight is no remedy: it draws
-        softmax(Q) to the behaviour. With the random data, of the weights tried, the bound breaks at
+        softmax(Q) to the behavior. With the random data, of the weights tried, the bound breaks at
         {", ".join(f"{w:g}" for w in broken)}, where the greedy policy follows the noise of the counts.
 
         ![bound](bound.png)

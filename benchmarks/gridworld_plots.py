@@ -10,10 +10,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_offrl.envs.grid_layouts import STITCH_HALVES
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.gridworld.layouts import STITCH_HALVES
 from lightning_offrl.envs.tabular import without_action
-from lightning_offrl.report.plots import COLOURS, save
+from lightning_offrl.reports.plots import COLORS, save
 
 NAMES = {"DQN": "DQN (naive)", "BC": "BC", "BCQ": "BCQ", "IQL": "IQL", "CQL": "CQL"}
 HUES = {"DQN": "series-1", "BC": "data", "BCQ": "series-3", "IQL": "series-4", "CQL": "series-2"}
@@ -21,13 +21,13 @@ STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["rule"],
+    "axes.edgecolor": COLORS["rule"],
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "axes.labelcolor": COLOURS["ink"],
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
+    "axes.labelcolor": COLORS["ink"],
+    "text.color": COLORS["ink"],
+    "xtick.color": COLORS["muted"],
+    "ytick.color": COLORS["muted"],
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
@@ -88,12 +88,12 @@ def missing_action(results: dict[str, Any]) -> Figure:
     for name, learner in part["learners"].items():
         updates = [point["updates"] for point in learner["points"]]
         values = np.array([point["value"] for point in learner["points"]])
-        colour = COLOURS[HUES[name]]
-        left.plot(updates, values, color=colour, linewidth=0.8, alpha=0.35)
-        left.plot(updates, values.mean(-1), color=colour, linewidth=2, label=NAMES[name])
-    for label, value in (("optimum", part["optimum"]["value"]), ("behaviour", part["behaviour"]["value"])):
-        left.axhline(value, color=COLOURS["ink"], linewidth=1, linestyle=(0, (5, 3)))
-        below = label == "behaviour"
+        color = COLORS[HUES[name]]
+        left.plot(updates, values, color=color, linewidth=0.8, alpha=0.35)
+        left.plot(updates, values.mean(-1), color=color, linewidth=2, label=NAMES[name])
+    for label, value in (("optimum", part["optimum"]["value"]), ("behavior", part["behavior"]["value"])):
+        left.axhline(value, color=COLORS["ink"], linewidth=1, linestyle=(0, (5, 3)))
+        below = label == "behavior"
         left.annotate(
             label,
             (1.0, value),
@@ -111,17 +111,17 @@ def missing_action(results: dict[str, Any]) -> Figure:
     left.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=5, columnspacing=1.2, handlelength=1.4)
     rows = [name for name in part["learners"] if "claim" in part["learners"][name]["points"][-1]]
     for row, name in enumerate(rows):
-        last, colour = part["learners"][name]["points"][-1], COLOURS[HUES[name]]
+        last, color = part["learners"][name]["points"][-1], COLORS[HUES[name]]
         for claim, value in zip(last["claim"], last["value"], strict=True):
-            right.plot([value, claim], [row, row], color=colour, linewidth=1, alpha=0.4)
-        right.scatter(last["value"], [row] * len(last["value"]), color=colour, s=42, zorder=3)
-        right.scatter(last["claim"], [row] * len(last["claim"]), facecolor="white", edgecolor=colour, s=42, zorder=4)
-    right.scatter([], [], color=COLOURS["ink"], s=42, label="exact value")
-    right.scatter([], [], facecolor="white", edgecolor=COLOURS["ink"], s=42, label="what Q says")
+            right.plot([value, claim], [row, row], color=color, linewidth=1, alpha=0.4)
+        right.scatter(last["value"], [row] * len(last["value"]), color=color, s=42, zorder=3)
+        right.scatter(last["claim"], [row] * len(last["claim"]), facecolor="white", edgecolor=color, s=42, zorder=4)
+    right.scatter([], [], color=COLORS["ink"], s=42, label="exact value")
+    right.scatter([], [], facecolor="white", edgecolor=COLORS["ink"], s=42, label="what Q says")
     right.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, handletextpad=0.3)
     right.set_yticks(range(len(rows)), [NAMES[name] for name in rows])
     right.set_ylim(len(rows) - 0.4, -0.6)
-    right.axvline(0.0, color=COLOURS["rule"], linewidth=1, zorder=0)
+    right.axvline(0.0, color=COLORS["rule"], linewidth=1, zorder=0)
     right.set_xlabel("value at the start")
     right.set_title("the greedy policy and its own Q (a dot per seed)", pad=24)
     return figure
@@ -141,20 +141,20 @@ def bound(results: dict[str, Any]) -> Figure:
         axes.set_ylabel("E$_{a\\sim\\pi}$ Q")
     excess = np.concatenate([run["excess"] for run in random["bound"]])
     bins = np.arange(np.floor(excess.min()), np.ceil(excess.max()) + 0.01, 0.25).tolist()
-    b.hist(excess[excess <= 0.0], bins=bins, color=COLOURS["series-2"], rwidth=0.9)
-    b.hist(excess[excess > 0.0], bins=bins, color=COLOURS["series-1"], rwidth=0.9, label="above: falls off the cliff")
-    b.axvline(0.0, color=COLOURS["ink"], linewidth=1)
+    b.hist(excess[excess <= 0.0], bins=bins, color=COLORS["series-2"], rwidth=0.9)
+    b.hist(excess[excess > 0.0], bins=bins, color=COLORS["series-1"], rwidth=0.9, label="above: falls off the cliff")
+    b.axvline(0.0, color=COLORS["ink"], linewidth=1)
     b.set_title("random data, single actions: some lie above their exact value")
     b.set_xlabel("Q(s, a) minus its exact value under the policy")
     b.set_ylabel("pairs of the data, all seeds")
     b.legend(loc="upper left")
     weights = np.array(random["scan"]["weight"])
-    for part, colour, what in ((random, "series-2", "random data"), (good, "series-1", "quality 0.6")):
+    for part, color, what in ((random, "series-2", "random data"), (good, "series-1", "quality 0.6")):
         margin = np.array(part["scan"]["eq_4"])
         d.plot(
             weights,
             margin,
-            color=COLOURS[colour],
+            color=COLORS[color],
             marker="o",
             markersize=4,
             linewidth=2,
@@ -163,15 +163,15 @@ def bound(results: dict[str, Any]) -> Figure:
         d.plot(
             [results["weight"]] * results["seeds"],
             [run["margin"] for run in part["bound"]],
-            color=COLOURS[colour],
+            color=COLORS[color],
             marker="x",
             markersize=8,
             markeredgewidth=1.5,
             linestyle="",
             label=f"trained, {what}",
         )
-    d.plot(weights, random["scan"]["eq_2"], color=COLOURS["data"], linewidth=2, label="eq. 2 in a table, random data")
-    d.axhline(0.0, color=COLOURS["ink"], linewidth=1)
+    d.plot(weights, random["scan"]["eq_2"], color=COLORS["data"], linewidth=2, label="eq. 2 in a table, random data")
+    d.axhline(0.0, color=COLORS["ink"], linewidth=1)
     d.set_xscale("log")
     d.set_ylim(-2.6, 3.6)
     d.annotate(
@@ -180,7 +180,7 @@ def bound(results: dict[str, Any]) -> Figure:
         xytext=(-4, 6),
         textcoords="offset points",
         ha="right",
-        color=COLOURS["series-2"],
+        color=COLORS["series-2"],
         fontsize=9,
     )
     d.set_xticks([0.03, 0.1, 0.3, 1, 3, 10], ["0.03", "0.1", "0.3", "1", "3", "10"])
@@ -203,9 +203,9 @@ def bound(results: dict[str, Any]) -> Figure:
 def _against(axes: Axes, exact: np.ndarray, claim: np.ndarray) -> None:
     above = claim > exact
     low, high = min(exact.min(), claim.min()) - 1.0, max(exact.max(), claim.max()) + 1.0
-    axes.plot([low, high], [low, high], color=COLOURS["ink"], linewidth=1)
-    for mask, colour in ((~above, "series-2"), (above, "series-1")):
-        axes.scatter(exact[mask], claim[mask], s=14, color=COLOURS[colour], alpha=0.6, linewidth=0)
+    axes.plot([low, high], [low, high], color=COLORS["ink"], linewidth=1)
+    for mask, color in ((~above, "series-2"), (above, "series-1")):
+        axes.scatter(exact[mask], claim[mask], s=14, color=COLORS[color], alpha=0.6, linewidth=0)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")

@@ -99,7 +99,7 @@ class Clocked(offrl.OfflineDataModule):
         return self.clock
 
 
-class Watch(pl.Callback):
+class FQEMonitor(pl.Callback):
     """Every so many updates: CPU seconds in all and for sampling, and memory."""
 
     def __init__(self, every: int) -> None:
@@ -121,7 +121,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     rows = len(data.episodes)
     opened = time.perf_counter() - began
     model = offrl.IQL(data.spec, hidden=(256, 256), compile=args.path == "compiled")
-    watch = Watch(args.updates // 20)
+    watch = FQEMonitor(args.updates // 20)
     trainer = pl.Trainer(
         max_steps=args.updates,
         accelerator="cpu",

@@ -22,19 +22,19 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lightning_offrl.data.sources import load
-from lightning_offrl.ope.eligibility import Limits, check_weights
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision
-from lightning_offrl.ope.intervals import interval
-from lightning_offrl.ope.policy_files import load_gaussian
-from lightning_offrl.ope.support import far_share, unseen_share
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.data.readers import load
+from lightning_offrl.ope.checks.support import far_share, unseen_share
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights
+from lightning_offrl.ope.policies.files import load_gaussian
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.intervals import interval
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ope"
 HORIZONS = (5, 10, 20, 50)
-BEHAVIOUR = "sac"
+BEHAVIOR = "sac"
 DEFINITIONS = {
-    "naive": "mean return of the log: the value of the behaviour, not of the policy",
+    "naive": "mean return of the log: the value of the behavior, not of the policy",
     "is": "mean of weight times return; weight: the product of ratios of the whole episode",
     "wis": "is, divided by the mean weight",
     "pdis": "each reward times the weight up to its own step",
@@ -42,20 +42,20 @@ DEFINITIONS = {
 }
 
 
-def estimates(data: Any) -> dict[str, Terms]:
+def estimates(data: Any) -> dict[str, PerEpisodeTerms]:
     return {
         "naive": naive(data),
         "is": importance_sampling(data),
-        "wis": importance_sampling(data, normalised=True),
+        "wis": importance_sampling(data, normalized=True),
         "pdis": per_decision(data),
-        "cwpdis": per_decision(data, normalised=True),
+        "cwpdis": per_decision(data, normalized=True),
     }
 
 
 def run(data_file: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     truth = json.loads((folder / "ground_truth.json").read_text())
     episodes = load(data_file)
-    behaviour = load_gaussian(folder / BEHAVIOUR)
+    behavior = load_gaussian(folder / BEHAVIOR)
     rows = []
     for name in truth["policies"]:
         policy = load_gaussian(folder / name)
@@ -64,7 +64,7 @@ def run(data_file: str, folder: Path, seed: int = 0) -> dict[str, Any]:
             begun = time.perf_counter()
             data = whole.first(horizon)
             check = check_weights(data)
-            by_density = unseen_share(episodes, policy, behaviour, horizon=horizon, seed=seed)
+            by_density = unseen_share(episodes, policy, behavior, horizon=horizon, seed=seed)
             by_distance = far_share(episodes, policy, horizon=horizon, seed=seed)
             reasons = [*check.reasons]
             reasons += [r for r in (by_density.reason(Limits().unseen_share), by_distance.reason(0.02)) if r]
@@ -103,14 +103,14 @@ def number(x: float) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     rows = result["rows"]
-    shown = [r for r in rows if r["status"] == "eligible" and r["policy"] != BEHAVIOUR]
+    shown = [r for r in rows if r["status"] == "eligible" and r["policy"] != BEHAVIOR]
     inside = [r for r in shown if abs(r["z"]) <= 1.96]
-    same = [r for r in rows if r["policy"] == BEHAVIOUR and r["estimator"] == "naive"]
+    same = [r for r in rows if r["policy"] == BEHAVIOR and r["estimator"] == "naive"]
     weighed = "ESS | mean w | unseen | far"
     lines = [
         "# Importance sampling on Hopper, against Monte-Carlo truths",
         "",
-        f"Log: {result['data']}, {result['episodes']} episodes of `{BEHAVIOUR}`, with logged log-probabilities. Value: "
+        f"Log: {result['data']}, {result['episodes']} episodes of `{BEHAVIOR}`, with logged log-probabilities. Value: "
         f"the first H rewards, discount {result['gamma']}. Truth: the mean of 300 simulated episodes. Interval: 95 %, "
         "bootstrap of episodes. z: (estimate - truth) over both errors. ESS: effective sample size. mean w: mean "
         "weight of an episode, expected 1. unseen: share of the policy's own episodes whose weight exceeds the number "
@@ -119,8 +119,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         *[f"- `{name}`: {words}" for name, words in DEFINITIONS.items()],
         "",
-        f"**Of {len(shown)} eligible estimates of other policies than the behaviour, {len(inside)} are within 1.96 "
-        f"errors of the truth** (largest |z| {max(abs(r['z']) for r in shown):.2f}). All weights of the behaviour "
+        f"**Of {len(shown)} eligible estimates of other policies than the behavior, {len(inside)} are within 1.96 "
+        f"errors of the truth** (largest |z| {max(abs(r['z']) for r in shown):.2f}). All weights of the behavior "
         "itself are 1 and every estimate is the mean of the log, which is off its simulated truth by z = "
         f"{', '.join(format(r['z'], '+.1f') for r in same)} at H = {', '.join(str(r['horizon']) for r in same)}: "
         "one sample against another, and the horizons share their episodes.",
@@ -132,7 +132,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     eligible = {(r["policy"], r["horizon"]) for r in rows if r["status"] == "eligible"}
     for r in rows:
-        if r["policy"] == BEHAVIOUR and r["estimator"] != "naive":
+        if r["policy"] == BEHAVIOR and r["estimator"] != "naive":
             continue  # the same numbers again
         if (r["policy"], r["horizon"]) in eligible:
             lines.append(

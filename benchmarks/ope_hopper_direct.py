@@ -36,12 +36,12 @@ METHODS = {"fqe": "fitted Q evaluation", "mb": "model rollouts"}
 
 def run(arguments: argparse.Namespace) -> None:
     """Fit and evaluate what is missing."""
-    from lightning_offrl.data.sources import load
+    from lightning_offrl.data.readers import load
     from lightning_offrl.dynamics.ensemble import fit_dynamics
-    from lightning_offrl.ope.direct import model_rollouts
-    from lightning_offrl.ope.direct_estimate import largest_return
-    from lightning_offrl.ope.fqe import fqe
-    from lightning_offrl.ope.policy_files import load_gaussian
+    from lightning_offrl.ope.direct.estimate import largest_return
+    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.direct.model_based import model_rollouts
+    from lightning_offrl.ope.policies.files import load_gaussian
 
     torch.set_num_threads(1)
     folder, runs = Path(arguments.policies), OUT / "direct"
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             "policy": name,
             "truth": known["mean"],
             "truth_error": known["se"],
-            "behaviour_mean": float(returns.mean()),
+            "behavior_mean": float(returns.mean()),
             "episodes": episodes.n_episodes,
             "transitions": len(episodes),
             "dataset": episodes.name,
@@ -102,9 +102,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def pessimistic(arguments: argparse.Namespace) -> None:
     """Add fits whose targets are the smaller of two critics, to rank by: low where the data say little."""
-    from lightning_offrl.data.sources import load
-    from lightning_offrl.ope.fqe import fqe
-    from lightning_offrl.ope.policy_files import load_gaussian
+    from lightning_offrl.data.readers import load
+    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.policies.files import load_gaussian
 
     torch.set_num_threads(1)
     episodes = load(arguments.data)
@@ -122,8 +122,8 @@ def pessimistic(arguments: argparse.Namespace) -> None:
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Errors and rankings of both methods."""
-    from lightning_offrl.ope.intervals import from_refits
-    from lightning_offrl.ope.selection import rank_correlation, rank_correlation_interval
+    from lightning_offrl.ope.selection.ranking import rank_correlation, rank_correlation_interval
+    from lightning_offrl.ope.weighting.intervals import from_refits
 
     truth = np.array([r["truth"] for r in records])
     # differences below two standard errors are no order: such policies share the mean of their values
@@ -139,7 +139,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
             groups.append([int(i)])
     for group in groups:
         tied[group] = truth[group].mean()
-    data = np.array([r["behaviour_mean"] for r in records])
+    data = np.array([r["behavior_mean"] for r in records])
     out: dict[str, Any] = {
         "policies": len(records),
         "tied_groups": [[records[i]["policy"] for i in g] for g in groups],
@@ -193,7 +193,7 @@ def markdown(records: list[dict[str, Any]], found: dict[str, Any]) -> str:
         f"# Direct off-policy evaluation of {len(records)} policies on Hopper medium",
         "",
         f"{first['dataset']}: {first['episodes']} episodes, {first['transitions']:,} transitions of one SAC policy, "
-        f"discount {DISCOUNT}. Its own discounted return is {first['behaviour_mean']:.1f}: what an estimate that knew "
+        f"discount {DISCOUNT}. Its own discounted return is {first['behavior_mean']:.1f}: what an estimate that knew "
         "nothing of a policy would say of all of them.",
         "",
         f"FQE: {settings['updates']:,} updates, 256 x 256 with LayerNorm, one fit and {settings['refits']} refits to "
@@ -296,7 +296,7 @@ def plot(records: list[dict[str, Any]], found: dict[str, Any], path: Path) -> No
     """Estimates with intervals against the truth, policy by policy."""
     from matplotlib.figure import Figure
 
-    colours = {"fqe": "#0a6fb8", "mb": "#c2700a"}
+    colors = {"fqe": "#0a6fb8", "mb": "#c2700a"}
     order = sorted(range(len(records)), key=lambda k: records[k]["truth"])
     figure = Figure(figsize=(8.0, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -307,13 +307,13 @@ def plot(records: list[dict[str, Any]], found: dict[str, Any], path: Path) -> No
         for place, k in enumerate(order):
             e = records[k]["estimates"][method]
             low, high = found[method]["intervals"][k]
-            face = "white" if e["flags"] else colours[method]
-            axes.plot([low, high], [place + shift] * 2, color=colours[method], lw=1.6, alpha=0.8)
-            axes.plot(e["value"], place + shift, "o", color=colours[method], mfc=face, ms=6.5, mew=1.6)
-        axes.plot([], [], "o-", color=colours[method], label=f"{METHODS[method]}, 95 %")
+            face = "white" if e["flags"] else colors[method]
+            axes.plot([low, high], [place + shift] * 2, color=colors[method], lw=1.6, alpha=0.8)
+            axes.plot(e["value"], place + shift, "o", color=colors[method], mfc=face, ms=6.5, mew=1.6)
+        axes.plot([], [], "o-", color=colors[method], label=f"{METHODS[method]}, 95 %")
     axes.plot([], [], "o", color="#6b7785", mfc="white", mew=1.6, label="flagged by the tool")
-    behaviour = records[0]["behaviour_mean"]
-    axes.axvline(behaviour, color="#6b7785", lw=1.0, ls=":", label="mean return of the data")
+    behavior = records[0]["behavior_mean"]
+    axes.axvline(behavior, color="#6b7785", lw=1.0, ls=":", label="mean return of the data")
     values = [e["value"] for r in records for e in r["estimates"].values()] + [r["truth"] for r in records]
     margin = 0.3 * (max(values) - min(values))
     axes.set_xlim(min(values) - margin, max(values) + margin)

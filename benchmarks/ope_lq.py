@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the system is th
 import numpy as np
 import torch
 
-from lightning_offrl.ope.dice import dice
-from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.fqe import fqe
-from tests.ope.linear_quadratic import BEHAVIOUR, DISCOUNT, TARGET
+from lightning_offrl.ope.direct.dice import dice
+from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.lstd import lstd
+from tests.ope.linear_quadratic import BEHAVIOR, DISCOUNT, TARGET
 
 OUT = Path(__file__).resolve().parent / "results" / "ope"
 EPISODES, STEPS = 200, 50
@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[str, Any]] = {
 
 def measure(seed: int) -> dict[str, Any]:
     """One log and a fit of each method."""
-    episodes = BEHAVIOUR.episodes(EPISODES, STEPS, seed=seed)
+    episodes = BEHAVIOR.episodes(EPISODES, STEPS, seed=seed)
     first = episodes.data["observation"][episodes.start].double().numpy()
     p = TARGET.lyapunov()
     truth = TARGET.value() + np.trace(p) - np.einsum("bi,ij,bj->b", first, p, first).mean()
@@ -74,7 +74,7 @@ def markdown(records: list[dict[str, Any]]) -> str:
         "# Direct off-policy evaluation of a linear-quadratic system",
         "",
         f"Two dimensions, {EPISODES} episodes of {STEPS} steps, discount {DISCOUNT}. The target policy's value is "
-        f"{TARGET.value():.3f} over standard normal first states, the behaviour policy's {BEHAVIOUR.value():.3f}, both "
+        f"{TARGET.value():.3f} over standard normal first states, the behavior policy's {BEHAVIOR.value():.3f}, both "
         "from a Lyapunov equation. Below, the truth is that at the first states of each log. Each seed has its own log "
         "and its own fit.",
         "",

@@ -195,7 +195,7 @@ def synthetic(rows: int = 300_000, episode: int = 500) -> dict[str, np.ndarray]:
 def new_sides(source: Any) -> tuple[Any, Any, dict[str, Bare]]:
     """A data module, an IQL, and the bare loops with the same initial values and columns."""
     data = offrl.OfflineDataModule(source, batch_size=256, discount=DISCOUNT)
-    model = offrl.IQL(data.spec, hidden=(256, 256), policy_schedule="constant", normalise_observations=False)
+    model = offrl.IQL(data.spec, hidden=(256, 256), policy_schedule="constant", normalize_observations=False)
     columns = data.columns()
     keys: list[Any] = ["observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated")]
     return data, model, {name: kind(model, [columns[key] for key in keys]) for name, kind in SIDES.items()}

@@ -5,7 +5,7 @@ Run it with the environment of ``benchmarks/requirements-peer.txt``, not with ou
     OMP_NUM_THREADS=1 peer/bin/python benchmarks/peer_d3rlpy.py --data hopper_mixed-v2.hdf5 --algorithm iql --seed 0 \
         --out benchmarks/results/peer_reruns/hopper_mixed-iql-0.json
 
-Protocol: d3rlpy's defaults but for `CONFIGS`, and batches of 256 everywhere; observations standardised on the dataset,
+Protocol: d3rlpy's defaults but for `CONFIGS`, and batches of 256 everywhere; observations standardized on the dataset,
 rewards as they are; 256 x 256 networks; at five points of the run the deterministic policy plays 10 episodes of the
 file's environment, reset with the seeds 1000 to 1009. Short runs: the literature's are of 1,000,000 updates.
 

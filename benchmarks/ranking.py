@@ -34,13 +34,13 @@ from ranking_page import write
 from ranking_problems import PROBLEMS, Log, Problem, draw, fitted, seen_by
 from torch import Tensor
 
-from lightning_offrl.ope.direct_estimate import multiplicities
-from lightning_offrl.ope.doubly_robust import doubly_robust
-from lightning_offrl.ope.eligibility import check_weights
-from lightning_offrl.ope.evaluation import Row
-from lightning_offrl.ope.importance import importance_sampling, per_decision
-from lightning_offrl.ope.intervals import Interval, Resamples, student_t
-from lightning_offrl.ope.top_set import Gaps, gaps_of
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
+from lightning_offrl.ope.direct.estimate import multiplicities
+from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.selection.confidence_set import Gaps, gaps_of
+from lightning_offrl.ope.weighting.doubly_robust import doubly_robust
+from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision
+from lightning_offrl.ope.weighting.intervals import Interval, Resamples, student_t
 
 OUT = Path(__file__).resolve().parent / "results"
 N_BOOT, LEVEL = 1000, 0.95
@@ -74,8 +74,8 @@ def columns(of: Problem, log: Log, policy: int, table: np.ndarray | None) -> tup
     eligible = check_weights(data).eligible
     names, parts = [], []
     if eligible:
-        wis = importance_sampling(data, normalised=True)
-        cwpdis = per_decision(data, normalised=True)
+        wis = importance_sampling(data, normalized=True)
+        cwpdis = per_decision(data, normalized=True)
         names += ["weight", "wis", "pdis", "cwpdis"]
         parts += [cwpdis.denominator, wis.numerator, per_decision(data).per_episode.unsqueeze(-1), cwpdis.numerator]
         top = data.log_weights.amax(0, keepdim=True)  # what `weighted` takes out before exp
@@ -202,7 +202,7 @@ def spoken_rows(found: Found) -> list[Row]:
         if e == FQE:
             row = Row("fqe", "values", value, "eligible", around, resampled=found.refits[i, :, e], counts=counts)
         else:
-            stand_in: Any = Seen(found.refits[i, :, e])
+            stand_in: Any = KeySet(found.refits[i, :, e])
             row = Row(ESTIMATORS[e], "weights", value, "eligible", around)
             row.resampled, row.terms = found.resampled[i, e], stand_in
         rows.append(row)
@@ -210,8 +210,8 @@ def spoken_rows(found: Found) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """In place of `Terms`: the estimate in the resamples of the fits, known already."""
+class KeySet:
+    """In place of `PerEpisodeTerms`: the estimate in the resamples of the fits, known already."""
 
     refits: Tensor
     n: int = 2
@@ -235,8 +235,8 @@ def keys(found: Found, compared: Gaps) -> tuple[dict[str, Tensor], dict[str, Ten
     simultaneous[:, FQE] = divided[:, FQE]
     by = {
         "smallest lower bound": low.nan_to_num(torch.inf).amin(-1),
-        "lower bound of the speaker": of(low),
-        "speaker minus one error": of(values) - of(error),
+        "lower bound of the representative_estimate": of(low),
+        "representative_estimate minus one error": of(values) - of(error),
         "lower bound of the narrowest": low.gather(-1, error.nan_to_num(torch.inf).argmin(-1, True)).squeeze(-1),
         "largest lower bound": low.nan_to_num(-torch.inf).amax(-1),
         "largest, Bonferroni": divided.nan_to_num(-torch.inf).amax(-1),
@@ -247,22 +247,22 @@ def keys(found: Found, compared: Gaps) -> tuple[dict[str, Tensor], dict[str, Ten
     all_policies = found.lower(torch.full((p,), half / p, dtype=torch.float64))
     claims = {
         "smallest lower bound": by["smallest lower bound"],
-        "speaker": by["lower bound of the speaker"],
+        "representative_estimate": by["lower bound of the representative_estimate"],
         "smallest, for all policies": all_policies.nan_to_num(torch.inf).amin(-1),
-        "speaker, for all policies": of(all_policies),
+        "representative_estimate, for all policies": of(all_policies),
     }
     return by, claims
 
 
 def top_sets(by: dict[str, Tensor], found: Found, compared: Gaps) -> dict[str, Tensor]:
     """``[P]`` bool each: who is not shown worse than the best."""
-    spoken, mean = by["lower bound of the speaker"], by["point estimate"]
+    spoken, mean = by["lower bound of the representative_estimate"], by["point estimate"]
     high = 2.0 * mean - spoken
     best = int(mean.argmax())
     alone = compared.gap[:, best] <= 1.645 * compared.error[:, best]
     return {
         "interval reaches the best smallest lower bound": high >= by["smallest lower bound"].max(),
-        "interval reaches the best lower bound of a speaker": high >= spoken.max(),
+        "interval reaches the best lower bound of a representative_estimate": high >= spoken.max(),
         "paired difference to the best estimate, one at a time": alone,
         "paired differences to all rivals together": compared.kept,
     }
@@ -305,9 +305,9 @@ def _problem(name: str, candidates: int, number: int) -> Problem:
 
 def _near(of: Problem, rng: Any) -> np.ndarray:
     """``[P, H, S, A]``, the exact Q with noise of a tenth of its spread."""
-    visits = of.mdp.visits(of.behaviour, of.horizon)
+    visits = of.mdp.visits(of.behavior, of.horizon)
     q = of.q[:, 0]
-    spread = np.sqrt((visits * (q - (of.behaviour * q).sum(-1, keepdims=True)) ** 2).sum((-1, -2)) / visits.sum())
+    spread = np.sqrt((visits * (q - (of.behavior * q).sum(-1, keepdims=True)) ** 2).sum((-1, -2)) / visits.sum())
     noise = 0.1 * spread[:, None, None] * rng.standard_normal(q.shape) * ~of.mdp.terminal[:, None]
     return of.q + noise[:, None]
 
@@ -326,7 +326,7 @@ def judged(of: Problem, found: Found) -> dict[str, Any]:
     return {
         "eligible": int(kept.sum()),
         "regret": {key: float(truth[best] - truth[i]) / span for key, i in chosen.items()},
-        "harm": {key: float(truth[i]) < of.behaviour_value for key, i in chosen.items()},
+        "harm": {key: float(truth[i]) < of.behavior_value for key, i in chosen.items()},
         "alone": {key: not bool(found.weighed[i]) for key, i in chosen.items()},
         "claim": {
             f"{key}|{claim}": float(number[i]) > float(truth[i])

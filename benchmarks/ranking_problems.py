@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_offrl.envs.gridworld import GridWorld
-from lightning_offrl.envs.sepsis import Sepsis
+from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.sepsis.environment import Sepsis
 from lightning_offrl.envs.tabular import TabularMDP
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 Array = np.ndarray
 
@@ -25,7 +25,7 @@ class Problem:
 
     Attributes:
         mdp: the process.
-        behaviour: ``[S, A]``.
+        behavior: ``[S, A]``.
         policies: ``[P, S, A]``.
         horizon: steps that count.
         discount: gamma.
@@ -34,7 +34,7 @@ class Problem:
     """
 
     mdp: TabularMDP
-    behaviour: Array
+    behavior: Array
     policies: Array
     horizon: int
     discount: float
@@ -42,24 +42,24 @@ class Problem:
     q: Array
 
     @property
-    def behaviour_value(self) -> float:
+    def behavior_value(self) -> float:
         """Exact value of who logged."""
-        v, _ = self.mdp.finite_horizon_value(self.behaviour, self.horizon, self.discount)
+        v, _ = self.mdp.finite_horizon_value(self.behavior, self.horizon, self.discount)
         return float(self.mdp.start @ v[self.horizon])
 
 
-def problem(mdp: TabularMDP, behaviour: Array, horizon: int, discount: float, n: int, rng: Any) -> Problem:
+def problem(mdp: TabularMDP, behavior: Array, horizon: int, discount: float, n: int, rng: Any) -> Problem:
     """With ``n`` candidates, at least five.
 
-    The first ones are the behaviour tilted by its own Q and by chance, ``pi proportional to b exp(strength (towards x
+    The first ones are the behavior tilted by its own Q and by chance, ``pi proportional to b exp(strength (towards x
     advantage + noise))``, the noise one to three times the spread of the advantage, ``towards`` 1, 0.5 or -0.5, the
     strength such that the effective sample size is a drawn share of the episodes (0.12 to 0.9). The last four are two
     near-duplicates of the first (97 % of it, 3 % of another), one whose share is 0.02, so that it is often not
     eligible, and one that always takes an action which the log hardly shows.
     """
-    _, q = mdp.policy_value(behaviour, discount)
-    advantage = q - (behaviour * q).sum(-1, keepdims=True)
-    visits = mdp.visits(behaviour, horizon)
+    _, q = mdp.policy_value(behavior, discount)
+    advantage = q - (behavior * q).sum(-1, keepdims=True)
+    visits = mdp.visits(behavior, horizon)
     live = visits.sum(-1) > 0.0
     advantage = np.where(live[:, None], advantage, 0.0)
     scale = np.sqrt((visits * advantage**2).sum() / visits.sum())
@@ -69,32 +69,32 @@ def problem(mdp: TabularMDP, behaviour: Array, horizon: int, discount: float, n:
         low, high = 0.0, 50.0
         for _ in range(40):
             middle = 0.5 * (low + high)
-            found = _tilt(behaviour, direction, middle)
-            squares = (found**2 / np.where(behaviour > 0.0, behaviour, 1.0)).sum(-1)
+            found = _tilt(behavior, direction, middle)
+            squares = (found**2 / np.where(behavior > 0.0, behavior, 1.0)).sum(-1)
             wide = float(visits.sum(-1)[live] @ np.log(squares[live])) < -np.log(share)
             low, high = (middle, high) if wide else (low, middle)
-        return _tilt(behaviour, direction, low)
+        return _tilt(behavior, direction, low)
 
     policies = []
     for i in range(n - 4):
         share = float(np.exp(rng.uniform(np.log(0.12), np.log(0.9))))
         policies.append(tilted(share, (1.0, 0.5, -0.5)[i % 3], rng.choice([1.0, 2.0, 3.0])))
     other = tilted(0.3, 1.0, 1.0)
-    policies += [0.97 * policies[0] + 0.03 * mixed for mixed in (other, behaviour)]
+    policies += [0.97 * policies[0] + 0.03 * mixed for mixed in (other, behavior)]
     policies.append(tilted(0.02, rng.choice([0.5, -0.5]), 2.0))
-    rare = np.where(behaviour > 0.0, behaviour, np.inf) * np.exp(0.5 * rng.standard_normal(behaviour.shape))
+    rare = np.where(behavior > 0.0, behavior, np.inf) * np.exp(0.5 * rng.standard_normal(behavior.shape))
     policies.append(mdp.deterministic(rare.argmin(-1)))
     values, qs = [], []
     for policy in policies:
         v, own = mdp.finite_horizon_value(policy, horizon, discount)
         values.append(mdp.start @ v[horizon])
         qs.append(own[::-1])
-    return Problem(mdp, behaviour, np.stack(policies), horizon, discount, np.array(values), np.stack(qs))
+    return Problem(mdp, behavior, np.stack(policies), horizon, discount, np.array(values), np.stack(qs))
 
 
-def _tilt(behaviour: Array, direction: Array, strength: float) -> Array:
+def _tilt(behavior: Array, direction: Array, strength: float) -> Array:
     with np.errstate(divide="ignore"):
-        logits = np.log(behaviour) + strength * direction
+        logits = np.log(behavior) + strength * direction
     soft = np.exp(logits - logits.max(-1, keepdims=True))
     return soft / soft.sum(-1, keepdims=True)
 
@@ -109,8 +109,8 @@ def random_mdp(rng: Any, n: int) -> Problem:
     reward = np.broadcast_to(rng.standard_normal(states), transition.shape)
     start = np.full(states, 1.0 / states)
     mdp = TabularMDP(transition, reward, np.zeros(states, dtype=bool), start)
-    behaviour = rng.dirichlet(2.0 * np.ones(actions), states)
-    return problem(mdp, 0.95 * behaviour + 0.05 / actions, 10, 0.95, n, rng)
+    behavior = rng.dirichlet(2.0 * np.ones(actions), states)
+    return problem(mdp, 0.95 * behavior + 0.05 / actions, 10, 0.95, n, rng)
 
 
 def bandit(rng: Any, n: int) -> Problem:
@@ -124,14 +124,14 @@ def bandit(rng: Any, n: int) -> Problem:
     reward[..., -1] = 1.0
     start = np.append(rng.dirichlet(np.ones(contexts)), [0.0, 0.0])
     mdp = TabularMDP(transition, reward, np.arange(contexts + 2) >= contexts, start)
-    behaviour = rng.dirichlet(np.ones(actions), contexts + 2)
-    return problem(mdp, 0.9 * behaviour + 0.1 / actions, 1, 1.0, n, rng)
+    behavior = rng.dirichlet(np.ones(actions), contexts + 2)
+    return problem(mdp, 0.9 * behavior + 0.1 / actions, 1, 1.0, n, rng)
 
 
 def grid(rng: Any, n: int) -> Problem:
     """The cliff with slips, walked by one who takes the best step in half of the cases; 20 steps."""
     mdp = GridWorld("cliff", slip=0.1).mdp
-    return problem(mdp, mdp.behaviour_policy(0.5, 0.95), 20, 0.95, n, rng)
+    return problem(mdp, mdp.behavior_policy(0.5, 0.95), 20, 0.95, n, rng)
 
 
 def sepsis(rng: Any, n: int) -> Problem:
@@ -155,7 +155,7 @@ PROBLEMS: dict[str, Callable[[Any, int], Problem]] = {
 
 @dataclass(frozen=True)
 class Log:
-    """Episodes of a problem's behaviour, padded.
+    """Episodes of a problem's behavior, padded.
 
     Attributes:
         reward: ``[n, H]`` float64, 0 after the end.
@@ -174,7 +174,7 @@ class Log:
 
 def draw(of: Problem, episodes: int, seed: int) -> Log:
     """One log."""
-    flat = of.mdp.sample_transitions(of.behaviour, episodes, of.horizon, seed)
+    flat = of.mdp.sample_transitions(of.behavior, episodes, of.horizon, seed)
     episode = flat["episode"]
     time = np.arange(len(episode)) - np.searchsorted(episode, episode)
     shape = (episodes, of.horizon)
@@ -242,7 +242,7 @@ def seen_by(of: Problem, log: Log, policy: int, table: Array | None) -> Trajecto
     """
     pi = of.policies[policy]
     with np.errstate(divide="ignore"):
-        ratio = np.log(pi[log.state, log.action]) - np.log(of.behaviour[log.state, log.action])
+        ratio = np.log(pi[log.state, log.action]) - np.log(of.behavior[log.state, log.action])
     q = v = None
     if table is not None:
         time = np.arange(of.horizon)

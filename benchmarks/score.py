@@ -11,7 +11,7 @@ lower precision (``run --precision bf16-mixed --out results/precision/bf16-mixed
 
 The runs are short, 50,000 gradient updates where the literature makes 1,000,000: they tell whether two programs learn
 the same from the same, not how good the algorithms are. Presets: ``peer`` is d3rlpy's settings (observations
-standardised, rewards as they are, constant learning rates: 1e-3 for BC, 3e-4 else), ``authors`` those of the
+standardized, rewards as they are, constant learning rates: 1e-3 for BC, 3e-4 else), ``authors`` those of the
 algorithm's authors. README.md beside this file lists what still differs.
 """
 
@@ -54,21 +54,21 @@ ALGORITHMS = {
     "discrete_bcq": "DiscreteBCQ",
     "discrete_iql": "DiscreteIQL",
 }
-STANDARD = {"normalise_observations": True, "learning_rate": 3e-4}
+STANDARD = {"normalize_observations": True, "learning_rate": 3e-4}
 PEER_MODELS: dict[str, dict[str, Any]] = {
     "bc": {**STANDARD, "learning_rate": 1e-3},
     "td3_bc": {**STANDARD, "alpha": 2.5},
     "iql": {**STANDARD, "expectile": 0.7, "inverse_temperature": 3.0, "policy_schedule": "constant"},
     "awac": {**STANDARD, "temperature": 1.0},
     # d3rlpy's weight and learning rates, with its multiplier held at one (its alpha_learning_rate 0).
-    "cql": {"normalise_observations": True, "weight": 5.0, "policy_learning_rate": 1e-4, "q_learning_rate": 3e-4},
-    "cql_mean_target": {"normalise_observations": True, "weight": 5.0},  # rates: the page's defaults, the same
+    "cql": {"normalize_observations": True, "weight": 5.0, "policy_learning_rate": 1e-4, "q_learning_rate": 3e-4},
+    "cql_mean_target": {"normalize_observations": True, "weight": 5.0},  # rates: the page's defaults, the same
     "sac_n": {**STANDARD, "critics": 10},
     "edac": {**STANDARD, "critics": 10, "eta": 1.0},
-    "rebrac": {"normalise_observations": True, "learning_rate": 1e-3, "policy_penalty": 0.05, "critic_penalty": 0.5},
+    "rebrac": {"normalize_observations": True, "learning_rate": 1e-3, "policy_penalty": 0.05, "critic_penalty": 0.5},
     # No peer: the authors' numbers on networks of the same width as all others.
     "bcq": {**STANDARD, "learning_rate": 1e-3, "vae_hidden": (256, 256)},
-    "bear": {"normalise_observations": True, "vae_hidden": (256, 256), "warm_up": 4_000},
+    "bear": {"normalize_observations": True, "vae_hidden": (256, 256), "warm_up": 4_000},
     "discrete_bc": dict(STANDARD),
     "dqn": dict(STANDARD),
     "discrete_cql": {**STANDARD, "weight": 1.0},
@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         "bc": {"model": {}, "data": {"reward": "none"}},
         "td3_bc": {"model": {}, "data": {"reward": "none"}},
         "iql": {
-            "model": {"normalise_observations": False, "policy_schedule": "cosine"},
+            "model": {"normalize_observations": False, "policy_schedule": "cosine"},
             "data": {"reward": "iql-locomotion"},
         },
     },
@@ -283,12 +283,12 @@ def family(args: argparse.Namespace) -> int:
     if not rest.rows(ours, peer):
         print(f"no results in {args.ours}: run `python benchmarks/score.py run` first", file=sys.stderr)
         return 1
-    behaviour = json.loads(Path(args.behaviour).read_text())
-    lines, out = rest.table(ours, peer, behaviour), Path(args.out)
+    behavior = json.loads(Path(args.behavior).read_text())
+    lines, out = rest.table(ours, peer, behavior), Path(args.out)
     notes = [
         "# The rest of the family",
         "",
-        "Normalised scores after **short runs, not the literature's 1,000,000 updates**, at five points of each run, "
+        "Normalized scores after **short runs, not the literature's 1,000,000 updates**, at five points of each run, "
         "10 episodes each (reset seeds 1000 to 1009), greedy policy. Mean ± standard error over seeds (number). A "
         "side with one run is given the other's spread. The score of the data, in brackets, is the mean over its "
         "episodes.",
@@ -296,7 +296,7 @@ def family(args: argparse.Namespace) -> int:
     ]
     tail = ["", f"![curves]({out.with_suffix('.png').name})", "", "Made by `python benchmarks/score.py family`.", ""]
     out.write_text("\n".join([*notes, *lines, *tail]))
-    rest.plot(ours, peer, behaviour, out.with_suffix(".png"))
+    rest.plot(ours, peer, behavior, out.with_suffix(".png"))
     print("\n".join(lines))
     return 0
 
@@ -365,7 +365,7 @@ def main() -> int:
     three = verbs.add_parser("family", help="the same for all other algorithms")
     three.add_argument("--ours", default=str(RESULTS / "runs"))
     three.add_argument("--peer", default=str(RESULTS / "peer_runs"))
-    three.add_argument("--behaviour", default=str(RESULTS / "behaviour.json"), help="mean score of each dataset")
+    three.add_argument("--behavior", default=str(RESULTS / "behavior.json"), help="mean score of each dataset")
     three.add_argument("--out", default=str(RESULTS / "family.md"))
     four = verbs.add_parser("precision", help="the same for runs in lower precision against float32")
     four.add_argument("--reference", default=str(RESULTS / "runs"))

@@ -32,7 +32,7 @@ def command(data: Path, width: int, precision: str, seeds: int, run_dir: Path) -
     return [
         *[sys.executable, str(WORKERS / "ours.py"), "--model", "IQL", "--data.source", str(data)],
         *["--model.hidden", f"[{width},{width}]", "--model.compile", "true", "--model.seeds", str(seeds)],
-        *["--model.normalise_observations", "false", "--trainer.enable_progress_bar", "false"],
+        *["--model.normalize_observations", "false", "--trainer.enable_progress_bar", "false"],
         *["--data.updates_per_step", "50", "--trainer.max_steps", "100000000", "--trainer.callbacks+=ours.Slices"],
         *[*PRECISIONS[precision], "--run_dir", str(run_dir)],
     ]

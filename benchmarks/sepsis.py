@@ -5,7 +5,7 @@ something that the record hides.
     python benchmarks/sepsis.py --plot           the page and the picture again, from the stored numbers
 
 Half of the patients are diabetic, and the clinician sees who. Two wards: in one the record says so, in the other it
-does not; all else is the same. From each, one log to learn from and another to evaluate on. Behaviour probabilities
+does not; all else is the same. From each, one log to learn from and another to evaluate on. Behavior probabilities
 are the clinician's own, given all that was seen at the bedside, or fitted to the record. Every estimate is set against
 the exact value, solved from the ward's transition probabilities. `results/sepsis.{json,md,png}`.
 """
@@ -31,18 +31,18 @@ from sepsis_page import write
 
 import lightning_offrl as offrl
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
-from lightning_offrl.envs.sepsis import DISCOUNT, HORIZON, Sepsis
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.eligibility import check_weights
+from lightning_offrl.data.readers import load
+from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
+from lightning_offrl.ope.direct.fqe import fqe
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.evaluation import Evaluation
-from lightning_offrl.ope.fqe import fqe
-from lightning_offrl.ope.importance import importance_sampling
-from lightning_offrl.ope.policies import Discrete, TargetPolicy
-from lightning_offrl.ope.sensitivity import sensitivity, tipping_point, unrecorded_cause
-from lightning_offrl.ope.trained import from_algorithm
-from lightning_offrl.ope.trajectories import Trajectories, trajectories
+from lightning_offrl.ope.policies.behavior import fit_behavior
+from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
+from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.weighting.importance import importance_sampling
+from lightning_offrl.ope.weighting.sensitivity import sensitivity, tipping_point, unrecorded_cause
+from lightning_offrl.ope.weighting.trajectories import Trajectories, trajectories
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DIABETES = 0.5
@@ -133,14 +133,14 @@ def measured(result: Evaluation, value: float) -> dict[str, Any]:
 
 
 def ward_of(hidden: bool, options: argparse.Namespace) -> dict[str, Any]:
-    """Both kinds of behaviour probabilities on one ward."""
+    """Both kinds of behavior probabilities on one ward."""
     began = time.process_time()
     ward = Sepsis(hidden_diabetes=hidden, diabetes=DIABETES)
     clinician = ward.clinician(TEMPERATURE, SLIP)
     teaching = load(ward.dataset(clinician, options.episodes, seed=1, log_probabilities=False))
     told = load(ward.dataset(clinician, options.episodes, seed=2, log_probabilities=True))
     untold = load(ward.dataset(clinician, options.episodes, seed=2, log_probabilities=False))
-    fitted = fit_behaviour(untold, updates=options.updates, hidden=(128, 128))
+    fitted = fit_behavior(untold, updates=options.updates, hidden=(128, 128))
     cause = unrecorded_cause(told)
     out: dict[str, Any] = {
         "clinician": ward.value(clinician),
@@ -158,9 +158,9 @@ def ward_of(hidden: bool, options: argparse.Namespace) -> dict[str, Any]:
             hidden=(64, 64), learning_rate=3e-3, batch_size=256,
         )  # fmt: skip
         kept = {}
-        for source, log, behaviour in (("logged", told, None), ("fitted", untold, fitted)):
+        for source, log, behavior in (("logged", told, None), ("fitted", untold, fitted)):
             result = evaluate(
-                policy, log, discount=DISCOUNT, behaviour=behaviour, estimators=ESTIMATORS, direct=[direct], name=name
+                policy, log, discount=DISCOUNT, behavior=behavior, estimators=ESTIMATORS, direct=[direct], name=name
             )
             kept[source] = measured(result, value)
         data = trajectories(untold, policy, fitted, discount=DISCOUNT)
@@ -199,10 +199,10 @@ def coverage(logs: int, episodes: int) -> dict[str, Any]:
     """How often 95 % intervals hold the exact value over independent logs, by whose probabilities the weights use."""
     ward, bed = (Sepsis(hidden_diabetes=hidden, diabetes=DIABETES) for hidden in (False, True))
     clinician, policies = ward.clinician(TEMPERATURE, SLIP), near(ward)
-    behaviours = {"own": clinician, "hidden": marginal(bed)}
+    behaviors = {"own": clinician, "hidden": marginal(bed)}
     values = {name: ward.value(policy) for name, policy in policies.items()}
     found: dict[str, dict[str, list[tuple[float, bool, bool]]]] = {
-        name: {key: [] for key in ("naive", *behaviours)} for name in policies
+        name: {key: [] for key in ("naive", *behaviors)} for name in policies
     }
     for log in range(logs):
         drawn = ward.mdp.sample_transitions(clinician, episodes, HORIZON, 1000 + log)
@@ -216,12 +216,12 @@ def coverage(logs: int, episodes: int) -> dict[str, Any]:
             return out
 
         at, reward = (drawn["state"], drawn["action"]), padded(drawn["reward"])
-        below = {key: padded(np.log(behaviour[at])) for key, behaviour in behaviours.items()}
+        below = {key: padded(np.log(behavior[at])) for key, behavior in behaviors.items()}
         for name, policy in policies.items():
             target = padded(np.log(policy[at]))
             for key, log_prob in {"naive": target, **below}.items():
                 data = Trajectories(reward, mask, DISCOUNT, log_ratio=target - log_prob)
-                terms = importance_sampling(data, normalised=True)
+                terms = importance_sampling(data, normalized=True)
                 held = abs(terms.value - values[name]) <= 1.96 * terms.standard_error
                 found[name][key].append((terms.value, held, check_weights(data).eligible))
     return {
@@ -275,7 +275,7 @@ def main() -> None:
     """Compute, store, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=8_000, help="of each log")
-    parser.add_argument("--updates", type=int, default=2_000, help="of CQL and the fitted behaviour; BC half of it")
+    parser.add_argument("--updates", type=int, default=2_000, help="of CQL and the fitted behavior; BC half of it")
     parser.add_argument("--fqe-updates", type=int, default=2_000)
     parser.add_argument("--refits", type=int, default=10, help="to resampled episodes")
     parser.add_argument("--logs", type=int, default=100, help="independent logs for coverage")

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_offrl.report.plots import COLOURS, save
+from lightning_offrl.reports.plots import COLORS, save
 
 WARDS = {"recorded": "diabetes is in the record", "hidden": "diabetes is hidden"}
 SOURCES = {"logged": "the clinician's own", "fitted": "fitted to the record"}
@@ -233,10 +233,10 @@ def strength(results: dict[str, Any]) -> str:
     return """\
         ## How strong would a hidden cause have to be?
 
-        `lightning_offrl.ope.sensitivity` lets the clinician's true odds of a logged action differ from the fitted ones
-        by a factor of up to Γ, at one decision per admission or at all, and widens the interval of WIS to all that is
-        then possible. Γ is no estimate: it is an argument about what the record lacks. With Γ at every decision the
-        factors multiply, and soon nothing is excluded.
+        `lightning_offrl.ope.weighting.sensitivity` lets the clinician's true odds of a logged action differ from the
+        fitted ones by a factor of up to Γ, at one decision per admission or at all, and widens the interval of WIS to
+        all that is then possible. Γ is no estimate: it is an argument about what the record lacks. With Γ at every
+        decision the factors multiply, and soon nothing is excluded.
 
         TABLE""".replace("TABLE", table(head, rows).replace("\n", "\n        "))
 
@@ -272,26 +272,26 @@ def picture(results: dict[str, Any]) -> Figure:
 
 
 def _ward(axes: Axes, policies: dict[str, Any]) -> None:
-    hues = {"logged": COLOURS["series-2"], "fitted": COLOURS["series-1"]}
-    axes.axhline(0.0, color=COLOURS["ink"], linewidth=1.2)
+    hues = {"logged": COLORS["series-2"], "fitted": COLORS["series-1"]}
+    axes.axhline(0.0, color=COLORS["ink"], linewidth=1.2)
     drawn = set()
     for k, (source, name) in enumerate(SHOWN):
-        colour = COLOURS["series-3"] if name == "fqe" else hues[source]
+        color = COLORS["series-3"] if name == "fqe" else hues[source]
         # out of sight, for the legend: some estimates abstain everywhere
-        axes.plot([], [], MARKS[name], color=colour, label=LABELS[source, name])
+        axes.plot([], [], MARKS[name], color=color, label=LABELS[source, name])
         for i, one in enumerate(policies.values()):
             row = one[source]["rows"][name]
             if row["status"] != "eligible" or row["interval"] is None:
                 continue
             drawn.add(i)
             x = i + (k - (len(SHOWN) - 1) / 2) * 0.12
-            axes.vlines(x, *(end - one["exact"] for end in row["interval"]), color=colour, linewidth=1.8)
-            axes.plot([x], [row["value"] - one["exact"]], MARKS[name], color=colour, markersize=5.5)
+            axes.vlines(x, *(end - one["exact"] for end in row["interval"]), color=color, linewidth=1.8)
+            axes.plot([x], [row["value"] - one["exact"]], MARKS[name], color=color, markersize=5.5)
     for i in set(range(len(policies))) - drawn:
         axes.annotate("all abstain", (i, 0.0), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
     names = [f"{name}, exact {number(one['exact'], 2)}" for name, one in policies.items()]
     axes.set_xticks(range(len(policies)), names)
     axes.set_xlim(-0.5, len(policies) - 0.5)
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", color=COLOURS["rule"], linewidth=0.6)
+    axes.grid(axis="y", color=COLORS["rule"], linewidth=0.6)
     axes.set_axisbelow(True)

@@ -28,7 +28,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from lightning_offrl.algorithms.cql import CQL
+from lightning_offrl.algorithms.conservative.cql import CQL
 from lightning_offrl.losses.conservative import uniform_log_density
 from lightning_offrl.networks.distributions import SquashedGaussian
 

@@ -142,7 +142,7 @@ def commands(args: argparse.Namespace, data: Path, algorithm: str, batch: int, w
     ours = [
         *[here, str(WORKERS / "ours.py"), "--model", ALGORITHMS[algorithm], "--data.source", str(data)],
         *["--data.batch_size", str(batch), "--data.updates_per_step", block, "--model.hidden", f"[{width},{width}]"],
-        *["--model.normalise_observations", "false", "--trainer.enable_progress_bar", "false"],
+        *["--model.normalize_observations", "false", "--trainer.enable_progress_bar", "false"],
         *["--trainer.max_steps", "100000000", "--trainer.callbacks+=ours.Slices", *SETTINGS.get(algorithm, [])],
     ]
     found: dict[str, list[str]] = {}

@@ -203,7 +203,7 @@ def write_page(results: list[dict[str, Any]], folder: Path) -> tuple[Path, Path]
     return page, plot
 
 
-COLOURS = {"d3rlpy": "#9a9a9a", "CORL": "#c9b458", "JAX-CORL": "#e0a458", "by hand": "#7fb2d6", "ours": "#1f5f99"}
+COLORS = {"d3rlpy": "#9a9a9a", "CORL": "#c9b458", "JAX-CORL": "#e0a458", "by hand": "#7fb2d6", "ours": "#1f5f99"}
 SHOWN = ["d3rlpy fp32", "CORL fp32", "JAX-CORL fp32", "by hand fp32", "ours fp32", "by hand bf16", "ours bf16"]
 
 
@@ -222,9 +222,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         shown = [name for name in SHOWN if name in result["competitors"]]
         for at, name in enumerate(shown):
             low, middle, high = statistics.quantiles(times(result, name), n=4)
-            colour = COLOURS[name.rpartition(" ")[0]]
+            color = COLORS[name.rpartition(" ")[0]]
             hatch = "///" if name.endswith("bf16") else None
-            axis.bar(at, middle, color=colour, width=0.75, hatch=hatch, edgecolor="white", linewidth=0)
+            axis.bar(at, middle, color=color, width=0.75, hatch=hatch, edgecolor="white", linewidth=0)
             axis.plot([at, at], [low, high], color="black", linewidth=1)
             axis.annotate(
                 f"{middle:.3g}", (at, max(high, middle)), (0, 2), textcoords="offset points", ha="center", size=8

@@ -13,71 +13,71 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_offrl.algorithm import OfflineAlgorithm
     from lightning_offrl.algorithms.awac import AWAC
     from lightning_offrl.algorithms.bc import BC
-    from lightning_offrl.algorithms.bcq import BCQ
-    from lightning_offrl.algorithms.bear import BEAR
-    from lightning_offrl.algorithms.behavior_weighted_cql import BehaviorWeightedCQL
-    from lightning_offrl.algorithms.cal_ql import CalQL
-    from lightning_offrl.algorithms.cql import CQL
-    from lightning_offrl.algorithms.discrete_bc import DiscreteBC
-    from lightning_offrl.algorithms.discrete_bcq import DiscreteBCQ
-    from lightning_offrl.algorithms.discrete_bcq_iql import DiscreteBCQIQL
-    from lightning_offrl.algorithms.discrete_cql import DiscreteCQL
-    from lightning_offrl.algorithms.discrete_iql import DiscreteIQL
-    from lightning_offrl.algorithms.dqn import DQN
-    from lightning_offrl.algorithms.edac import EDAC
+    from lightning_offrl.algorithms.conservative.behavior_weighted_cql import BehaviorWeightedCQL
+    from lightning_offrl.algorithms.conservative.cal_ql import CalQL
+    from lightning_offrl.algorithms.conservative.cql import CQL
+    from lightning_offrl.algorithms.conservative.return_weighted_cql import ReturnWeightedCQL
+    from lightning_offrl.algorithms.discrete.bc import DiscreteBC
+    from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
+    from lightning_offrl.algorithms.discrete.bcq_iql import DiscreteBCQIQL
+    from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
+    from lightning_offrl.algorithms.discrete.dqn import DQN
+    from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
+    from lightning_offrl.algorithms.ensembles.edac import EDAC
+    from lightning_offrl.algorithms.ensembles.sac_n import SACN
+    from lightning_offrl.algorithms.generative.bcq import BCQ
+    from lightning_offrl.algorithms.generative.bear import BEAR
+    from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
     from lightning_offrl.algorithms.iql import IQL
-    from lightning_offrl.algorithms.iql_bcq import IQLBCQ
     from lightning_offrl.algorithms.rebrac import ReBRAC
-    from lightning_offrl.algorithms.return_weighted_cql import ReturnWeightedCQL
-    from lightning_offrl.algorithms.sac_n import SACN
     from lightning_offrl.algorithms.td3_bc import TD3BC
-    from lightning_offrl.callbacks.diagnose import ShiftCallback
     from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
     from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
-    from lightning_offrl.callbacks.target_update import SoftTargetUpdate
+    from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor
     from lightning_offrl.data.datamodule import OfflineDataModule
     from lightning_offrl.data.episodes import Episodes
-    from lightning_offrl.data.sources import load as load_dataset
+    from lightning_offrl.data.readers import load as load_dataset
     from lightning_offrl.errors import InputError
-    from lightning_offrl.export.policy import load_policy
+    from lightning_offrl.policy import load_policy
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
+    from lightning_offrl.training.target_update import SoftTargetUpdate
 
-__version__ = "0.1.0"
+from lightning_offrl.version import __version__ as __version__
 
 # Where each public name lives: (module, attribute).
 _PUBLIC = {
     "AWAC": ("algorithms.awac", "AWAC"),
     "BC": ("algorithms.bc", "BC"),
-    "BCQ": ("algorithms.bcq", "BCQ"),
-    "BEAR": ("algorithms.bear", "BEAR"),
-    "BehaviorWeightedCQL": ("algorithms.behavior_weighted_cql", "BehaviorWeightedCQL"),
-    "CQL": ("algorithms.cql", "CQL"),
-    "CalQL": ("algorithms.cal_ql", "CalQL"),
-    "DQN": ("algorithms.dqn", "DQN"),
-    "DiscreteBC": ("algorithms.discrete_bc", "DiscreteBC"),
-    "DiscreteBCQ": ("algorithms.discrete_bcq", "DiscreteBCQ"),
-    "DiscreteBCQIQL": ("algorithms.discrete_bcq_iql", "DiscreteBCQIQL"),
-    "DiscreteCQL": ("algorithms.discrete_cql", "DiscreteCQL"),
-    "DiscreteIQL": ("algorithms.discrete_iql", "DiscreteIQL"),
-    "EDAC": ("algorithms.edac", "EDAC"),
+    "BCQ": ("algorithms.generative.bcq", "BCQ"),
+    "BEAR": ("algorithms.generative.bear", "BEAR"),
+    "BehaviorWeightedCQL": ("algorithms.conservative.behavior_weighted_cql", "BehaviorWeightedCQL"),
+    "CQL": ("algorithms.conservative.cql", "CQL"),
+    "CalQL": ("algorithms.conservative.cal_ql", "CalQL"),
+    "DQN": ("algorithms.discrete.dqn", "DQN"),
+    "DiscreteBC": ("algorithms.discrete.bc", "DiscreteBC"),
+    "DiscreteBCQ": ("algorithms.discrete.bcq", "DiscreteBCQ"),
+    "DiscreteBCQIQL": ("algorithms.discrete.bcq_iql", "DiscreteBCQIQL"),
+    "DiscreteCQL": ("algorithms.discrete.cql", "DiscreteCQL"),
+    "DiscreteIQL": ("algorithms.discrete.iql", "DiscreteIQL"),
+    "EDAC": ("algorithms.ensembles.edac", "EDAC"),
     "IQL": ("algorithms.iql", "IQL"),
-    "IQLBCQ": ("algorithms.iql_bcq", "IQLBCQ"),
+    "IQLBCQ": ("algorithms.generative.iql_bcq", "IQLBCQ"),
     "ReBRAC": ("algorithms.rebrac", "ReBRAC"),
-    "ReturnWeightedCQL": ("algorithms.return_weighted_cql", "ReturnWeightedCQL"),
-    "SACN": ("algorithms.sac_n", "SACN"),
+    "ReturnWeightedCQL": ("algorithms.conservative.return_weighted_cql", "ReturnWeightedCQL"),
+    "SACN": ("algorithms.ensembles.sac_n", "SACN"),
     "TD3BC": ("algorithms.td3_bc", "TD3BC"),
     "EvaluateEnv": ("callbacks.evaluate_env", "EvaluateEnv"),
     "EvaluateOPE": ("callbacks.evaluate_ope", "EvaluateOPE"),
-    "ShiftCallback": ("callbacks.diagnose", "ShiftCallback"),
+    "PolicyShiftMonitor": ("callbacks.policy_shift", "PolicyShiftMonitor"),
     "Episodes": ("data.episodes", "Episodes"),
     "InputError": ("errors", "InputError"),
-    "OfflineAlgorithm": ("algorithm", "OfflineAlgorithm"),
+    "OfflineAlgorithm": ("training.algorithm", "OfflineAlgorithm"),
     "OfflineDataModule": ("data.datamodule", "OfflineDataModule"),
-    "SoftTargetUpdate": ("callbacks.target_update", "SoftTargetUpdate"),
-    "load_dataset": ("data.sources", "load"),
-    "load_policy": ("export.policy", "load_policy"),
+    "SoftTargetUpdate": ("training.target_update", "SoftTargetUpdate"),
+    "load_dataset": ("data.readers", "load"),
+    "load_policy": ("policy", "load_policy"),
 }
 
 __all__ = [
@@ -103,7 +103,7 @@ __all__ = [
     "TD3BC",
     "EvaluateEnv",
     "EvaluateOPE",
-    "ShiftCallback",
+    "PolicyShiftMonitor",
     "Episodes",
     "InputError",
     "OfflineAlgorithm",

@@ -5,7 +5,7 @@ A batch is a ``TensorDict`` of batch size ``[B]`` (``[S, B]`` when S seeds are s
 ==============================  =====================  ==========================================================
 key                             shape, dtype           meaning
 ==============================  =====================  ==========================================================
-``observation``                 ``[B, D]`` float32     raw, not normalised; nested for Dict spaces, uint8 stays uint8
+``observation``                 ``[B, D]`` float32     raw, not normalized; nested for Dict spaces, uint8 stays uint8
 ``action``                      ``[B, A]`` float32     Box: scaled to [-1, 1] per dimension
 ..                              ``[B]`` int64          Discrete: the index of the action
 ``("next", "observation")``     as ``observation``     the real observation after the step (after n steps if n > 1),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.envs.collect import collect, dataset_path
+from lightning_offrl.data.writers.collect import collect, dataset_path
 
 REPO = Path(__file__).resolve().parents[1]
 # Long runs in the text, short ones here.
@@ -60,7 +60,7 @@ def test_the_algorithm_in_contributing_learns(pendulum: str, tmp_path: Path) -> 
     (page,) = blocks("CONTRIBUTING.md", "python")
     namespace: dict[str, object] = {"__name__": "return_weighted"}
     exec(compile(page, "CONTRIBUTING.md", "exec"), namespace)
-    data = OfflineDataModule(pendulum, reward="standardise")
+    data = OfflineDataModule(pendulum, reward="standardize")
     algorithm = namespace["ReturnWeighted"](data.spec, hidden=(16, 16), seeds=2)  # type: ignore[operator]
     trainer = pl.Trainer(
         max_steps=100,
@@ -119,7 +119,7 @@ def test_files_named_in_the_readme_exist() -> None:
     ("name", "said"),
     [
         ("first_run", ["return of one episode"]),
-        ("gridworld", ["behaviour -24.61", "returns of what was learned: [-10.0,"]),
+        ("gridworld", ["behavior -24.61", "returns of what was learned: [-10.0,"]),
         ("sepsis", ["clinician: exact value -0.048", "fitted Q with infinitely many records 0.091; exact 0.059"]),
     ],
 )

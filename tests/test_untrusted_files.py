@@ -21,10 +21,10 @@ import torch
 from lightning_offrl import BC, InputError, load_dataset, load_policy
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.cli import main
-from lightning_offrl.envs.gridworld import grid_id
+from lightning_offrl.envs.gridworld.environment import grid_id
 from lightning_offrl.envs.make import make_environment
-from lightning_offrl.envs.sepsis import sepsis_id
-from lightning_offrl.export.policy import export_policy
+from lightning_offrl.envs.sepsis.environment import sepsis_id
+from lightning_offrl.policy import export_policy
 
 SPEC = {
     "observation_shape": [3],
@@ -115,7 +115,7 @@ def d4rl(path: Path, environment: str) -> str:
 
 def minari_dataset(folder: Path, **metadata: Any) -> str:
     """A Minari dataset in a folder, with changed metadata; None removes an entry."""
-    from lightning_offrl.data.convert import convert
+    from lightning_offrl.data.writers.convert import convert
 
     convert(arrays(), "test/plain-v0", overwrite=True)
     path = folder / "minari" / "test" / "plain-v0" / "data" / "metadata.json"
@@ -423,7 +423,7 @@ from lightning_offrl.algorithms.bc import BC
 
 
 class Mine(BC):
-    """Behaviour cloning under another name."""
+    """Behavior cloning under another name."""
 '''
 
 

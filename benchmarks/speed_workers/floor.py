@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from turns import Turns
 
-from lightning_offrl import products
 from lightning_offrl.algorithms import all_algorithms
+from lightning_offrl.training import matmul_precision as products
 
 NAMES = {"bc": "BC", "td3_bc": "TD3BC", "iql": "IQL", "cql": "CQL", "sac_n": "SACN"}
 FACTORS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
@@ -60,7 +60,7 @@ def written_down(algorithm: str, batch: int, width: int, autocast: bool) -> tupl
     }
     more = {"policy_schedule": "constant"} if algorithm == "iql" else {}
     model: Any = all_algorithms()[NAMES[algorithm]](
-        spec, hidden=(width, width), normalise_observations=False, compile=False, **more
+        spec, hidden=(width, width), normalize_observations=False, compile=False, **more
     )
     rows = TensorDict(
         {

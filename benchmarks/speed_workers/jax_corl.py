@@ -4,7 +4,7 @@
 
 Eight updates are one compiled function, as its scripts have it, and that function is what is timed, on one core as
 everybody here. Simulator, dataset reader, progress bar and wandb are stand-ins that cost nothing. Networks are as in
-its scripts, but for the width and IQL's layer normalisation, which is off as with everybody here; TD3+BC's critics keep
+its scripts, but for the width and IQL's layer normalization, which is off as with everybody here; TD3+BC's critics keep
 theirs, which cannot be set.
 """
 

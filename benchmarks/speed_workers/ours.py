@@ -46,7 +46,7 @@ class Slices(pl.Callback):
         if self.blocks == 1:
             self.first = time.perf_counter() - self.began
         if self.blocks == WARM_BLOCKS:
-            path = pl_module.update_path
+            path = pl_module.compile_choice
             self.turns.say(
                 ready={
                     "compiling_seconds": self.first - (time.perf_counter() - self.began),
@@ -64,7 +64,7 @@ class Slices(pl.Callback):
 
     def take_apart(self, command: dict[str, Any]) -> None:
         """Time the parts of the next turn: those outside of an update, or its graph, for clocks inside clocks count."""
-        model, path = self.model, self.model.update_path
+        model, path = self.model, self.model.compile_choice
         for owner, name, plain in self.replaced:
             setattr(owner, name, plain)
         self.replaced = []
@@ -109,8 +109,8 @@ def alone(model: Any) -> dict[str, float]:
     """CPU milliseconds of the parts of a graph that can run by themselves: Adam on all parameters, and the targets."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    from lightning_offrl.compiled import inductor
-    from lightning_offrl.descent import adam_, adam_factors
+    from lightning_offrl.training.compile.graph import inductor
+    from lightning_offrl.training.optimizers import adam_, adam_factors
 
     def cost(function: Callable[..., list[torch.Tensor]], tensors: list[torch.Tensor], updates: int = 300) -> float:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):

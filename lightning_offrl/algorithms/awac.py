@@ -7,7 +7,7 @@ https://arxiv.org/abs/2006.09359
             A = min_j Q_j(s, a) - min_j Q_j(s, b),  b ~ pi(s)
 
 One update runs Q, then the policy with the new Q, then moves the targets. Weights exp(A / lambda) are bounded by 100,
-not normalised over the batch. The policy is a normal whose mean alone passes through tanh; samples are clipped to
+not normalized over the batch. The policy is a normal whose mean alone passes through tanh; samples are clipped to
 +-(1 - 1e-5), as are the data's actions.
 
 Compared with CORL's awac.py, whose locomotion settings are the defaults. Differences: log standard deviations do not
@@ -22,13 +22,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.losses.policies import advantage_weighted
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.policies import GaussianPolicy
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 EDGE = 1.0 - 1e-5
 
@@ -42,7 +42,7 @@ class AWAC(OfflineAlgorithm):
         max_weight: bound of the exponential weights (CORL: 100).
         learning_rate: of both Adams (CORL: 3e-4).
         hidden: widths of the hidden layers (CORL: three of 256).
-        normalise_observations: standardise observations (CORL: yes).
+        normalize_observations: standardize observations (CORL: yes).
         **common: see `OfflineAlgorithm`.
     """
 
@@ -54,10 +54,10 @@ class AWAC(OfflineAlgorithm):
         max_weight: float = 100.0,
         learning_rate: float = 3e-4,
         hidden: tuple[int, ...] = (256, 256, 256),
-        normalise_observations: bool = True,
+        normalize_observations: bool = True,
         **common: Any,
     ) -> None:
-        super().__init__(spec, normalise_observations=normalise_observations, **common)
+        super().__init__(spec, normalize_observations=normalize_observations, **common)
         actions = spec["action_size"]
         self.q = self.network(lambda: Critics(self.encoder(), actions, hidden))
         self.q_target = self.target_of("q")
@@ -92,7 +92,7 @@ class AWAC(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The mean of the policy."""
-        return self.policy(self.normaliser(observation)).mode
+        return self.policy(self.normalizer(observation)).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

@@ -24,13 +24,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.losses.policies import advantage_weighted
 from lightning_offrl.losses.values import expectile, td_target
 from lightning_offrl.networks.critics import Critics, Value
 from lightning_offrl.networks.policies import GaussianPolicy
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class IQL(OfflineAlgorithm):
@@ -45,7 +45,7 @@ class IQL(OfflineAlgorithm):
         policy_schedule: of the policy's learning rate, "cosine" decays to 0 over ``max_steps`` (authors' code).
         hidden: widths of the hidden layers.
         dropout: rate in the policy's hidden layers (authors' code: 0.1 for Adroit and Kitchen).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
     counterpart = "DiscreteIQL"
@@ -104,7 +104,7 @@ class IQL(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The mean of the policy."""
-        return self.policy(self.normaliser(observation)).mode
+        return self.policy(self.normalizer(observation)).mode
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2305.09836
             b = clip(pi'(s') + clip(sigma noise, -c, c), -1, 1);  a' the data's next action
     policy  min  E[ beta_1 |pi(s) - a|^2 - lambda min_j Q_j(s, pi(s)) ],  lambda = 1 / mean |min_j Q_j(s, pi(s))|
 
-Squares are summed over the action's dimensions (TD3+BC takes their mean). Critics are layer-normalised, the policy is
+Squares are summed over the action's dimensions (TD3+BC takes their mean). Critics are layer-normalized, the policy is
 not; both have three hidden layers. One update runs Q; every second one the policy, and then the targets move.
 
 Checked against tinkoff-ai/ReBRAC (rebrac.py). Differences: theirs moves the target policy towards the weights from
@@ -22,12 +22,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import TRANSITION, Spec
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.policies import DeterministicPolicy
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class ReBRAC(OfflineAlgorithm):
@@ -44,7 +44,7 @@ class ReBRAC(OfflineAlgorithm):
         policy_learning_rate: of the policy's; None: ``learning_rate`` (authors' AntMaze: 3e-4).
         q_learning_rate: of the critics'; None: ``learning_rate`` (authors' AntMaze: 5e-5).
         hidden: widths of the hidden layers (authors: three of 256).
-        **common: see `OfflineAlgorithm`; the authors do not normalise observations.
+        **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
     needs = (*TRANSITION, ("next", "action"))
@@ -99,7 +99,7 @@ class ReBRAC(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The policy's action, without noise."""
-        return self.policy(self.normaliser(observation))
+        return self.policy(self.normalizer(observation))
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

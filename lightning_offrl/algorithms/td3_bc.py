@@ -7,7 +7,7 @@ https://arxiv.org/abs/2106.06860
     policy  max  E[ lambda Q_1(s, pi(s)) - mean_i (pi(s)_i - a_i)^2 ]                       eq. 3
             lambda = alpha / mean |Q_1(s, pi(s))|, without gradient                         eq. 5
 
-One update runs Q; every second one also the policy, and only then all targets move. Observations are standardised with
+One update runs Q; every second one also the policy, and only then all targets move. Observations are standardized with
 epsilon 1e-3 (section 5). Under DDP the mean |Q_1| is that of the joint batch.
 
 Checked against sfujim/TD3_BC. Differences: none known but the random streams.
@@ -21,16 +21,16 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
 from lightning_offrl.losses.values import td_target
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.policies import DeterministicPolicy
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.target_update import SoftTargetUpdate
 
 
 class TD3BC(OfflineAlgorithm):
-    """TD3 with a behaviour-cloning term.
+    """TD3 with a behavior-cloning term.
 
     Args:
         spec: the spaces, linked from the data.
@@ -40,7 +40,7 @@ class TD3BC(OfflineAlgorithm):
         policy_period: gradient updates per update of policy and targets (paper: 2).
         learning_rate: of both Adams (paper: 3e-4).
         hidden: widths of the hidden layers.
-        normalise_observations: standardise observations (paper: yes).
+        normalize_observations: standardize observations (paper: yes).
         **common: see `OfflineAlgorithm`.
     """
 
@@ -54,10 +54,10 @@ class TD3BC(OfflineAlgorithm):
         policy_period: int = 2,
         learning_rate: float = 3e-4,
         hidden: tuple[int, ...] = (256, 256),
-        normalise_observations: bool = True,
+        normalize_observations: bool = True,
         **common: Any,
     ) -> None:
-        super().__init__(spec, normalise_observations=normalise_observations, **common)
+        super().__init__(spec, normalize_observations=normalize_observations, **common)
         actions = spec["action_size"]
         self.q = self.network(lambda: Critics(self.encoder(), actions, hidden))
         self.q_target = self.target_of("q")
@@ -92,7 +92,7 @@ class TD3BC(OfflineAlgorithm):
 
     def act(self, observation: Any) -> Tensor:
         """The policy's action, without noise."""
-        return self.policy(self.normaliser(observation))
+        return self.policy(self.normalizer(observation))
 
     def configure_optimizers(self) -> Any:
         """One Adam per network."""

@@ -102,7 +102,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Save if a period ended, or training did.
 
-        Lightning's own version adds, for manual optimisation, a search for states that a module kept itself; it is not
+        Lightning's own version adds, for manual optimization, a search for states that a module kept itself; it is not
         called.
         """
         due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps

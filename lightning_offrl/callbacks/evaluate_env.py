@@ -15,9 +15,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_offrl.algorithm import OfflineAlgorithm
-from lightning_offrl.envs.evaluation import Evaluation, Evaluator, normalised_score
+from lightning_offrl.envs.rollout import Evaluation, Evaluator, normalized_score
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Point:
     Args:
         updates: gradient updates made before it.
         returns: raw return of each episode, by seed: ``[S][E]`` (S = 1 unless seeds are stacked).
-        score: mean normalised score (0-100), None where there are no references.
+        score: mean normalized score (0-100), None where there are no references.
     """
 
     updates: int
@@ -197,7 +197,7 @@ class EvaluateEnv(Callback):
         plain = None if seen is None else (seen.returns.tolist(), float(seen.lengths.mean()))
         returns, length = cast(tuple[list[Any], float], trainer.strategy.broadcast(plain, src=0))
         rows = returns if module.lead else [returns]
-        score = normalised_score(float(np.mean(rows)), self._references)
+        score = normalized_score(float(np.mean(rows)), self._references)
         self.curve.append(Point(module.updates, rows, score))
         self._spent += time.perf_counter() - began
         module.log_now(self._metrics(np.asarray(returns), length, stacked=bool(module.lead)))
@@ -236,7 +236,7 @@ class EvaluateEnv(Callback):
         for i, row in enumerate(returns if stacked else []):
             metrics[f"return_seed{i}"] = float(np.mean(row))
             if self._references is not None:
-                metrics[f"score_seed{i}"] = float(normalised_score(np.mean(row), self._references))
+                metrics[f"score_seed{i}"] = float(normalized_score(np.mean(row), self._references))
         return {f"eval/{key}": value for key, value in metrics.items()}
 
     def _elapsed_now(self) -> float:

@@ -7,18 +7,19 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.evaluate_env import random_state_kept
 from lightning_offrl.data.clusters import Clusters, clusters_of
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, lstd
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.evaluation import Evaluation
-from lightning_offrl.ope.policies import TargetPolicy
-from lightning_offrl.ope.selection import speaker
-from lightning_offrl.ope.top_set import standard_error
-from lightning_offrl.ope.trained import from_algorithm
+from lightning_offrl.ope.policies.target import TargetPolicy
+from lightning_offrl.ope.policies.trained import from_algorithm
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.selection.confidence_set import standard_error
+from lightning_offrl.ope.selection.ranking import representative_estimate
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 
 class EvaluateOPE(Callback):
@@ -154,7 +155,7 @@ class EvaluateOPE(Callback):
             return []
         if self.direct == "lstd":
             return [lstd(policy, episodes, replicates=self.refits, **how)]
-        from lightning_offrl.ope.fqe import fqe
+        from lightning_offrl.ope.direct.fqe import fqe
 
         return [fqe(policy, episodes, updates=self.updates, replicates=self.refits, **how)]
 
@@ -168,7 +169,7 @@ class EvaluateOPE(Callback):
                 out[f"ope/{row.name}/low"], out[f"ope/{row.name}/high"] = row.interval.low, row.interval.high
         if found.conservative is not None:
             out["ope/conservative"] = found.conservative
-        spoken = speaker(found)
+        spoken = representative_estimate(found)
         if spoken is not None and spoken.interval is not None and spoken.interval.usable:
             out["ope/less_error"] = spoken.value - standard_error(spoken)[0]
         if "far" in found.support:

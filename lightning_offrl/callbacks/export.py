@@ -25,7 +25,7 @@ class ExportPolicy(Callback):
         """Write the file or files."""
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        from lightning_offrl.export.policy import export_policy
+        from lightning_offrl.policy import export_policy
 
         path = Path(trainer.default_root_dir) / self.filename
         path.parent.mkdir(parents=True, exist_ok=True)

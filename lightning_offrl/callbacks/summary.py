@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
 from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
-from lightning_offrl.checkpoint_io import write_atomically
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.files import write_atomically
 
 
 class RunSummary(Callback):

@@ -146,7 +146,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
     """The options, once the modules of ``--import`` are imported."""
-    from lightning_offrl.algorithm_names import import_modules
+    from lightning_offrl.training.algorithm_names import import_modules
 
     options = vars(parser.parse_args(words))
     import_modules(options.pop("imports"))
@@ -155,7 +155,7 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
 
 def take_imports(words: Sequence[str]) -> list[str]:
     """The words without ``--import MODULE``, whose modules are imported; for ``offrl fit``, which has other parsers."""
-    from lightning_offrl.algorithm_names import import_modules
+    from lightning_offrl.training.algorithm_names import import_modules
 
     names, rest, pending = [], [], False
     for word in words:
@@ -179,7 +179,7 @@ def _fit(words: list[str]) -> int | None:
 
 
 def _collect(words: list[str]) -> None:
-    parser = _parser("collect", "Collect episodes with behaviour policies and write them as a local Minari dataset.")
+    parser = _parser("collect", "Collect episodes with behavior policies and write them as a local Minari dataset.")
     parser.add_argument("environment", help="Gymnasium id, such as Pendulum-v1")
     parser.add_argument("dataset_id", help="namespace/name-v0; pass it on as --data.source")
     parser.add_argument("--episodes", type=int, default=150, help="how many")
@@ -192,7 +192,7 @@ def _collect(words: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this id")
     _add_import(parser)
     options = _parse(parser, words)
-    from lightning_offrl.envs.collect import collect
+    from lightning_offrl.data.writers.collect import collect
 
     options["quality"] = _quality(options["quality"])
     done = collect(options.pop("environment"), options.pop("dataset_id"), **options)
@@ -217,7 +217,7 @@ def _evaluate(words: list[str]) -> None:
     parser.add_argument("--video", metavar="FILE", help="also film one episode into this .mp4 or .gif")
     _add_import(parser)
     options = _parse(parser, words)
-    from lightning_offrl.envs.evaluate_checkpoint import evaluate_checkpoint
+    from lightning_offrl.cli.evaluate import evaluate_checkpoint
 
     print(evaluate_checkpoint(options.pop("checkpoint"), **options))
 
@@ -272,7 +272,7 @@ def _data(words: list[str]) -> None:
     convert = verbs.add_parser(
         "convert",
         help="write a D4RL file, an .npz or a dataset as a Minari dataset",
-        description="Write a dataset as a Minari dataset: the same transitions, masks of legal actions, behaviour "
+        description="Write a dataset as a Minari dataset: the same transitions, masks of legal actions, behavior "
         "log-probabilities, times, groups and names of columns; what has no place there is named.",
         allow_abbrev=False,
     )
@@ -284,7 +284,7 @@ def _data(words: list[str]) -> None:
         "import",
         help="write logs (Parquet or CSV) as a Minari dataset",
         description="Write logs as a Minari dataset; the map says which column is what (see "
-        "lightning_offrl.data.sources.logs, or --example, which also shows missing values, units, legal actions).",
+        "lightning_offrl.data.logs, or --example, which also shows missing values, units, legal actions).",
         allow_abbrev=False,
     )
     logs.add_argument("files", nargs="*", help=".parquet or .csv files, or directories of them, in order")
@@ -304,7 +304,7 @@ def _data(words: list[str]) -> None:
     if verb is None:
         parser.print_help()
     elif verb == "show":
-        from lightning_offrl.data.show import describe
+        from lightning_offrl.data.describe import describe
 
         print(describe(options["source"]))
     elif verb == "report":
@@ -312,13 +312,13 @@ def _data(words: list[str]) -> None:
     elif verb == "import":
         _import(**options)
     else:
-        from lightning_offrl.data.convert import convert as run
+        from lightning_offrl.data.writers.convert import convert as run
 
         print(run(**options))
 
 
 def _report_data(source: str, output: str | None, discount: float, seed: int) -> None:
-    from lightning_offrl.report.dataset import examine, text, write
+    from lightning_offrl.reports.dataset.measure import examine, text, write
 
     seen = examine(source, discount=discount, seed=seed)
     page, numbers = write(seen, output)
@@ -334,7 +334,7 @@ def _import(
     example: bool,
 ) -> None:
     if example:
-        from lightning_offrl.data.sources.logs import EXAMPLE
+        from lightning_offrl.data.logs import EXAMPLE
 
         print(EXAMPLE, end="")
         return
@@ -345,14 +345,14 @@ def _import(
             "offrl data import needs --map FILE, the YAML that says which column is what; "
             "offrl data import --example prints one to begin with"
         )
-    from lightning_offrl.data.import_logs import import_logs
+    from lightning_offrl.data.logs.import_logs import import_logs
 
     done = import_logs(files, map, dataset_id, environment=environment, overwrite=overwrite)
     print(f"{done}\nnext: offrl data report {done.dataset_id}")
 
 
 def _quickstart(words: list[str]) -> int | None:
-    from lightning_offrl.quickstart import main as quickstart
+    from lightning_offrl.cli.quickstart import main as quickstart
 
     return quickstart(words)
 

@@ -20,25 +20,25 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_offrl.algorithm import OfflineAlgorithm
-from lightning_offrl.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.callbacks.checkpoint import Checkpoint
-from lightning_offrl.callbacks.diagnose import ShiftCallback  # noqa: F401 (imported so that its short name resolves)
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE  # noqa: F401 (likewise)
 from lightning_offrl.callbacks.export import ExportPolicy
-from lightning_offrl.callbacks.pace import Pace
+from lightning_offrl.callbacks.graceful_stop import GracefulStop
+from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor  # noqa: F401 (imported so that its short name resolves)
 from lightning_offrl.callbacks.progress import ProgressBar
-from lightning_offrl.callbacks.safe_stop import SafeStop
 from lightning_offrl.callbacks.summary import RunSummary
-from lightning_offrl.checkpoint_io import write_atomically
+from lightning_offrl.callbacks.throughput import ThroughputMonitor
 from lightning_offrl.cli import processes, run_directory, take_imports
 from lightning_offrl.cli.explain import explain, inner_sentence
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import
+from lightning_offrl.training.files import write_atomically
 
 LITERATURE_UPDATES = 1_000_000
 VALIDATE_EVERY = 5_000
@@ -215,8 +215,12 @@ class FitCLI(LightningCLI):
                 (ModelCheckpoint, Checkpoint(), config.get("enable_checkpointing") is not False),
                 (AnyProgressBar, ProgressBar(), config.get("enable_progress_bar") is not False),
                 (ExportPolicy, ExportPolicy(), True),
-                (Pace, Pace(advise=self.config.threads is None and not os.environ.get("OMP_NUM_THREADS")), True),
-                (SafeStop, SafeStop(), True),
+                (
+                    ThroughputMonitor,
+                    ThroughputMonitor(advise=self.config.threads is None and not os.environ.get("OMP_NUM_THREADS")),
+                    True,
+                ),
+                (GracefulStop, GracefulStop(), True),
                 (RunSummary, RunSummary(), True),
                 (CommandLineDecides, CommandLineDecides(), True),
             ]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
-    from lightning_offrl.ope.direct import DirectEstimate
-    from lightning_offrl.ope.evaluation import Evaluation
-    from lightning_offrl.ope.policies import TargetPolicy
+    from lightning_offrl.ope.direct.estimate import DirectEstimate
+    from lightning_offrl.ope.policies.target import TargetPolicy
+    from lightning_offrl.ope.result import Evaluation
 
 DIRECT = ("fqe", "lstd", "mb", "dice", "drl")
 KINDS = ("greedy", "stochastic", "truncated")
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "the box where it would be clipped",
     )
     add(
-        "--behaviour",
+        "--behavior",
         default="auto",
         metavar="logged|fit|FILE",
         help="whose probabilities the weights divide by: the log's own, a fit to the log (ris), or a policy file; "
@@ -103,7 +103,7 @@ def ope(options: dict[str, Any]) -> int:
     if options.get("json"):
         write_json(options["json"], result.to_dict())
     if options.get("report"):
-        from lightning_offrl.report.ope_page import write
+        from lightning_offrl.reports.ope.page import write
 
         print(f"page: {write(result, options['report'])}")
     return result.verdict.exit_code
@@ -121,10 +121,10 @@ def read_policy(path: str, episodes: Episodes, kind: str = "greedy") -> tuple[Ta
     Raises:
         InputError: no such file, or a policy for other spaces.
     """
-    from lightning_offrl.export.policy import load_policy
-    from lightning_offrl.ope.policies import ClippedNormal
-    from lightning_offrl.ope.policy_files import load_callable, load_function, load_gaussian
-    from lightning_offrl.ope.trained import from_algorithm
+    from lightning_offrl.ope.policies.files import load_callable, load_function, load_gaussian
+    from lightning_offrl.ope.policies.target import ClippedNormal
+    from lightning_offrl.ope.policies.trained import from_algorithm
+    from lightning_offrl.policy import load_policy
 
     file = Path(path)
     if ":" in file.name and not file.is_file():
@@ -187,7 +187,7 @@ def check_options(options: dict[str, Any]) -> None:
 def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
     """Everything that the options ask of one policy; the log's notes are put before its own."""
     from lightning_offrl.ope.evaluate import evaluate, refused
-    from lightning_offrl.ope.importance import kernel_bandwidth
+    from lightning_offrl.ope.weighting.importance import kernel_bandwidth
 
     episodes = log.episodes
     policy, said = read_policy(path, episodes, options["kind"])
@@ -195,7 +195,7 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
     if bandwidth == 0.0:
         bandwidth = kernel_bandwidth(episodes.data["action"], episodes.n_episodes)
     weighable = refused(policy) is None or bandwidth is not None
-    behaviour, name = _behaviour(options["behaviour"], log, options, weighable)
+    behavior, name = _behavior(options["behavior"], log, options, weighable)
     column = options.get("by")
     result = evaluate(
         policy,
@@ -203,8 +203,8 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
         discount=options["discount"],
         horizon=options.get("horizon"),
         estimators=[part for part in options["estimators"].split(",") if part],
-        behaviour=behaviour,
-        behaviour_name=name,
+        behavior=behavior,
+        behavior_name=name,
         direct=_direct(policy, log, options),
         by=None if column is None else {column: log.labels(column, options.get("labels"))},
         clusters=log.clusters,
@@ -219,7 +219,7 @@ def evaluate_file(path: str, log: Log, options: dict[str, Any]) -> Evaluation:
         seed=options["seed"],
         name=policy_name(path),
     )
-    fitted = list(getattr(behaviour, "notes", []))
+    fitted = list(getattr(behavior, "notes", []))
     if options.get("time") is not None:
         unit = options.get("time_unit")
         fitted.append(
@@ -248,7 +248,7 @@ def provenance(path: str, log: Log, options: dict[str, Any]) -> dict[str, str]:
         "data": f"{options['data']} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
         "data fingerprint": episodes.fingerprint,
         **({} if log.clusters is None else {"resampled": log.clusters.words}),
-        "behaviour": options["behaviour"],
+        "behavior": options["behavior"],
         "fitted estimates": f"{options['direct']}, {options['refits']} refits",
         "seed": str(options["seed"]),
     }
@@ -261,30 +261,31 @@ def provenance(path: str, log: Log, options: dict[str, Any]) -> dict[str, str]:
 
 
 def _elapsed(episodes: Episodes, options: dict[str, Any]) -> Tensor | None:
-    from lightning_offrl.ope.groups import elapsed_of
+    from lightning_offrl.ope.weighting.groups import elapsed_of
 
     column = options.get("time")
     return None if column is None else elapsed_of(episodes, column, options.get("time_unit"))
 
 
-def _behaviour(how: str, log: Log, options: dict[str, Any], weighable: bool) -> tuple[TargetPolicy | None, str | None]:
+def _behavior(how: str, log: Log, options: dict[str, Any], weighable: bool) -> tuple[TargetPolicy | None, str | None]:
     episodes = log.episodes
     logged = "behavior_log_prob" in episodes.data.keys()
     if how == "auto":
         how = "logged" if logged or not weighable else "fit"
     if how == "logged":
-        if not logged and weighable and options["behaviour"] == "logged":
-            raise InputError(f"{episodes.name} has no logged probabilities; use --behaviour fit, or a policy file")
+        if not logged and weighable and options["behavior"] == "logged":
+            raise InputError(f"{episodes.name} has no logged probabilities; use --behavior fit, or a policy file")
         return None, None
     if how == "fit":
-        from lightning_offrl.ope.behaviour import fit_behaviour
+        from lightning_offrl.ope.policies.behavior import fit_behavior
 
-        return fit_behaviour(episodes, clusters=log.clusters, seed=options["seed"]), "estimated"
+        return fit_behavior(episodes, clusters=log.clusters, seed=options["seed"]), "estimated"
     return read_policy(how, episodes, "stochastic")[0], policy_name(how)
 
 
 def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[DirectEstimate]:
-    from lightning_offrl.ope.direct import lstd, model_rollouts
+    from lightning_offrl.ope.direct.lstd import lstd
+    from lightning_offrl.ope.direct.model_based import model_rollouts
 
     names = [name for name in options["direct"].split(",") if name and name != "none"]
     if options.get("time") is not None:
@@ -294,8 +295,8 @@ def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[Dir
     found = []
     for name in names:
         if name == "fqe":
-            from lightning_offrl.ope.fqe import BUDGETS as UPDATES
-            from lightning_offrl.ope.fqe import fqe
+            from lightning_offrl.ope.direct.fqe import BUDGETS as UPDATES
+            from lightning_offrl.ope.direct.fqe import fqe
 
             updates = UPDATES[options["budget"]] if options.get("updates") is None else options["updates"]
             found.append(fqe(policy, episodes, updates=updates, replicates=refits, **how))
@@ -308,12 +309,12 @@ def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[Dir
             model = _dynamics(log, options)
             found.append(model_rollouts(policy, episodes, model=model, horizon=horizon, replicates=refits, **how))
         elif name == "dice":
-            from lightning_offrl.ope.dice import dice
+            from lightning_offrl.ope.direct.dice import dice
 
             length = {} if options.get("updates") is None else {"updates": options["updates"]}
             found.append(dice(policy, episodes, replicates=refits, **how, **length))
         elif name == "drl":
-            from lightning_offrl.ope.double_reinforcement import drl
+            from lightning_offrl.ope.direct.double_reinforcement import drl
 
             length = {} if options.get("updates") is None else {"updates": options["updates"]}
             found.append(drl(policy, episodes, **how, **length))
@@ -325,7 +326,7 @@ def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[Dir
 def _dynamics(log: Log, options: dict[str, Any]) -> DynamicsEnsemble | None:
     """One model for all policies of this command; None for tabular data, which need none."""
     from lightning_offrl.dynamics.ensemble import fit_dynamics
-    from lightning_offrl.ope.features import is_one_hot
+    from lightning_offrl.ope.direct.features import is_one_hot
 
     episodes = log.episodes
     if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
@@ -350,7 +351,7 @@ def policy_name(path: str) -> str:
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     """Write plain values, whole or not at all."""
-    from lightning_offrl.checkpoint_io import write_atomically
+    from lightning_offrl.training.files import write_atomically
 
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(Path(path), memoryview(text.encode()), what="the evaluation")

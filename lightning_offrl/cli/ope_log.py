@@ -45,7 +45,7 @@ class Log:
     def labels(self, column: str, table: str | None) -> list[str]:
         """For ``--by``."""
         from lightning_offrl.data.columns import table_column
-        from lightning_offrl.ope.groups import labels_of
+        from lightning_offrl.ope.weighting.groups import labels_of
 
         if table is None or self.clusters is None:
             return labels_of(self.episodes, column, table)
@@ -58,7 +58,7 @@ def read_log(options: dict[str, Any]) -> Log:
     import torch
 
     from lightning_offrl.data.clusters import clusters_of
-    from lightning_offrl.data.sources import load
+    from lightning_offrl.data.readers import load
     from lightning_offrl.data.split import split_by_episode
 
     episodes, column = load(options["data"]), options.get("cluster")

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.cli import run_directory
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers.metrics_csv import read_metrics
+from lightning_offrl.training.files import write_atomically
 
 SUMMARY = "summary.csv"
 _LAST_LINES = 15
@@ -143,7 +143,7 @@ def summary(directory: Path, names: Sequence[str]) -> str:
                     if metric != "step" and text != "":
                         final.setdefault(metric, {})[name] = (step, float(text))
     if not final:
-        return f"runs: {', '.join(str(directory / name) for name in names)} (no metrics.csv to summarise)"
+        return f"runs: {', '.join(str(directory / name) for name in names)} (no metrics.csv to summarize)"
     rows: list[tuple[str, int, int, list[float]]] = []
     for metric, runs in sorted(final.items(), key=lambda item: (not item[0].startswith("eval/"), item[0])):
         values = [value for _, value in runs.values()]

@@ -9,8 +9,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_offrl.checkpoint_io import read_checkpoint
 from lightning_offrl.cli.run_directory import home_of
+from lightning_offrl.training.files import read_checkpoint
 
 _SCHEDULED = ("T_max", "total_iters", "total_steps")
 

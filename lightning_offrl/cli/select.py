@@ -12,8 +12,8 @@ from lightning_offrl.cli.ope_log import read_log
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluation import Evaluation
-    from lightning_offrl.ope.plan import Estimates, Plan
+    from lightning_offrl.ope.result import Evaluation
+    from lightning_offrl.ope.selection.online_plan import Estimates, Plan
 
 
 RANKINGS = ("less-error", "lower", "conservative", "value", "regret")
@@ -71,7 +71,7 @@ def plan_again(options: dict[str, Any]) -> int:
     Raises:
         InputError: a file that is none, or no number of episodes.
     """
-    from lightning_offrl.ope.plan import Estimates
+    from lightning_offrl.ope.selection.online_plan import Estimates
 
     if options.get("plan") is None:
         raise InputError("--from is for a plan: give --plan N as well, the number of episodes to plan")
@@ -87,7 +87,7 @@ def plan_again(options: dict[str, Any]) -> int:
 
 
 def _plan(estimates: Estimates, options: dict[str, Any]) -> Plan:
-    from lightning_offrl.ope.plan import TRUST, plan
+    from lightning_offrl.ope.selection.online_plan import TRUST, plan
 
     return plan(
         estimates,
@@ -106,8 +106,8 @@ def select(options: dict[str, Any]) -> int:
         0, or 3 if no policy has an eligible estimate.
     """
     from lightning_offrl.data.split import split_by_episode
-    from lightning_offrl.ope.plan import Estimates
-    from lightning_offrl.ope.selection import compare
+    from lightning_offrl.ope.selection.online_plan import Estimates
+    from lightning_offrl.ope.selection.ranking import compare
 
     check_options(options)
     files: dict[str, str] = {}
@@ -162,7 +162,7 @@ def select(options: dict[str, Any]) -> int:
     if options.get("json"):
         write_json(options["json"], content)
     if options.get("report"):
-        from lightning_offrl.report.select_page import write
+        from lightning_offrl.reports.ope.selection import write
 
         print(f"page: {write(choice, options['report'], ahead)}")
     return 0 if choice.by_point else 3

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
-from lightning_offrl.draws import mix
+from lightning_offrl.rng import mix
 
 _ROWS, _EPISODES = 0xB001, 0xB002
 

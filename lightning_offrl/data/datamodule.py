@@ -11,16 +11,16 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
-from lightning_offrl.data import nstep
+from lightning_offrl.data import returns as nstep
+from lightning_offrl.data.block_size import block_size, periods_of
 from lightning_offrl.data.clusters import clusters_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, resident
-from lightning_offrl.data.sampling import Sampling
 from lightning_offrl.data.split import split_by_episode
+from lightning_offrl.data.strata import Sampling
 from lightning_offrl.errors import InputError
-from lightning_offrl.networks.normaliser import Statistics
-from lightning_offrl.periods import block_size, periods_of
+from lightning_offrl.networks.normalizer import Statistics
 
 
 class OfflineDataModule(pl.LightningDataModule):
@@ -37,7 +37,7 @@ class OfflineDataModule(pl.LightningDataModule):
             period (logging, validation, checkpoints, evaluation).
         discount: gamma per environment step.
         n_step: rewards summed before the bootstrap, n.
-        reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardise") or a transform,
+        reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardize") or a transform,
             fitted on the train split.
         infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
             sparse tasks).
@@ -101,7 +101,7 @@ class OfflineDataModule(pl.LightningDataModule):
     def episodes(self) -> Episodes:
         """All episodes after the filter; read from the source on first use."""
         if self._episodes is None:
-            from lightning_offrl.data.sources import load  # readers are imported when something is read
+            from lightning_offrl.data.readers import load  # readers are imported when something is read
 
             episodes = load(self.source, cache_dir=self.cache_dir)
             self._episodes = episodes if self.filter is None else episodes.filter(self.filter)
@@ -134,7 +134,7 @@ class OfflineDataModule(pl.LightningDataModule):
 
     @property
     def references(self) -> tuple[float, float] | None:
-        """Returns that count as 0 and 100 in the normalised score, if known."""
+        """Returns that count as 0 and 100 in the normalized score, if known."""
         return self.episodes.references
 
     @property

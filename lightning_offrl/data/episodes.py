@@ -95,7 +95,7 @@ class Episodes:
         spec: the spaces, see `lightning_offrl.batch.Spec`.
         name: what a person calls this dataset.
         environment: its Gymnasium id, where known.
-        references: raw returns that are 0 and 100 in the normalised score, where known.
+        references: raw returns that are 0 and 100 in the normalized score, where known.
         notes: sentences on what was cut, fixed or assumed when the source was read.
         columns: what the columns of an imported log are called and measured in: lists of ``{"name", "unit"}`` under
             "observation", "action" and "log" (there also "labels": the texts that its numbers stand for).
@@ -131,8 +131,8 @@ class Episodes:
         environment: str | None = None,
         references: tuple[float, float] | None = None,
     ) -> Episodes:
-        """Episodes from arrays in memory, flat and in order; see `lightning_offrl.data.sources.arrays.from_arrays`."""
-        from lightning_offrl.data.sources.arrays import from_arrays
+        """Episodes from arrays in memory, flat and in order; see `lightning_offrl.data.readers.arrays.from_arrays`."""
+        from lightning_offrl.data.readers.arrays import from_arrays
 
         return from_arrays(
             observations,
@@ -250,7 +250,7 @@ class Episodes:
         tables = [part.data for part in parts]
         if any(logged) and not all(logged):
             without = ", ".join(part.name for part, has in zip(parts, logged, strict=True) if not has)
-            notes.append(f"the logged behaviour log densities were left out, because {without} has none")
+            notes.append(f"the logged behavior log densities were left out, because {without} has none")
             tables = [table.exclude("behavior_log_prob") for table in tables]
         masked = ["action_mask" in part.data.keys() for part in parts]
         if any(masked) and not all(masked):

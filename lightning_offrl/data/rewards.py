@@ -16,7 +16,7 @@ PRESETS = {
     "iql-locomotion": "r * 1000 / (largest - smallest return of an episode), as IQL's authors do for Gym locomotion",
     "antmaze": "r - 1, as IQL's authors do for AntMaze",
     "antmaze-cql": "10 r - 5, as in CQL and Cal-QL for AntMaze",
-    "standardise": "(r - mean) / standard deviation over all transitions",
+    "standardize": "(r - mean) / standard deviation over all transitions",
 }
 
 
@@ -63,15 +63,15 @@ def fit_reward(transform: str | RewardTransform, episodes: Episodes) -> tuple[fl
             raise InputError(
                 f"reward transform 'iql-locomotion' divides by the spread of the episodes' returns, but all "
                 f"{len(returns)} episodes of {episodes.name} have the return {float(returns[0]):.6g}; use "
-                "'standardise' or 'none'"
+                "'standardize' or 'none'"
             )
         return 1000.0 / spread, 0.0
-    if transform == "standardise":
+    if transform == "standardize":
         reward = episodes.data["next", "reward"].double()
         deviation = float(reward.std(correction=0))
         if deviation <= 0.0:
             raise InputError(
-                f"reward transform 'standardise' divides by the standard deviation of the rewards, but every reward of "
+                f"reward transform 'standardize' divides by the standard deviation of the rewards, but every reward of "
                 f"{episodes.name} is {float(reward[0]):.6g}; use 'none'"
             )
         return 1.0 / deviation, -float(reward.mean()) / deviation

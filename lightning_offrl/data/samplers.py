@@ -10,8 +10,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
+from lightning_offrl.rng import mix
 
 _STREAM = 0x5A3
 

@@ -1,4 +1,4 @@
-"""Two sets of points: Kullback-Leibler divergence by nearest neighbours, and mean discrepancy by a kernel."""
+"""Two sets of points: Kullback-Leibler divergence by nearest neighbors, and mean discrepancy by a kernel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, qu
     Args:
         p: ``[n, d]``.
         q: ``[m, d]``.
-        k: neighbours; few are noisy, many are biased.
+        k: neighbors; few are noisy, many are biased.
         paired: row i of both belongs to one state, which both then leave out. Their common coordinates cancel, which
             halves the error.
         queries: points of p that ask.
@@ -66,7 +66,7 @@ def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, qu
 def whitened(points: Tensor, by: Tensor) -> Tensor:
     """``[N, d]`` points in coordinates in which those of ``by`` have mean 0 and covariance 1.
 
-    A divergence is the same in all coordinates, but neighbours are found in round clouds only: where an action follows
+    A divergence is the same in all coordinates, but neighbors are found in round clouds only: where an action follows
     the state closely, cloud and shift would else be a thin sheet beside another. A thousandth of the mean variance is
     added in directions that ``by`` does not fill.
     """

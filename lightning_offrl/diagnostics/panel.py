@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.diagnostics.reading import Diagnosis
+from lightning_offrl.diagnostics.diagnosis import Diagnosis
 from lightning_offrl.diagnostics.samples import Features, sample_steps
 from lightning_offrl.diagnostics.shift import (
     density_ratio,
@@ -13,19 +13,19 @@ from lightning_offrl.diagnostics.shift import (
     kl_divergence,
     knn_divergence,
 )
-from lightning_offrl.diagnostics.support import VAESupport, neighbour_support
+from lightning_offrl.diagnostics.support import VAESupport, neighbor_support
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import ClippedNormal, TargetPolicy
+from lightning_offrl.ope.policies.target import ClippedNormal, TargetPolicy
 
 
 class ShiftPanel:
     """Asked about one policy after the other (as training goes on, or of several trained ones) on the same log.
 
-        print(as_text(ShiftPanel(episodes, behaviour).diagnose(policy)))
+        print(as_text(ShiftPanel(episodes, behavior).diagnose(policy)))
 
     Args:
         episodes: the log, two episodes or more.
-        behaviour: who made it, true or fitted (``ope.behaviour.fit_behaviour``); None leaves out what needs its
+        behavior: who made it, true or fitted (``ope.behavior.fit_behavior``); None leaves out what needs its
             density, but for weights, where the log has probabilities.
         horizon: count only the first steps of each episode.
         states: logged steps that are looked at.
@@ -40,7 +40,7 @@ class ShiftPanel:
     def __init__(
         self,
         episodes: Episodes,
-        behaviour: TargetPolicy | None = None,
+        behavior: TargetPolicy | None = None,
         *,
         horizon: int | None = None,
         states: int = 5000,
@@ -50,7 +50,7 @@ class ShiftPanel:
     ) -> None:
         if episodes.n_episodes < 2:
             raise InputError(f"a shift is measured against other episodes, but {episodes.name} has only one")
-        self.episodes, self.behaviour, self.horizon, self.seed = episodes, behaviour, horizon, seed
+        self.episodes, self.behavior, self.horizon, self.seed = episodes, behavior, horizon, seed
         self.discrete = episodes.spec["action_kind"] == "discrete"
         self.steps = sample_steps(episodes, horizon=horizon, states=states, features=features, seed=seed)
         """The logged steps that every policy is asked about."""
@@ -66,24 +66,24 @@ class ShiftPanel:
             density: of a policy that acts greedily, the density that it was trained with, for divergence and weights;
                 one that is clipped when it acts is taken as truncated. None: the policy itself.
         """
-        episodes, horizon, seed, behaviour = self.episodes, self.horizon, self.seed, self.behaviour
+        episodes, horizon, seed, behavior = self.episodes, self.horizon, self.seed, self.behavior
         density = policy if density is None else density
         density = density.truncated() if isinstance(density, ClippedNormal) else density
         has_density = density.discrete or not density.is_deterministic
         pairs = self.steps.with_actions(policy, seed)
-        found = [neighbour_support(episodes, policy, horizon=horizon, seed=seed)]
+        found = [neighbor_support(episodes, policy, horizon=horizon, seed=seed)]
         if self.vae is not None:
             found.append(self.vae.diagnose(policy))
-        if behaviour is not None and has_density:
-            found.append(kl_divergence(episodes, density, behaviour, horizon=horizon, states=len(pairs), seed=seed))
+        if behavior is not None and has_density:
+            found.append(kl_divergence(episodes, density, behavior, horizon=horizon, states=len(pairs), seed=seed))
         if not self.discrete and not policy.is_deterministic:
             found.append(knn_divergence(episodes, policy, horizon=horizon, pairs=pairs))
         found.append(distinguish(episodes, policy, horizon=horizon, seed=seed, pairs=pairs))
         found.append(discrepancy(episodes, policy, horizon=horizon, seed=seed, pairs=pairs))
-        if behaviour is not None:
-            found.append(excess_surprisal(episodes, policy, behaviour, horizon=horizon, states=len(pairs), seed=seed))
-        if has_density and (behaviour is not None or "behavior_log_prob" in episodes.data.keys()):
-            # The log's own probabilities are exact where it has them; a fitted behaviour stands in where it has none.
+        if behavior is not None:
+            found.append(excess_surprisal(episodes, policy, behavior, horizon=horizon, states=len(pairs), seed=seed))
+        if has_density and (behavior is not None or "behavior_log_prob" in episodes.data.keys()):
+            # The log's own probabilities are exact where it has them; a fitted behavior stands in where it has none.
             logged = "behavior_log_prob" in episodes.data.keys()
-            found.append(density_ratio(episodes, density, None if logged else behaviour, horizon=horizon))
+            found.append(density_ratio(episodes, density, None if logged else behavior, horizon=horizon))
         return found

@@ -1,7 +1,7 @@
 """States of a log, each with the action that was taken there and one that the policy would take.
 
 Where the log says which actions were legal, policies are told, and one that goes beyond is refused: see
-`lightning_offrl.ope.legal`.
+`lightning_offrl.ope.policies.masked`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope import legal
-from lightning_offrl.ope.policies import TargetPolicy
+from lightning_offrl.ope.policies import masked as legal
+from lightning_offrl.ope.policies.target import TargetPolicy
+from lightning_offrl.rng import mix
 
 Features = Callable[[Any], Tensor]
 """Raw observations ``[B, ...]`` to numbers ``[B, D]``."""
@@ -35,7 +35,7 @@ class Steps:
         rows: ``[N]`` int64, their rows in the log's table.
         observation: raw, ``[N, ...]``.
         action: of the log, ``[N, A]``, or ``[N]`` int64.
-        state: ``[N, D]`` float64, standardised over these steps; constant numbers left out.
+        state: ``[N, D]`` float64, standardized over these steps; constant numbers left out.
         episode: ``[N]`` int64, where each comes from.
         actions: number of actions if they are discrete, else None.
         spread: ``[A]`` standard deviation of the logged actions; empty if discrete.
@@ -117,7 +117,7 @@ def sample_steps(
         rows,
         data["observation"],
         action,
-        standardised(episodes, rows, features),
+        standardized(episodes, rows, features),
         episodes.episode_index()[rows],
         int(episodes.spec["action_size"]) if discrete else None,
         torch.empty(0) if discrete else action.double().std(0).clamp(min=_STILL),
@@ -167,7 +167,7 @@ def mean_length(episodes: Episodes, horizon: int | None) -> float:
     return float(length.double().mean())
 
 
-def standardised(episodes: Episodes, rows: Tensor, features: Features | None) -> Tensor:
+def standardized(episodes: Episodes, rows: Tensor, features: Features | None) -> Tensor:
     """Numbers of the observations at some rows, ``[N, D]`` float64: mean 0, standard deviation 1, none constant."""
     table = episodes.data.select("observation")[rows]
     if features is not None:

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.diagnostics.classifier import tell_apart
-from lightning_offrl.diagnostics.distances import knn_log_ratios, paired_mmd, whitened
-from lightning_offrl.diagnostics.reading import (
+from lightning_offrl.diagnostics.diagnosis import (
     ALARM_AUC,
     ALARM_BITS,
     CAUTION_AUC,
@@ -33,12 +31,14 @@ from lightning_offrl.diagnostics.reading import (
     level_of,
     limit_bits,
 )
+from lightning_offrl.diagnostics.distances import knn_log_ratios, paired_mmd, whitened
 from lightning_offrl.diagnostics.samples import Features, Pairs, clustered_error, mean_length, sample_pairs, sample_rows
+from lightning_offrl.diagnostics.two_sample import two_sample_test
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope import legal
-from lightning_offrl.ope.eligibility import effective_sample_size
-from lightning_offrl.ope.policies import SquashedNormal, TargetPolicy, without_density
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.ope.checks.weight_diagnostics import effective_sample_size
+from lightning_offrl.ope.policies import masked as legal
+from lightning_offrl.ope.policies.target import SquashedNormal, TargetPolicy, without_density
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 SURPRISING = 0.99
 """Actions more surprising than this quantile of the log's own are counted as beyond it."""
@@ -49,7 +49,7 @@ CAUTION_BEYOND, ALARM_BEYOND = 0.05, 0.25
 def kl_divergence(
     episodes: Episodes,
     policy: TargetPolicy,
-    behaviour: TargetPolicy,
+    behavior: TargetPolicy,
     *,
     horizon: int | None = None,
     states: int = 5000,
@@ -64,7 +64,7 @@ def kl_divergence(
     Args:
         episodes: the log; its states weigh equally.
         policy: with a density.
-        behaviour: who made the log, true or fitted (``ope.behaviour.fit_behaviour``); with a density.
+        behavior: who made the log, true or fitted (``ope.behavior.fit_behavior``); with a density.
         horizon: count only the first steps of each episode.
         states: at most so many logged states.
         draws: actions of the policy per state, where needed.
@@ -77,49 +77,49 @@ def kl_divergence(
     generator = torch.Generator().manual_seed(seed)
     rows = sample_rows(episodes, horizon, states, generator)
     observation = episodes.data["observation"][rows]
-    nats = _divergence(policy, behaviour, observation, draws, generator, legal.legal_actions(episodes, rows))
+    nats = _divergence(policy, behavior, observation, draws, generator, legal.legal_actions(episodes, rows))
     step, error = float(nats.mean()) / math.log(2.0), clustered_error(nats, episodes.episode_index()[rows])
     total, limit = step * mean_length(episodes, horizon), limit_bits(episodes.n_episodes)
     level = level_of(total, CAUTION_BITS, ALARM_BITS)
     if math.isinf(total):
-        reading = "the policy takes actions that the behaviour never takes: no weight can stand for them"
+        reading = "the policy takes actions that the behavior never takes: no weight can stand for them"
     else:
         within = "enough" if total <= limit else "too far"
         reading = (
             f"{step:.3g} bits per decision, {total:.3g} per episode; importance sampling with "
             f"{episodes.n_episodes:,} episodes reaches {limit:.2g} bits: {within}"
         )
-    knob = f"{CLOSER}; or evaluate with fitted Q (fqe) or a model (mb), or count fewer steps (horizon)"
+    remedy = f"{CLOSER}; or evaluate with fitted Q (fqe) or a model (mb), or count fewer steps (horizon)"
     numbers = {
         "kl_bits_step": step,
         "kl_bits_limit": limit,
         "kl_bits_step_error": error / math.log(2.0),
     }
-    return Diagnosis("kl_bits_traj", total, level, reading, knob, numbers)
+    return Diagnosis("kl_bits_traj", total, level, reading, remedy, numbers)
 
 
 def _divergence(
     policy: TargetPolicy,
-    behaviour: TargetPolicy,
+    behavior: TargetPolicy,
     observation: object,
     draws: int,
     generator: torch.Generator,
     mask: Tensor | None,
 ) -> Tensor:
     """Nats at each state, ``[N]``."""
-    if policy.discrete and behaviour.discrete:
-        p, q = (legal.probabilities(one, observation, mask) for one in (policy, behaviour))
+    if policy.discrete and behavior.discrete:
+        p, q = (legal.probabilities(one, observation, mask) for one in (policy, behavior))
         return torch.where(p > 0.0, p * (p / q).log(), 0.0).sum(-1)  # inf where q is 0 and p is not
-    if isinstance(policy, SquashedNormal) and isinstance(behaviour, SquashedNormal):
+    if isinstance(policy, SquashedNormal) and isinstance(behavior, SquashedNormal):
         mean, std, other_mean, other_std = (
-            x.double() for x in (*policy.parameters(observation), *behaviour.parameters(observation))
+            x.double() for x in (*policy.parameters(observation), *behavior.parameters(observation))
         )
         ratio = (std / other_std).square()
         return 0.5 * (ratio - 1.0 - ratio.log() + ((mean - other_mean) / other_std).square()).sum(-1)
     each = []
     for action in policy.sample(observation, draws, generator):
-        top, bottom = policy.log_prob(observation, action), behaviour.log_prob(observation, action)
-        for one, density in ((policy, top), (behaviour, bottom)):
+        top, bottom = policy.log_prob(observation, action), behavior.log_prob(observation, action)
+        for one, density in ((policy, top), (behavior, bottom)):
             if density is None:
                 raise InputError(f"a divergence needs two densities: {without_density(one)}; see excess_surprisal")
         assert top is not None and bottom is not None
@@ -137,7 +137,7 @@ def knn_divergence(
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
-    """``KL(pi || pi_b)`` in bits per decision from samples alone, by nearest neighbours; continuous actions.
+    """``KL(pi || pi_b)`` in bits per decision from samples alone, by nearest neighbors; continuous actions.
 
     It falls short in many dimensions, see `distances.knn_kl`.
 
@@ -155,7 +155,7 @@ def knn_divergence(
     """
     if policy.discrete or policy.is_deterministic:
         raise InputError(
-            "a divergence by neighbours is for stochastic policies of continuous actions; use kl_divergence for "
+            "a divergence by neighbors is for stochastic policies of continuous actions; use kl_divergence for "
             "discrete actions and excess_surprisal for a deterministic policy"
         )
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
@@ -173,7 +173,7 @@ def knn_divergence(
     if pairs.policy.shape[-1] > 3:
         reading += " (falls short in so many)"
     if math.isnan(bits):
-        reading = "neighbours coincide or are too few: the divergence cannot be found from distances"
+        reading = "neighbors coincide or are too few: the divergence cannot be found from distances"
     level = level_of(sure, CAUTION_BITS, ALARM_BITS)
     return Diagnosis("kl_bits_knn", bits, level, reading, CLOSER, {"kl_bits_knn_error": error})
 
@@ -204,7 +204,7 @@ def distinguish(
         pairs: the samples, where they are there already.
     """
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
-    told = tell_apart(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
+    told = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
     numbers = {"tv": told.tv, "kl_bits_classifier": told.kl_bits}
     if told.kl_bits <= RATIO_LIMIT_BITS:
         numbers["learnt_ess_share_step"] = effective_sample_size(told.logits_q) / len(pairs)
@@ -250,13 +250,13 @@ def discrepancy(
 def excess_surprisal(
     episodes: Episodes,
     policy: TargetPolicy,
-    behaviour: TargetPolicy,
+    behavior: TargetPolicy,
     *,
     horizon: int | None = None,
     states: int = 5000,
     seed: int = 0,
 ) -> Diagnosis:
-    """How much more surprising the policy's actions are to the behaviour than its own, in bits per decision.
+    """How much more surprising the policy's actions are to the behavior than its own, in bits per decision.
 
     ``E[-log2 pi_b(pi(s)|s)] - E_log[-log2 pi_b(a|s)]``, and the share of the policy's actions that surprise more than
     99 % of logged ones. Finite for deterministic policies; negative for one that takes the most likely actions.
@@ -264,28 +264,28 @@ def excess_surprisal(
     Args:
         episodes: the log.
         policy: any.
-        behaviour: who made the log, true or fitted; with a density. A fitted one says of actions far from the log what
+        behavior: who made the log, true or fitted; with a density. A fitted one says of actions far from the log what
             its family says.
         horizon: count only the first steps.
         states: at most so many.
         seed: of the draws.
 
     Raises:
-        InputError: the behaviour has no density, or one of the policies puts probability on illegal actions.
+        InputError: the behavior has no density, or one of the policies puts probability on illegal actions.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = sample_rows(episodes, horizon, states, generator)
     data = episodes.data[rows]
     mask = legal.legal_actions(episodes, rows)
     action = legal.sample(policy, data["observation"], 1, generator, mask)[0]
-    chosen, logged = (legal.log_prob(behaviour, data["observation"], a, mask) for a in (action, data["action"]))
+    chosen, logged = (legal.log_prob(behavior, data["observation"], a, mask) for a in (action, data["action"]))
     if chosen is None or logged is None:
-        raise InputError(f"surprisal needs the behaviour's density: {without_density(behaviour)}")
+        raise InputError(f"surprisal needs the behavior's density: {without_density(behavior)}")
     bits, own = -chosen.double() / math.log(2.0), -logged.double() / math.log(2.0)
     excess = float(bits.mean() - own.mean())
     beyond = float((bits > own.quantile(SURPRISING)).double().mean())
     reading = (
-        f"the policy's actions surprise the behaviour by {excess:+.3g} bits more than its own; {beyond:.1%} are beyond "
+        f"the policy's actions surprise the behavior by {excess:+.3g} bits more than its own; {beyond:.1%} are beyond "
         f"the log's {SURPRISING:.0%} quantile"
     )
     numbers = {"surprisal_beyond": beyond, "surprisal_log_bits": float(own.mean())}
@@ -294,21 +294,21 @@ def excess_surprisal(
 
 
 def density_ratio(
-    episodes: Episodes, policy: TargetPolicy, behaviour: TargetPolicy | None = None, *, horizon: int | None = None
+    episodes: Episodes, policy: TargetPolicy, behavior: TargetPolicy | None = None, *, horizon: int | None = None
 ) -> Diagnosis:
     """Range of ``pi(a|s) / pi_b(a|s)`` at the logged actions, and the effective share of episodes, step by step.
 
     Args:
         episodes: the log.
         policy: with a density.
-        behaviour: whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
+        behavior: whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
             learnt: beyond 2 bits its effective sample size means nothing.
         horizon: count only the first steps.
 
     Raises:
         InputError: no weights; the sentence says why.
     """
-    data = trajectories(episodes, policy, behaviour, discount=1.0, horizon=horizon)
+    data = trajectories(episodes, policy, behavior, discount=1.0, horizon=horizon)
     weights = data.log_weights  # raises where there are none
     assert data.log_ratio is not None
     ratios = data.log_ratio[data.mask].exp()
@@ -329,6 +329,6 @@ def density_ratio(
         "ess_share_step": effective_sample_size(data.log_ratio[data.mask]) / len(ratios),
         "ess": left,
     }
-    knob = f"count fewer steps (horizon), estimate with fitted Q (fqe) or a model (mb), or {CLOSER}"
+    remedy = f"count fewer steps (horizon), estimate with fitted Q (fqe) or a model (mb), or {CLOSER}"
     curves = {"ess_share": tuple(cumulative), "ess_share_step": tuple(single)}
-    return Diagnosis("ess_share", share, level, reading, knob, numbers, curves)
+    return Diagnosis("ess_share", share, level, reading, remedy, numbers, curves)

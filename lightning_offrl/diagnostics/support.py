@@ -1,6 +1,6 @@
 """Support: does the log hold actions like the policy's, in states like these?
 
-    `neighbour_support`  by distance to logged actions in the most similar states; nothing is fitted
+    `neighbor_support`  by distance to logged actions in the most similar states; nothing is fitted
     `VAESupport`         by a conditional VAE's bound on the likelihood of an action; sees shapes that distance does not
 
 Both compare with the log's own actions: 99 % of these count as supported, so that is full coverage.
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
-from lightning_offrl.diagnostics.reading import CLOSER, Diagnosis, Level
+from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, Level
 from lightning_offrl.diagnostics.samples import Features, clustered_error, sample_steps
-from lightning_offrl.draws import mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.divergences import kl_to_standard_normal
 from lightning_offrl.networks.mlp import MLP
-from lightning_offrl.ope.policies import TargetPolicy
-from lightning_offrl.ope.support import FAR_QUANTILE, far_share
+from lightning_offrl.ope.checks.support import FAR_QUANTILE, far_share
+from lightning_offrl.ope.policies.target import TargetPolicy
+from lightning_offrl.rng import mix
 
 CAUTION_COVERAGE, ALARM_COVERAGE = 0.95, 0.75
 """Shares of the policy's actions; rules of thumb of this package."""
@@ -36,7 +36,7 @@ def coverage_level(share: float) -> Level:
     return "alarm" if share < ALARM_COVERAGE else "caution" if share < CAUTION_COVERAGE else "ok"
 
 
-def neighbour_support(
+def neighbor_support(
     episodes: Episodes,
     policy: TargetPolicy,
     *,
@@ -55,7 +55,7 @@ def neighbour_support(
         policy: any.
         horizon: count only the first steps.
         states: how many are asked about.
-        pool: how many are searched for neighbours.
+        pool: how many are searched for neighbors.
         seed: of all draws.
 
     Raises:
@@ -80,7 +80,7 @@ def _taken_nearby(
     states: int,
     pool: int,
     seed: int,
-    neighbours: int = 50,
+    neighbors: int = 50,
 ) -> tuple[float, float, float]:
     """Share of the policy's actions, its standard error, and share of the log's actions."""
     if episodes.n_episodes < 2:
@@ -89,7 +89,7 @@ def _taken_nearby(
     chosen = steps.with_actions(policy, seed).chosen[:states]
     distance = torch.cdist(steps.state[:states], steps.state[:pool])
     distance[steps.episode[:states, None] == steps.episode[:pool]] = torch.inf
-    near = distance.topk(min(neighbours, distance.shape[-1]), largest=False)
+    near = distance.topk(min(neighbors, distance.shape[-1]), largest=False)
     taken = torch.where(near.values.isfinite(), steps.action[:pool][near.indices], -1)
     seen, own = ((taken == action[:states, None]).any(-1).double() for action in (chosen, steps.action))
     return float(seen.mean()), clustered_error(seen, steps.episode[:states]), float(own.mean())
@@ -158,7 +158,7 @@ class VAESupport:
         seed: int = 0,
     ) -> None:
         if episodes.spec["action_kind"] == "discrete":
-            raise InputError("a VAE is for continuous actions; use neighbour_support for discrete ones")
+            raise InputError("a VAE is for continuous actions; use neighbor_support for discrete ones")
         self.seed = seed
         self.steps = sample_steps(episodes, horizon=horizon, states=states, features=features, seed=seed)
         _, held_out = split_by_episode(episodes, 0.1, seed)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_offrl.diagnostics.reading import CLOSER, Diagnosis, Level, level_of
+from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, Level, level_of
 from lightning_offrl.errors import InputError
 
 CALMER = "lower the learning rates or the discount, clip gradients (model.clip_grad_norm), or use more critics"

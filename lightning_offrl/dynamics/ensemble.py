@@ -7,7 +7,7 @@
 (beta 0) spends its effort on the numbers that are predicted best already. Members are stacked seeds, each with its own
 initial weights, batches and, by default, its own bootstrap resample of the episodes.
 
-Targets are standardised over the data. Predicted observations and rewards are clipped to the range of the data, since
+Targets are standardized over the data. Predicted observations and rewards are clipped to the range of the data, since
 a network's error grows without bound outside it; who rolls out is told where that happened.
 """
 
@@ -21,15 +21,15 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.batch import Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
-from lightning_offrl.fitting import fit_alone, fit_normaliser
 from lightning_offrl.networks.mlp import MLP
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
 
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Raw observation ``[..., D]``, action, next observation to bool ``[...]``: whether the episode ended."""
@@ -85,7 +85,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         decay_over: the learning rate falls to 0 along a cosine over so many updates; None: constant.
-        log_std_range: of the standardised targets.
+        log_std_range: of the standardized targets.
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`; ``seeds`` is the number of members M.
     """
@@ -131,8 +131,8 @@ class DynamicsEnsemble(OfflineAlgorithm):
         self.register_buffer("ends", torch.ones(()))
 
     def fit_scales(self, episodes: Episodes) -> None:
-        """Standardise by these episodes, and take their range as the model's."""
-        fit_normaliser(self, episodes)
+        """Standardize by these episodes, and take their range as the model's."""
+        fit_normalizer(self, episodes)
         data = episodes.data
         reward = data["next", "reward"].double().unsqueeze(-1)
         before, after = data["observation"].double(), data["next", "observation"].double()
@@ -175,7 +175,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
         if observation.ndim == 2:
             observation, action = observation.expand(*lead, *observation.shape), action.expand(*lead, *action.shape)
         inputs = (observation, action) if self.lead else (observation[0], action[0])
-        mean, log_std, end = self._outputs(self.normaliser(inputs[0]), inputs[1])
+        mean, log_std, end = self._outputs(self.normalizer(inputs[0]), inputs[1])
         mean = mean * self.target_std + self.target_mean
         mean = mean + F.pad(inputs[0], (0, 1))
         std, end = torch.exp(log_std) * self.target_std, torch.sigmoid(end) * self.ends
@@ -207,7 +207,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
         return Step(following, reward, ended, outside)
 
     def _outputs(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised mean and log standard deviation ``[*lead, B, D + 1]``, logit of the end ``[*lead, B]``."""
+        """Standardized mean and log standard deviation ``[*lead, B, D + 1]``, logit of the end ``[*lead, B]``."""
         if self.action_kind == "discrete":
             action = F.one_hot(action, self.spec["action_size"]).to(observation.dtype)
         out = self.model(torch.cat([observation, action.to(observation.dtype)], -1))
@@ -217,17 +217,17 @@ class DynamicsEnsemble(OfflineAlgorithm):
         return mean, log_std, end.squeeze(-1)
 
     def _target(self, batch: TensorDictBase) -> Tensor:
-        """Standardised change of the observation and reward; the batch's observations are normalised."""
+        """Standardized change of the observation and reward; the batch's observations are normalized."""
         following, before = batch["next", "observation"], batch["observation"]
         change = (following - before) * self._unit()
         target = torch.cat([change, batch["next", "reward"].unsqueeze(-1)], -1)
         return (target - self.target_mean) / self.target_std
 
     def _unit(self) -> Tensor | float:
-        """Raw units per normalised one, ``[D]``."""
-        if not self.normaliser._is_active():
+        """Raw units per normalized one, ``[D]``."""
+        if not self.normalizer._is_active():
             return 1.0
-        return self.normaliser.get_buffer("std_0") + self.normaliser.epsilon
+        return self.normalizer.get_buffer("std_0") + self.normalizer.epsilon
 
     def configure_optimizers(self) -> Any:
         """One AdamW."""
@@ -285,7 +285,7 @@ def fit_dynamics(
     counts = {"originals": 0, "replicates": members} if bootstrap else {"originals": members}
     sampler = EpisodeBootstrap(episodes.start, length, batch_size, seed, **counts, clusters=together)
     columns = episodes.data.select(*DynamicsEnsemble.needs)
-    fit_alone(model, columns, sampler, updates)
+    fit_without_trainer(model, columns, sampler, updates)
     model.resampled = sampler.episodes if bootstrap else None
     model.clusters = together.index if bootstrap and together is not None else None
     model.measured = measure(model, episodes.select(test))

@@ -1,1 +1,1 @@
-"""Environments: making them, the built-in behaviour policies, collection, evaluation, video."""
+"""Environments: making them, the built-in behavior policies, collection, evaluation, video."""

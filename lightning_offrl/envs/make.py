@@ -173,7 +173,7 @@ def environment_name(environment: str) -> str:
     """
     if not isinstance(environment, str) or not environment.startswith("{"):
         return str(environment)
-    from lightning_offrl.envs.gridworld import ENTRY_POINT, grid_name
+    from lightning_offrl.envs.gridworld.environment import ENTRY_POINT, grid_name
 
     try:
         spec = json.loads(environment)

@@ -98,7 +98,7 @@ class TabularMDP:
         """``[S]`` action numbers as a policy ``[S, A]``."""
         return np.eye(self.n_actions)[np.asarray(actions, dtype=np.int64)]
 
-    def behaviour_policy(self, quality: float, discount: float = 0.99) -> Array:
+    def behavior_policy(self, quality: float, discount: float = 0.99) -> Array:
         """From random to optimal: ``quality * optimal + (1 - quality) * uniform``, ``[S, A]``.
 
         Args:

@@ -1,6 +1,6 @@
 """Where offline learners end on a finite process: the fixed points of their updates in a table, without sampling error.
 
-A log is what a dataset shows of a process: the behaviour pi_b (shares of the actions taken in each state) and the
+A log is what a dataset shows of a process: the behavior pi_b (shares of the actions taken in each state) and the
 transitions that were seen. Values are learned for seen pairs only; the learners differ in what they do about the rest.
 
     naive Q-learning   Q = r + gamma P max over all b of Q      an unseen pair keeps its initial value for ever
@@ -44,12 +44,12 @@ class Log:
 
     Args:
         process: transitions as they were seen; unseen pairs stay where they are, and no learner reads them.
-        behaviour: ``[S, A]``, the share of each action in each state; 0 in rows of states that were never left.
+        behavior: ``[S, A]``, the share of each action in each state; 0 in rows of states that were never left.
         count: ``[S, A]``, how often each pair was seen.
     """
 
     process: TabularMDP
-    behaviour: Array
+    behavior: Array
     count: Array
 
     @property
@@ -102,7 +102,7 @@ def q_learning(log: Log, discount: float, *, initial: float = 0.0, in_sample: bo
         log: the data.
         discount: in [0, 1).
         initial: the value of pairs that were never seen.
-        in_sample: the maximum is over seen actions, as if a behaviour filter were perfect; unseen pairs are -inf.
+        in_sample: the maximum is over seen actions, as if a behavior filter were perfect; unseen pairs are -inf.
     """
     rest = -np.inf if in_sample else initial
 
@@ -113,12 +113,12 @@ def q_learning(log: Log, discount: float, *, initial: float = 0.0, in_sample: bo
 
 
 def implicit_q_learning(log: Log, discount: float, expectile: float) -> tuple[Array, Array]:
-    """IQL's V ``[S]`` and Q ``[S, A]`` (-inf where unseen): V is the expectile of Q over the behaviour's actions.
+    """IQL's V ``[S]`` and Q ``[S, A]`` (-inf where unseen): V is the expectile of Q over the behavior's actions.
 
     Args:
         log: the data.
         discount: in [0, 1).
-        expectile: tau in (0, 1); 0.5 evaluates the behaviour, 1 would be in-sample Q-learning.
+        expectile: tau in (0, 1); 0.5 evaluates the behavior, 1 would be in-sample Q-learning.
 
     Raises:
         InputError: an expectile outside (0, 1).
@@ -128,9 +128,9 @@ def implicit_q_learning(log: Log, discount: float, expectile: float) -> tuple[Ar
 
     def value(q: Array) -> Array:
         known = np.where(log.seen, q, 0.0)
-        v = (log.behaviour * known).sum(-1)
+        v = (log.behavior * known).sum(-1)
         for _ in range(log.process.n_actions + 1):  # each round finds which actions lie above, or is the last
-            weight = log.behaviour * np.where(known > v[:, None], expectile, 1.0 - expectile)
+            weight = log.behavior * np.where(known > v[:, None], expectile, 1.0 - expectile)
             v = (weight * known).sum(-1) / np.where(log.states, weight.sum(-1), 1.0)
         return v
 
@@ -158,7 +158,7 @@ def conservative_evaluation(log: Log, policy: Array, discount: float, weight: fl
     """
     if not log.keeps_to(policy):
         raise InputError("eq. 2 has no minimum for a policy that takes actions the data does not have")
-    ratio = np.where(log.seen, policy / np.where(log.seen, log.behaviour, 1.0), 1.0)
+    ratio = np.where(log.seen, policy / np.where(log.seen, log.behavior, 1.0), 1.0)
     reward = log.process.reward - weight * (ratio - 1.0)
     live = log.states
     step = np.einsum("sa,sat->st", policy, log.process.transition)[np.ix_(live, live)]
@@ -183,7 +183,7 @@ def conservative_q_learning(log: Log, discount: float, weight: float) -> Array:
     def improve(q: Array) -> Array:
         out = q.copy()
         target = _target(log, q.max(-1), discount)
-        out[rows] = _minimise(target[rows], log.behaviour[rows], weight, q[rows])
+        out[rows] = _minimize(target[rows], log.behavior[rows], weight, q[rows])
         return out
 
     return _until_still(improve, np.where(log.seen, 0.0, -np.inf))
@@ -200,31 +200,31 @@ def _target(log: Log, value: Array, discount: float) -> Array:
     return log.process.reward + discount * log.process.transition @ np.where(log.states, value, 0.0)
 
 
-def _minimise(target: Array, behaviour: Array, weight: float, q: Array) -> Array:
+def _minimize(target: Array, behavior: Array, weight: float, q: Array) -> Array:
     """Per state the minimum over Q of ``sum_a pi_b (Q - y)^2 / 2 + weight (log-sum-exp Q - sum_a pi_b Q)``.
 
     Newton's method, started at ``q``; halved steps keep it from overshooting where the log-sum-exp is nearly flat.
 
     Args:
         target: y, ``[n, A]``.
-        behaviour: ``[n, A]``, 0 for unseen actions.
+        behavior: ``[n, A]``, 0 for unseen actions.
         weight: of the conservative term.
         q: ``[n, A]``, -inf for unseen actions.
     """
-    seen = behaviour > 0.0
+    seen = behavior > 0.0
 
     def loss(q: Array) -> Array:
         top = q.max(-1, keepdims=True)
         known = np.where(seen, q, 0.0)
         log_sum = top[:, 0] + np.log(np.exp(q - top).sum(-1))
-        return (behaviour * ((known - target) ** 2 / 2.0 - weight * known)).sum(-1) + weight * log_sum
+        return (behavior * ((known - target) ** 2 / 2.0 - weight * known)).sum(-1) + weight * log_sum
 
     scale = 1.0 + np.abs(target).max()
     for _ in range(200):
         share = softmax(q)
-        slope = behaviour * (np.where(seen, q, 0.0) - target) + weight * (share - behaviour)
+        slope = behavior * (np.where(seen, q, 0.0) - target) + weight * (share - behavior)
         curvature = weight * (share[..., None] * np.eye(q.shape[-1]) - share[:, :, None] * share[:, None, :])
-        curvature += np.where(seen, behaviour, 1.0)[..., None] * np.eye(q.shape[-1])
+        curvature += np.where(seen, behavior, 1.0)[..., None] * np.eye(q.shape[-1])
         step = np.where(seen, np.linalg.solve(curvature, slope[..., None])[..., 0], 0.0)
         if np.abs(step).max() <= _ROUNDING * scale:
             break

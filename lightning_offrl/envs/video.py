@@ -45,7 +45,7 @@ def record(
     Args:
         controller: raw observation to an action in environment units, such as ``Policy.act``.
         environment: Gymnasium id.
-        path: ``.gif`` (256 colours, written by Pillow) or ``.mp4`` (needs imageio-ffmpeg).
+        path: ``.gif`` (256 colors, written by Pillow) or ``.mp4`` (needs imageio-ffmpeg).
         seed: the episode's.
         trusted: the user named the environment, not a file; see `make.make_environment`.
 
@@ -91,7 +91,7 @@ def _frame(env: Any, environment: str) -> np.ndarray:
 
 
 def _write(frames: list[np.ndarray], path: Path, rate: float) -> None:
-    from lightning_offrl.checkpoint_io import write_atomically
+    from lightning_offrl.training.files import write_atomically
 
     if path.suffix.lower() == ".gif":
         data = gif(frames, rate)
@@ -117,7 +117,7 @@ def gif(frames: list[np.ndarray], rate: float) -> bytes:
         image = Image.fromarray(frame)
         image.thumbnail((320, 320), Image.Resampling.BILINEAR)
         images.append(image)
-    # One palette for all frames, so that flat colours do not flicker; from several, so that it has every colour.
+    # One palette for all frames, so that flat colors do not flicker; from several, so that it has every color.
     sample = [np.asarray(images[i]) for i in np.linspace(0, len(images) - 1, 8).astype(int)]
     palette = Image.fromarray(np.concatenate(sample)).quantize(128, dither=Image.Dither.NONE)
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.batch import Spec
-from lightning_offrl.checkpoint_io import read_checkpoint
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.files import read_checkpoint
 
 POLICY_FORMAT = 2
 """Raised when an older version could not read a newer policy; that of checkpoints is the same."""

@@ -12,8 +12,8 @@ from typing import IO, Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lightning_offrl.checkpoint_io import write_atomically
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.files import write_atomically
 
 Row = dict[str, str]
 

@@ -1,4 +1,4 @@
-"""Values of discrete actions: picking one, leaving out illegal ones, and the support of a behaviour policy.
+"""Values of discrete actions: picking one, leaving out illegal ones, and the support of a behavior policy.
 
 A mask is bool, True for legal. What is illegal becomes -inf: a large negative constant, added to Q in float32, would
 absorb it, and a factor 0 would make an illegal action the best where all values are negative.
@@ -51,10 +51,10 @@ def legal(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def supported(logits: Tensor, threshold: float, mask: Tensor | None = None) -> Tensor:
-    """Actions that the behaviour takes often enough: ``pi(a|s) / max_b pi(b|s) >= threshold`` (BCQ, discrete).
+    """Actions that the behavior takes often enough: ``pi(a|s) / max_b pi(b|s) >= threshold`` (BCQ, discrete).
 
     Args:
-        logits: of the behaviour policy, ``[*lead, B, n]``.
+        logits: of the behavior policy, ``[*lead, B, n]``.
         threshold: 0 keeps all legal actions, 1 the most likely one.
         mask: legal actions; the maximum is over these.
 

@@ -12,7 +12,7 @@ def gradient_diversity(gradients: Tensor) -> Tensor:
     ``1 / (N - 1) * sum_{i != j} <g_i, g_j>`` with unit vectors ``g_i = dQ_i/da``: N when all agree, at least -1.
 
     Args:
-        gradients: ``[*lead, N, B, A]``, not normalised; 1e-10 is added to the norms, as in the authors' code.
+        gradients: ``[*lead, N, B, A]``, not normalized; 1e-10 is added to the norms, as in the authors' code.
 
     Returns:
         ``[*lead, B]``.

@@ -15,7 +15,7 @@ def quantile_levels(count: int, like: Tensor | None = None) -> Tensor:
 def quantile_regression(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """``sum_j w_j mean_i (tau_i - 1[u_ij < 0]) u_ij``, ``u_ij = target_j - prediction_i``, ``tau_i`` the midpoints.
 
-    Its minimiser is the quantiles of the weighted targets (Dabney et al., 2018, https://arxiv.org/abs/1710.10044, eq. 8
+    Its minimizer is the quantiles of the weighted targets (Dabney et al., 2018, https://arxiv.org/abs/1710.10044, eq. 8
     without the Huber threshold, which would move them).
 
     Args:

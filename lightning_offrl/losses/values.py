@@ -35,7 +35,7 @@ def expectile(difference: Tensor, level: float) -> Tensor:
 
     Args:
         difference: u, any shape.
-        level: weight of positive u; 0.5 is half the squared error, towards 1 the minimiser tends to the maximum.
+        level: weight of positive u; 0.5 is half the squared error, towards 1 the minimizer tends to the maximum.
 
     Returns:
         The shape of ``difference``.

@@ -21,7 +21,7 @@ class ActionValue(nn.Module):
         hidden: widths of the hidden layers; none: linear.
         count: members N.
         outputs: m numbers per action.
-        layer_norm: normalise hidden layers.
+        layer_norm: normalize hidden layers.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DiscreteActionValue(nn.Module):
         hidden: widths of the hidden layers; none: linear, and tabular in one-hot observations.
         count: members N.
         outputs: m numbers per action.
-        layer_norm: normalise hidden layers.
+        layer_norm: normalize hidden layers.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class Critics(nn.Module):
         action_size: action dimensions A.
         hidden: widths of the hidden layers.
         count: members N.
-        layer_norm: normalise hidden layers.
+        layer_norm: normalize hidden layers.
     """
 
     def __init__(

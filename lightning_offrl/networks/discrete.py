@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_offrl.draws import Draws
 from lightning_offrl.losses.discrete import legal, of_action
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP, full_precision
+from lightning_offrl.rng import RandomStreams
 
 
 class DiscreteCritics(nn.Module):
@@ -22,7 +22,7 @@ class DiscreteCritics(nn.Module):
         actions: number of actions n.
         hidden: widths of the hidden layers.
         count: members N.
-        layer_norm: normalise hidden layers.
+        layer_norm: normalize hidden layers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class CategoricalPolicy(nn.Module):
         actions: int,
         hidden: Sequence[int],
         dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: RandomStreams | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder

@@ -1,4 +1,4 @@
-"""Models of the behaviour's actions: a conditional VAE, and small corrections of its samples."""
+"""Models of the behavior's actions: a conditional VAE, and small corrections of its samples."""
 
 from __future__ import annotations
 

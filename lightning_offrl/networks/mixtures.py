@@ -1,4 +1,4 @@
-"""Mixtures of densities over the box [-1, 1]^A, for behaviours that are several policies at once."""
+"""Mixtures of densities over the box [-1, 1]^A, for behaviors that are several policies at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 @dataclass
 class TruncatedGaussian:
-    """A diagonal normal restricted to the closed box and renormalised, each dimension on its own.
+    """A diagonal normal restricted to the closed box and renormalized, each dimension on its own.
 
     Args:
         mean: of the normal, ``[..., B, A]``; may lie outside the box.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_offrl.draws import Draws
+from lightning_offrl.rng import RandomStreams
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def full_precision(x: Tensor) -> Tensor:
 class StackedLinear(nn.Module):
     """``y = x W + b``, once, or independently for every index of the leading dimensions.
 
-    Initialised like ``torch.nn.Linear``: uniform in +-1/sqrt(inputs), independently for every member.
+    Initialized like ``torch.nn.Linear``: uniform in +-1/sqrt(inputs), independently for every member.
 
     Args:
         inputs: features in.
@@ -54,7 +54,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedLayerNorm(nn.Module):
-    """Layer normalisation over features with one gain and bias per ensemble member and seed.
+    """Layer normalization over features with one gain and bias per ensemble member and seed.
 
     Shapes:
         gain, bias ``[*lead, F]``; x and result ``[*lead, B, F]``.
@@ -66,7 +66,7 @@ class StackedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*lead, features))
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """Normalise each row, then apply gain and bias."""
+        """Normalize each row, then apply gain and bias."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if members is not None and weight.ndim > 1:
@@ -75,9 +75,9 @@ class StackedLayerNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose masks come from `Draws`, so that resuming and stacked seeds stay exact."""
+    """Dropout whose masks come from `RandomStreams`, so that resuming and stacked seeds stay exact."""
 
-    def __init__(self, rate: float, draws: Draws) -> None:
+    def __init__(self, rate: float, draws: RandomStreams) -> None:
         super().__init__()
         self.rate, self.draws = rate, draws
 
@@ -97,7 +97,7 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers.
         outputs: features out.
         lead: ``()``, or ``(N,)`` for N independent members.
-        layer_norm: normalise after each hidden linear layer, before its ReLU.
+        layer_norm: normalize after each hidden linear layer, before its ReLU.
         dropout: rate after each hidden ReLU; needs ``draws``.
         draws: where the dropout masks come from.
     """
@@ -111,7 +111,7 @@ class MLP(nn.Module):
         lead: Sequence[int] = (),
         layer_norm: bool = False,
         dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: RandomStreams | None = None,
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_offrl.draws import Draws
 from lightning_offrl.networks.distributions import Gaussian, SquashedGaussian
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP
+from lightning_offrl.rng import RandomStreams
 
 
 class DeterministicPolicy(nn.Module):
@@ -30,7 +30,7 @@ class DeterministicPolicy(nn.Module):
         action_size: int,
         hidden: Sequence[int],
         dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: RandomStreams | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -60,7 +60,7 @@ class GaussianPolicy(nn.Module):
         hidden: Sequence[int],
         log_std_range: tuple[float, float] = (-5.0, 2.0),
         dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: RandomStreams | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.log_std_range = encoder, log_std_range
@@ -92,7 +92,7 @@ class SquashedGaussianPolicy(nn.Module):
         hidden: Sequence[int],
         log_std_range: tuple[float, float] = (-20.0, 2.0),
         dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: RandomStreams | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.log_std_range = encoder, log_std_range

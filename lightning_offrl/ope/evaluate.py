@@ -20,12 +20,15 @@ from torch import Tensor
 from lightning_offrl.data.clusters import ClusterLabels, Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bounds import guaranteed_interval, value_bounds
-from lightning_offrl.ope.direct import DirectEstimate
-from lightning_offrl.ope.eligibility import Limits, WeightCheck, check_weights, weights_by_step
-from lightning_offrl.ope.estimators import ESTIMATORS, KIS, RIS, chosen
-from lightning_offrl.ope.evaluation import Evaluation, Row
-from lightning_offrl.ope.intervals import (
+from lightning_offrl.ope.checks.sample_check import check_samples
+from lightning_offrl.ope.checks.support import Support, far_share, unseen_share
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, WeightCheck, check_weights, weights_by_step
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.policies.target import TargetPolicy, smoothed, without_density
+from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.verdict import assumption, judge
+from lightning_offrl.ope.weighting.bounds import guaranteed_interval, value_bounds
+from lightning_offrl.ope.weighting.intervals import (
     FEW_CLUSTERS,
     FEWEST_CLUSTERS,
     Interval,
@@ -34,12 +37,10 @@ from lightning_offrl.ope.intervals import (
     resampled_interval,
     resamples_for,
 )
-from lightning_offrl.ope.policies import TargetPolicy, smoothed, without_density
-from lightning_offrl.ope.return_distribution import tail as worst
-from lightning_offrl.ope.sensitivity import unrecorded_cause
-from lightning_offrl.ope.support import Support, far_share, unseen_share
-from lightning_offrl.ope.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
-from lightning_offrl.ope.verdict import assumption, judge
+from lightning_offrl.ope.weighting.registry import ESTIMATORS, KIS, RIS, chosen
+from lightning_offrl.ope.weighting.return_distribution import tail as worst
+from lightning_offrl.ope.weighting.sensitivity import unrecorded_cause
+from lightning_offrl.ope.weighting.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
 
 FEW_REFITS = 10
 _TOO_FEW = "no interval: too few clusters"
@@ -52,8 +53,8 @@ def evaluate(
     discount: float,
     horizon: int | None = None,
     estimators: Sequence[str] = ("auto",),
-    behaviour: TargetPolicy | None = None,
-    behaviour_name: str | None = None,
+    behavior: TargetPolicy | None = None,
+    behavior_name: str | None = None,
     direct: Sequence[DirectEstimate] = (),
     by: Mapping[str, Sequence[Any]] | None = None,
     clusters: ClusterLabels | None = None,
@@ -77,14 +78,14 @@ def evaluate(
         discount: gamma, per step, or per unit of ``elapsed``.
         horizon: steps that count; None: whole episodes.
         estimators: names, or "auto".
-        behaviour: the behaviour policy, true or fitted; None: the log's own log-probabilities, where it has them.
-        behaviour_name: "logged", "estimated" or another word for the table.
+        behavior: the behavior policy, true or fitted; None: the log's own log-probabilities, where it has them.
+        behavior_name: "logged", "estimated" or another word for the table.
         direct: fitted estimates, all with this discount and without a limit of steps. The first with a value function
             also serves the doubly robust estimators.
         by: columns, each ``[E]`` labels: everything is estimated for each group, too, with intervals widened so that
             all groups of a column are covered together (Bonferroni).
         clusters: ``[E]`` labels, equal where episodes belong to one person or machine: then these are resampled, not
-            episodes, and must be many (`lightning_offrl.ope.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
+            episodes, and must be many (`ope.weighting.intervals.FEWEST_CLUSTERS`). Fitted estimates have an
             interval if they were given the same ones.
         elapsed: ``[T]`` time since the episode began, for discounting by time.
         reward_range: lowest and highest reward that a step can have; gives guaranteed intervals, and bounds of the
@@ -92,7 +93,7 @@ def evaluate(
         max_weight: largest weight that an episode can have, for guaranteed intervals of `is` and `pdis`.
         bandwidth: evaluate a deterministic continuous policy blurred by a Gaussian of this width (kis).
         level: of the intervals.
-        interval: how those from weights are made, see `lightning_offrl.ope.intervals.METHODS`.
+        interval: how those from weights are made, see `lightning_offrl.ope.weighting.intervals.METHODS`.
         n_boot: resamples.
         seed: of resampling and draws.
         limits: when to abstain.
@@ -111,10 +112,10 @@ def evaluate(
     whole = trajectories(
         episodes,
         policy,
-        behaviour,
+        behavior,
         discount=discount,
         horizon=horizon,
-        behaviour_name=behaviour_name,
+        behavior_name=behavior_name,
         elapsed=elapsed,
         groups=by,
         clusters=together,
@@ -123,15 +124,17 @@ def evaluate(
         notes += _said_of(together, reward_range is not None)
     if elapsed is not None:
         notes.append("discounted by time")
-    if whole.behaviour == ESTIMATED and whole.log_ratio is not None:
+    if whole.behavior == ESTIMATED and whole.log_ratio is not None:
         notes.append(RIS)
     notes += whole.notes
-    support = _support(policy, behaviour, episodes, whole, horizon, seed)
-    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval)
+    support = _support(policy, behavior, episodes, whole, horizon, seed)
+    untrue = _untrue_samples(policy, behavior, episodes)
+    notes += untrue
+    how = _How(tuple(estimators), limits, reward_range, max_weight, n_boot, seed, interval, tuple(untrue))
     valued = next((estimate for estimate in direct if estimate.has_values), None)
     if (
         valued is not None
-        and not _reasons(whole, support, limits)[1]
+        and not _reasons(whole, support, how)[1]
         and any(e.family == "hybrid" for e in chosen(how.estimators, True))
     ):
         table = first_steps(episodes, whole.horizon)
@@ -148,7 +151,7 @@ def evaluate(
     if cause is not None:
         result.verdict.assumption += f". The log contradicts it: {cause}"
     if tail is not None:
-        reasons = _reasons(whole, support, limits)[1]
+        reasons = _reasons(whole, support, how)[1]
         common: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed, "limits": limits, "reasons": reasons}
         names = ("naive",) if whole.log_ratio is None else ("naive", "wis")
         result.tails = tuple(worst(whole, tail, name=of, **common) for of in names)
@@ -166,6 +169,7 @@ class _How:
     n_boot: int
     seed: int
     interval: str
+    untrue: tuple[str, ...] = ()
 
 
 def _by_group(
@@ -202,7 +206,7 @@ def _evaluate(
     member: Tensor | None,
 ) -> Evaluation:
     """All rows of one set of episodes; ``member`` says which of the log's they are, None: all."""
-    check, reasons = _reasons(data, support, how.limits)
+    check, reasons = _reasons(data, support, how)
     shared = Resamples(data.n, resamples_for(level, how.n_boot), how.seed, data.together)
     rows = []
     for e in chosen(how.estimators, any(estimate.has_values for estimate in direct)):
@@ -228,17 +232,17 @@ def _evaluate(
             row.interval, row.resampled = resampled_interval(terms, shared, level, how.interval)
         row.guaranteed = guaranteed_interval(e.name, terms, data, how.reward_range, how.max_weight, level)
         if check is not None and e.family != "baseline":
-            row.notes = (*check.advice, *_unnormalised_advice(e.name, check))
+            row.notes = (*check.advice, *_unnormalized_advice(e.name, check))
         if row.interval is None:
             row.notes = (*row.notes, _TOO_FEW)
-    rows += [_direct_row(d, data, level, limited, member, shared) for d in direct]
+    rows += [_direct_row(d, data, level, limited, member, shared, how.untrue) for d in direct]
     returns = data.returns
     q5, q95 = returns.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     verdict = judge(rows, shared, q95 - q5, level)
-    verdict.assumption = assumption(rows, data.behaviour == ESTIMATED)
+    verdict.assumption = assumption(rows, data.behavior == ESTIMATED)
     spread = (q5, float(returns.mean()), q95, float(returns.max()))
     out = Evaluation(
-        "policy", "log", data.n, data.discount, None, data.behaviour, rows, verdict, spread, check, support, level=level
+        "policy", "log", data.n, data.discount, None, data.behavior, rows, verdict, spread, check, support, level=level
     )
     out.bounds = _bounds(data, how, check, shared, level)
     if check is not None:
@@ -250,7 +254,7 @@ def _bounds(
     data: Trajectories, how: _How, check: WeightCheck | None, shared: Resamples, level: float
 ) -> Interval | None:
     """From the lower end of the lower bound to the upper end of the upper, each one-sided at half the error."""
-    if how.reward_range is None or check is None or check.wrong or data.behaviour == ESTIMATED:
+    if how.reward_range is None or check is None or check.wrong or data.behavior == ESTIMATED:
         return None
     if shared.too_few_clusters:
         return None
@@ -259,23 +263,27 @@ def _bounds(
     return Interval(ends[0].low, ends[1].high, level, "bounds")
 
 
-def _reasons(
-    data: Trajectories, support: dict[str, Support], limits: Limits
-) -> tuple[WeightCheck | None, tuple[str, ...]]:
+def _reasons(data: Trajectories, support: dict[str, Support], how: _How) -> tuple[WeightCheck | None, tuple[str, ...]]:
     """What the weights say, and why nothing that rests on them may be shown."""
     if data.log_ratio is None:
         return None, (data.no_weights,)
-    check = check_weights(data, limits)
-    found = [support[name].reason(_support_limit(name, limits)) for name in support]
-    return check, (*check.reasons, *(reason for reason in found if reason is not None))
+    check = check_weights(data, how.limits)
+    found = [support[name].reason(_support_limit(name, how.limits)) for name in support]
+    return check, (*how.untrue, *check.reasons, *(reason for reason in found if reason is not None))
 
 
 def _direct_row(
-    estimate: DirectEstimate, data: Trajectories, level: float, limited: bool, member: Tensor | None, shared: Resamples
+    estimate: DirectEstimate,
+    data: Trajectories,
+    level: float,
+    limited: bool,
+    member: Tensor | None,
+    shared: Resamples,
+    untrue: tuple[str, ...],
 ) -> Row:
     known = ESTIMATORS.get(estimate.method)
     row = Row(estimate.method, known.family if known else "values", estimate.value, "eligible")
-    row.reasons = tuple(estimate.flags)
+    row.reasons = tuple(dict.fromkeys((*untrue, *estimate.flags)))
     if estimate.horizon != (data.horizon if limited else None):
         row.reasons += (f"estimates {_steps(estimate.horizon)}, not {_steps(data.horizon if limited else None)}",)
     per_state = estimate.per_initial_state.double()
@@ -324,7 +332,7 @@ def _steps(horizon: int | None) -> str:
 
 def _support(
     policy: TargetPolicy,
-    behaviour: TargetPolicy | None,
+    behavior: TargetPolicy | None,
     episodes: Episodes,
     data: Trajectories,
     horizon: int | None,
@@ -332,21 +340,29 @@ def _support(
 ) -> dict[str, Support]:
     """What can be asked: the density where both have one, distances wherever there are two episodes."""
     found = {}
-    if data.log_ratio is not None and behaviour is not None:
-        found["unseen"] = unseen_share(episodes, policy, behaviour, horizon=horizon, seed=seed)
+    if data.log_ratio is not None and behavior is not None:
+        found["unseen"] = unseen_share(episodes, policy, behavior, horizon=horizon, seed=seed)
     if episodes.n_episodes > 1:
         found["far"] = far_share(episodes, policy, horizon=horizon, seed=seed)
     return found
+
+
+def _untrue_samples(policy: TargetPolicy, behavior: TargetPolicy | None, episodes: Episodes) -> list[str]:
+    """Sentences on policies whose samples are not of their densities."""
+    checked = {"the policy": policy} if behavior is None else {"the policy": policy, "the behavior policy": behavior}
+    found = {whose: check_samples(one, episodes) for whose, one in checked.items()}
+    said = (None if check is None else check.reason(whose) for whose, check in found.items())
+    return [sentence for sentence in said if sentence is not None]
 
 
 def _support_limit(name: str, limits: Limits) -> float:
     return limits.unseen_share if name == "unseen" else limits.far_share
 
 
-def _unnormalised_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
+def _unnormalized_advice(name: str, check: WeightCheck) -> tuple[str, ...]:
     off = abs(check.mean_weight - 1.0)
     if name in ("is", "pdis", "dr") and check.mean_weight_error > 0.0 and off > 2.0 * check.mean_weight_error:
-        return (f"mean weight {check.mean_weight:.2f}: off by about as much; the normalised form is not",)
+        return (f"mean weight {check.mean_weight:.2f}: off by about as much; the normalized form is not",)
     return ()
 
 

@@ -6,7 +6,7 @@ is below 5 % of the middle nine tenths of the log's returns.
 
 The conservative value is the smallest *lower bound* among eligible estimates. Each bound fails with at most its own
 probability, and the smallest of several fails no more often than any single one, so nothing is corrected. The smallest
-*point* estimate would be no bound of anything: unnormalised weighting falls towards 0 where few weights count.
+*point* estimate would be no bound of anything: unnormalized weighting falls towards 0 where few weights count.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from lightning_offrl.ope.intervals import Interval, Resamples, difference, from_refits, resampled_interval
+from lightning_offrl.ope.weighting.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.evaluation import Row
+    from lightning_offrl.ope.result import Row
 
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
 # Which estimate speaks for its family, if it is there.
@@ -72,7 +72,7 @@ class Verdict:
         sentence: what it means here.
         conservative: smallest lower bound among eligible estimates, or None.
         conservative_of: whose bound that is.
-        against_data: whether the policy is shown better or worse than the log's behaviour.
+        against_data: whether the policy is shown better or worse than the log's behavior.
         comparisons: between families.
         assumption: what eligible estimates take for granted that the log cannot show; empty: nothing.
     """
@@ -159,7 +159,7 @@ def assumption(rows: Sequence[Row], estimated: bool) -> str:
 
     Args:
         rows: all estimates.
-        estimated: the behaviour in the weights was fitted to the log. The log's own probabilities do without.
+        estimated: the behavior in the weights was fitted to the log. The log's own probabilities do without.
     """
     needing = ("values", "model", "ratios") + (("weights", "hybrid") if estimated else ())
     names = [row.name for row in rows if row.status == "eligible" and row.family in needing]

@@ -8,9 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from lightning_offrl.algorithms.awac import AWAC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-
-from .by_hand import SPEC, as_ours, batches, descend, mlp, q_of, weights
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, q_of, weights
 
 
 def by_hand(page, data, lam=0.5, gamma=0.99, polyak=0.005, rate=3e-4):

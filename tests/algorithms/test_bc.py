@@ -1,4 +1,4 @@
-"""Behaviour cloning: losses by hand, and a regression that it must solve."""
+"""Behavior cloning: losses by hand, and a regression that it must solve."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.errors import InputError
-
-from .by_hand import SPEC
+from tests.algorithms.by_hand import SPEC
 
 
 def test_the_deterministic_loss_is_a_mean_over_dimensions():

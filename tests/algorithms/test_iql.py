@@ -9,9 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-
-from .by_hand import SPEC, as_ours, batches, descend, mlp, q_of, single, weights
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, q_of, single, weights
 
 
 def authors(page: IQL, data, tau=0.7, beta=3.0, gamma=0.99, polyak=0.005, rate=3e-4):

@@ -10,21 +10,20 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.awac import AWAC
 from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.algorithms.discrete_bc import DiscreteBC
-from lightning_offrl.algorithms.discrete_bcq import DiscreteBCQ
-from lightning_offrl.algorithms.discrete_bcq_iql import DiscreteBCQIQL
-from lightning_offrl.algorithms.discrete_cql import DiscreteCQL
-from lightning_offrl.algorithms.discrete_iql import DiscreteIQL
-from lightning_offrl.algorithms.dqn import DQN
-from lightning_offrl.algorithms.edac import EDAC
+from lightning_offrl.algorithms.discrete.bc import DiscreteBC
+from lightning_offrl.algorithms.discrete.bcq import DiscreteBCQ
+from lightning_offrl.algorithms.discrete.bcq_iql import DiscreteBCQIQL
+from lightning_offrl.algorithms.discrete.cql import DiscreteCQL
+from lightning_offrl.algorithms.discrete.dqn import DQN
+from lightning_offrl.algorithms.discrete.iql import DiscreteIQL
+from lightning_offrl.algorithms.ensembles.edac import EDAC
+from lightning_offrl.algorithms.ensembles.sac_n import SACN
+from lightning_offrl.algorithms.generative.iql_bcq import IQLBCQ
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.algorithms.iql_bcq import IQLBCQ
 from lightning_offrl.algorithms.rebrac import ReBRAC
-from lightning_offrl.algorithms.sac_n import SACN
 from lightning_offrl.algorithms.td3_bc import TD3BC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-
-from .by_hand import SPEC, as_ours, batches
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.algorithms.by_hand import SPEC, as_ours, batches
 
 DISCRETE = {"observation_shape": [3], "action_kind": "discrete", "action_size": 4}
 
@@ -99,7 +98,7 @@ def test_without_q_the_policy_goes_where_bc_goes(kind):
         (DiscreteIQL, {"inverse_temperature": 0.0}, "policy"),
     ],
 )
-def test_without_advantages_the_policy_maximises_likelihood(kind, settings, network):
+def test_without_advantages_the_policy_maximizes_likelihood(kind, settings, network):
     """Weights of one for every transition: the gradient of the log likelihood, to the last digit."""
     box = kind is not DiscreteIQL
     (batch,) = with_all(1) if box else discrete(1)
@@ -194,7 +193,7 @@ def test_threshold_zero_trains_and_acts_as_dqn():
 
 
 @pytest.mark.parametrize("kind", [DiscreteBCQ, DiscreteBCQIQL])
-def test_threshold_one_acts_as_trained_behaviour_cloning(kind):
+def test_threshold_one_acts_as_trained_behavior_cloning(kind):
     """Its imitation is the page DiscreteBC's, whatever Q does, and so are its actions.
 
     The authors' ``>`` leaves no action there, and an argmax over equal constants takes action 0.

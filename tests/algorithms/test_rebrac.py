@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_offrl.algorithms.rebrac import ReBRAC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-
-from .by_hand import SPEC, as_ours, batches, descend, mlp, single, weights
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, mlp, single, weights
 
 
 def critic(parameters, i, x):
@@ -85,7 +84,7 @@ def test_eight_updates_by_hand(settings, rates):
             assert_close(got.detach(), want.detach(), rtol=1e-8, atol=1e-9)
 
 
-def test_only_the_critics_are_normalised():
+def test_only_the_critics_are_normalized():
     page = ReBRAC(SPEC, hidden=(8, 8))
     assert page.q.mlp.norm is not None and page.policy.mlp.norm is None
 

@@ -10,9 +10,8 @@ from torch.testing import assert_close
 
 from lightning_offrl.algorithms.rebrac import ReBRAC
 from lightning_offrl.algorithms.td3_bc import TD3BC
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-
-from .by_hand import SPEC, as_ours, batches, descend, member, mlp, q_of, single, weights
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.algorithms.by_hand import SPEC, as_ours, batches, descend, member, mlp, q_of, single, weights
 
 
 def authors(page: TD3BC, data, noises, gamma=0.99, polyak=0.005, rate=3e-4, alpha=2.5):

@@ -10,14 +10,14 @@ from types import ModuleType
 import pytest
 import torch
 
-from lightning_offrl.compiled import uncompiled
-from lightning_offrl.update_path import UpdatePath
+from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.compile.graph import uncompiled
 
 
 @pytest.fixture
 def gpu(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(repo / "benchmarks"))
-    monkeypatch.setattr(UpdatePath, "compiler", staticmethod(uncompiled))
+    monkeypatch.setattr(CompileChoice, "compiler", staticmethod(uncompiled))
     import gpu
 
     return gpu

@@ -79,13 +79,13 @@ def test_numbers_as_text(grid: ModuleType) -> None:
 
 def check_missing_action(part: dict[str, Any]) -> None:
     """What the page claims about the cliff, of stored results or of a new run."""
-    behaviour, optimum, learners = part["behaviour"]["value"], part["optimum"]["value"], part["learners"]
+    behavior, optimum, learners = part["behavior"]["value"], part["optimum"]["value"], part["learners"]
     naive = learners["DQN"]
     # It stands still (-100 of at most -10.5): worse than random, although its Q promises more than any policy has.
-    assert (last(naive, "value") < -99.0).all() and behaviour > -25.0
+    assert (last(naive, "value") < -99.0).all() and behavior > -25.0
     assert (last(naive, "claim") > -2.0).all() and (last(naive, "in_data") < 0.5).all()
     for name in ("BCQ", "IQL", "CQL"):
-        assert (last(learners[name], "value") > behaviour + 10.0).all(), name
+        assert (last(learners[name], "value") > behavior + 10.0).all(), name
         assert (last(learners[name], "in_data") == 1.0).all(), name
     assert (last(learners["BCQ"], "value") > optimum - 2.0).all()
     # Networks of one-hot states end where a table does.
@@ -93,7 +93,7 @@ def check_missing_action(part: dict[str, Any]) -> None:
         assert last(learners[name], "claim") == pytest.approx(part["fixed_points"][name]["claim"], abs=off), name
     # With a goal reward only, the same learner on the same steps is optimal.
     assert last(part["goal_only"], "value") == pytest.approx(part["goal_only"]["optimum"])
-    assert part["goal_only"]["behaviour"] < 0.1 < part["goal_only"]["optimum"]
+    assert part["goal_only"]["behavior"] < 0.1 < part["goal_only"]["optimum"]
 
 
 def check_bound(part: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def record(name: str, truth: float, error: float, fqe: float, mb: float, flags: 
         "policy": name,
         "truth": truth,
         "truth_error": error,
-        "behaviour_mean": 50.0,
+        "behavior_mean": 50.0,
         "episodes": 10,
         "transitions": 100,
         "dataset": "made up",

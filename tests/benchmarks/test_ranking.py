@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.ope.direct_estimate import multiplicities
-from lightning_offrl.ope.estimators import ESTIMATORS
-from lightning_offrl.ope.intervals import Resamples, from_refits, resampled_interval
+from lightning_offrl.ope.direct.estimate import multiplicities
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits, resampled_interval
+from lightning_offrl.ope.weighting.registry import ESTIMATORS
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_a_fit_to_a_large_log_finds_the_exact_values(ranking: ModuleType) -> Non
 
 
 def test_a_choice_is_judged_by_hand(ranking: ModuleType) -> None:
-    """Three policies worth 1, 2, 3, behaviour 1.5: the smallest bound chooses the second, the speaker the third."""
+    """Three policies worth 1, 2, 3, behavior 1.5: the smallest bound chooses 2, the representative 3."""
 
     class Of:
-        values, behaviour_value = np.array([1.0, 2.0, 3.0, 0.0]), 1.5
+        values, behavior_value = np.array([1.0, 2.0, 3.0, 0.0]), 1.5
 
     nan = float("nan")
     values = torch.full((4, 6), nan, dtype=torch.float64)
@@ -72,8 +72,8 @@ def test_a_choice_is_judged_by_hand(ranking: ModuleType) -> None:
     found = ranking.Found(values, resampled, refits, torch.tensor([True, True, True, False]))
     row = ranking.judged(Of(), found)
     assert row["eligible"] == 3 and row["regret"]["smallest lower bound"] == pytest.approx(0.5)
-    assert row["regret"]["lower bound of the speaker"] == 0.0 and not any(row["harm"].values())
-    assert row["claim"]["lower bound of the speaker|speaker"] is False
+    assert row["regret"]["lower bound of the representative_estimate"] == 0.0 and not any(row["harm"].values())
+    assert row["claim"]["lower bound of the representative_estimate|representative_estimate"] is False
     assert all(row["covered"].values()) and row["size"]["paired differences to all rivals together"] == pytest.approx(
         1 / 3
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_offrl.envs.sepsis import Sepsis
+from lightning_offrl.envs.sepsis.environment import Sepsis
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback
 from lightning_offrl import BC, OfflineDataModule
 from lightning_offrl.callbacks.checkpoint import Checkpoint
 from lightning_offrl.callbacks.export import ExportPolicy
-from lightning_offrl.callbacks.safe_stop import SafeStop, Stopped
-from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.callbacks.graceful_stop import GracefulStop, Stopped
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
+from lightning_offrl.training.files import read_checkpoint
 
 
 class Score(Callback):
@@ -96,7 +96,7 @@ def test_from_python_a_signal_ends_fit_with_the_shells_status(tmp_path: Path, ar
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped) as stopped:
-        train(tmp_path, arrays, SafeStop(), Signal(), Score(), Checkpoint(every=50))
+        train(tmp_path, arrays, GracefulStop(), Signal(), Score(), Checkpoint(every=50))
     assert stopped.value.code == 143
     assert read_checkpoint(str(stopped.value.checkpoint))["offrl"]["updates"] == 20
     assert "stopped after update 20 of 50; go on with: trainer.fit(..., ckpt_path=" in capsys.readouterr().err

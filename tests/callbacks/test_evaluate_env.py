@@ -20,7 +20,7 @@ from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
 from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.envs.evaluation import evaluate
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.errors import InputError
 
 
@@ -108,7 +108,7 @@ def test_stacked_seeds_are_logged_one_by_one(tmp_path: Path, pendulum_arrays) ->
     assert row["eval/score_seed1"] == pytest.approx((means[1] + 1200) / 10)
 
 
-class Watch(Callback):
+class FQEMonitor(Callback):
     """Random states and modes around the evaluation of each block."""
 
     def __init__(self) -> None:
@@ -129,8 +129,8 @@ def test_training_does_not_notice(tmp_path: Path, pendulum_arrays, monkeypatch: 
         return act(self, observation)
 
     monkeypatch.setattr(IQL, "act", drawing)
-    before, after = Watch(), Watch()
-    alone = Watch()
+    before, after = FQEMonitor(), FQEMonitor()
+    alone = FQEMonitor()
     plain, _ = fit(tmp_path / "a", source(pendulum_arrays), alone, kind=IQL, dropout=0.1)
     callback = EvaluateEnv(episodes=1, every=2)
     watched, _ = fit(tmp_path / "b", source(pendulum_arrays), before, callback, after, kind=IQL, dropout=0.1)
@@ -209,7 +209,7 @@ def test_modes_are_put_back_part_by_part(tmp_path: Path, pendulum_arrays) -> Non
         def on_train_batch_start(self, trainer, pl_module, *args) -> None:
             pl_module.q_target.eval()
 
-    watch = Watch()
+    watch = FQEMonitor()
     algorithm, _ = fit(tmp_path, source(pendulum_arrays), Freeze(), EvaluateEnv(episodes=1, every=2), watch, kind=IQL)
     frozen = {id(part) for part in algorithm.q_target.modules()}
     wanted = [id(part) not in frozen for part in algorithm.modules()]

@@ -11,10 +11,10 @@ from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.callbacks.evaluate_ope import EvaluateOPE
 from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.trained import from_algorithm
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.policies.trained import from_algorithm
 
 
 def run(make_arrays, callbacks, page=TD3BC, fraction=0.25, cluster=None, **options):

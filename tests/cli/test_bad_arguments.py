@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_offrl.cli import main
-from lightning_offrl.data.import_logs import import_logs
+from lightning_offrl.data.logs.import_logs import import_logs
 
 NET = {"hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 GAUSSIAN = {"dist": "tanh_normal", "std": 0.5, "std_scale": 1.0, "squash_mean": True, "eps_uniform": 0.0}
@@ -128,7 +128,7 @@ LINES = {
     f"{OPE} fits.json --reward-range 2 3": "the range of rewards [2, 3] must hold every possible one, but the log goes",
     f"{OPE} fits.json --bandwidth -1": "--bandwidth must be at least 0, got -1",
     f"{OPE} fits.json --max-weight -1": "--max-weight must be at least 0, got -1",
-    f"{OPE} fits.json --behaviour wide.json": "the policy wide reads observations of 5 numbers, these have 3",
+    f"{OPE} fits.json --behavior wide.json": "the policy wide reads observations of 5 numbers, these have 3",
     f"{OPE} fits.json --direct fqe --updates 0": "--updates must be at least 1, got 0",
     f"{OPE} fits.json --direct lstd --refits -1": "--refits must be at least 0, got -1",
     f"{OPE} fits.json --json empty": "--json empty cannot be written: empty is no file; name another place",

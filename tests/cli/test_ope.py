@@ -13,10 +13,10 @@ import torch
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main, select
 from lightning_offrl.cli.ope import INTERVALS
-from lightning_offrl.data.sources import load
-from lightning_offrl.export.policy import export_policy
-from lightning_offrl.ope import selection
-from lightning_offrl.ope.intervals import METHODS
+from lightning_offrl.data.readers import load
+from lightning_offrl.ope.selection import ranking as selection
+from lightning_offrl.ope.weighting.intervals import METHODS
+from lightning_offrl.policy import export_policy
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -31,16 +31,16 @@ def gaussian(name: str, shift: float, scale: float = 1.0) -> dict:
 
 @pytest.fixture
 def log(workplace: Path) -> Path:
-    """``log.npz``: 300 episodes of 4 steps of the policy ``behaviour``; the reward is the first action."""
-    from lightning_offrl.ope.policy_files import load_gaussian
+    """``log.npz``: 300 episodes of 4 steps of the policy ``behavior``; the reward is the first action."""
+    from lightning_offrl.ope.policies.files import load_gaussian
 
-    gaussian("behaviour", 0.0)
+    gaussian("behavior", 0.0)
     gaussian("better", 0.15)
     gaussian("worse", -0.15)
     gaussian("far", 3.0, 0.2)
     generator = torch.Generator().manual_seed(0)
     observation = torch.randn(1200, 3, generator=generator)
-    policy = load_gaussian("behaviour")
+    policy = load_gaussian("behavior")
     action = policy.sample(observation, 1, generator)[0].float()
     end = np.arange(1200) % 4 == 3
     np.savez(
@@ -105,7 +105,7 @@ def test_trained_policies_are_read_and_their_own_data_noticed(log: Path, capsys)
     )  # greedy: no weights, and no fitted estimate was asked for
     assert "the policy is deterministic" in capsys.readouterr().out
     assert main(f"ope --policy policy.pt {COMMON} --kind stochastic".split()) in (0, 3)
-    assert "logged behaviour" in capsys.readouterr().out
+    assert "logged behavior" in capsys.readouterr().out
     assert main(f"ope --policy policy.pt {COMMON} --bandwidth 0".split()) in (0, 3)
     assert "kernel: the deterministic policy" in capsys.readouterr().out
 
@@ -153,24 +153,24 @@ def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
     assert "mb: " in said and "estimates whole episodes" not in said
 
 
-def test_behaviour_from_a_file_and_held_out_episodes(log: Path, capsys):
-    options = "--behaviour behaviour.json --held-out 0.5 --split-seed 3"
+def test_behavior_from_a_file_and_held_out_episodes(log: Path, capsys):
+    options = "--behavior behavior.json --held-out 0.5 --split-seed 3"
     assert main(f"ope --policy better.json {COMMON} {options}".split()) == 0
     said = capsys.readouterr().out
-    assert "150 held-out episodes" in said and "behaviour behaviour" in said and "unseen:" in said
+    assert "150 held-out episodes" in said and "behavior behavior" in said and "unseen:" in said
 
 
 def test_choosing_among_policies(log: Path, capsys):
-    Path("truth.json").write_text(json.dumps({"better": 0.6, "worse": -0.6, "behaviour": 0.0, "far": 3.0}))
+    Path("truth.json").write_text(json.dumps({"better": 0.6, "worse": -0.6, "behavior": 0.0, "far": 3.0}))
     line = (
-        f"select --policies better.json worse.json behaviour.json far.json {COMMON} --truth truth.json --json out.json"
+        f"select --policies better.json worse.json behavior.json far.json {COMMON} --truth truth.json --json out.json"
     )
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
     assert "Ranked by the estimate that speaks for it, less one standard error." in said
     found = json.loads(Path("out.json").read_text())
-    assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behaviour", "far"}
+    assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behavior", "far"}
     assert found["rank_by"] == "less-error" and found["ranking"][0] == found["chosen"] == "better"
     assert found["regret"]["far"] is None and found["regret"]["better"] == 0.0 and found["top"] == ["better"]
     assert main(f"{line} --rank-by conservative".split()) == 0
@@ -250,7 +250,7 @@ def test_a_policy_from_python_code(log: Path, capsys):
         ("ope --policy better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
         ("ope --policy better.json --data log.npz --direct none --by site", "no column 'site'"),
         ("ope --policy better.json --data log.npz --horizons 3", "did you mean --horizon"),
-        ("ope --policy better.json --data tiny.hdf5 --direct none --behaviour logged", "no logged probabilities"),
+        ("ope --policy better.json --data tiny.hdf5 --direct none --behavior logged", "no logged probabilities"),
         (
             "select --policies better.json ./better.json --data log.npz --direct none",
             "two of the policies are called 'better'",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.checkpoint_io import read_checkpoint
 from lightning_offrl.cli.processes import summary
 from lightning_offrl.loggers.metrics_csv import read_metrics
+from lightning_offrl.training.files import read_checkpoint
 from tests.cli.test_resume import FIT, same
 
 OFFRL = [sys.executable, "-m", "lightning_offrl"]

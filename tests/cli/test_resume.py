@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_offrl.checkpoint_io import read_checkpoint
+from lightning_offrl.training.files import read_checkpoint
 
 OFFRL = [sys.executable, "-m", "lightning_offrl"]
 FIT = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.checkpoint_io import read_checkpoint
 from lightning_offrl.cli import main
+from lightning_offrl.training.files import read_checkpoint
 
 
 def test_from_collecting_to_evaluating(workplace: Path, offrl, capsys):

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from lightning_offrl.algorithm import OfflineAlgorithm
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 ALGORITHMS = all_algorithms()
 every_algorithm = pytest.mark.parametrize("algorithm", list(ALGORITHMS.values()), ids=list(ALGORITHMS))

@@ -15,13 +15,12 @@ from torch.testing import assert_close
 
 from lightning_offrl.callbacks.evaluate_env import EvaluateEnv
 from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.envs.collect import collect_arrays
-from lightning_offrl.envs.evaluation import evaluate
+from lightning_offrl.data.writers.collect import collect_arrays
 from lightning_offrl.envs.make import make_environment
-from lightning_offrl.export.policy import export_policy, load_policy
+from lightning_offrl.envs.rollout import evaluate
+from lightning_offrl.policy import export_policy, load_policy
+from tests.contracts.pages import ALGORITHMS, small
 from tests.envs.forbidding import ACTIONS, DICT, INFO, IllegalAction
-
-from .pages import ALGORITHMS, small
 
 DISCRETE = {name: kind for name, kind in ALGORITHMS.items() if kind.action_kind == "discrete"}
 every_discrete = pytest.mark.parametrize("algorithm", list(DISCRETE.values()), ids=list(DISCRETE))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from .pages import ALGORITHMS, distance, every_algorithm, fit, same
-from .test_resume import checkpoints
-from .test_trace import Graphs
+from tests.contracts.pages import ALGORITHMS, distance, every_algorithm, fit, same
+from tests.contracts.test_resume import checkpoints
+from tests.contracts.test_trace import Graphs
 
 UPDATES = 50
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .pages import distance, every_algorithm, fit, same
+from tests.contracts.pages import distance, every_algorithm, fit, same
 
 REPO = Path(__file__).resolve().parents[2]
 

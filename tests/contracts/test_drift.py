@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from .pages import every_algorithm, fit
+from tests.contracts.pages import every_algorithm, fit
 
 UPDATES = 50
 ROUNDINGS = 3 * 3 * 3

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .pages import batch_for, episodes_for, every_algorithm, small
-from .test_loop import constant
+from tests.contracts.pages import batch_for, episodes_for, every_algorithm, small
+from tests.contracts.test_loop import constant
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "fingerprints.json"
 

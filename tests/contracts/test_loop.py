@@ -10,12 +10,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_offrl.algorithm import OfflineAlgorithm
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate
-from lightning_offrl.descent import clip_per_seed
 from lightning_offrl.errors import InputError
-
-from .pages import batch_for, episodes_for, every_algorithm, fit, same, small
+from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.optimizers import clip_per_seed
+from lightning_offrl.training.target_update import SoftTargetUpdate
+from tests.contracts.pages import batch_for, episodes_for, every_algorithm, fit, same, small
 
 
 class Counter(pl.Callback):
@@ -52,7 +51,7 @@ def test_training_moves_every_network(algorithm):
     page, _ = fit(algorithm, steps=20)
     fresh = algorithm(page.spec, **small(algorithm))
     for name, start in fresh.state_dict().items():
-        if not name.startswith("normaliser"):
+        if not name.startswith("normalizer"):
             assert not torch.equal(start, page.state_dict()[name]), f"{name} did not move"
 
 
@@ -167,12 +166,12 @@ def test_precisions_train(algorithm, precision):
 
 @every_algorithm
 def test_act_takes_raw_observations(algorithm):
-    """act normalises by itself: shifting data and statistics alike changes nothing."""
-    page, _ = fit(algorithm, steps=5, model={"normalise_observations": True})
+    """act normalizes by itself: shifting data and statistics alike changes nothing."""
+    page, _ = fit(algorithm, steps=5, model={"normalize_observations": True})
     observation = episodes_for(algorithm).data["observation"][:4]
     with torch.no_grad():
         before = page.act(observation)
-        page.normaliser.mean_0 += 3.0
+        page.normalizer.mean_0 += 3.0
         after = page.act(observation + 3.0)
     torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
     if page.action_kind == "box":

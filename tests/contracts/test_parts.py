@@ -1,4 +1,4 @@
-"""What a page is made of: targets that only follow, learned numbers that are parameters, normalised observations."""
+"""What a page is made of: targets that only follow, learned numbers that are parameters, normalized observations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_offrl.callbacks.target_update import SoftTargetUpdate, soft_update
-
-from .pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
-from .test_loop import constant
+from lightning_offrl.training.target_update import SoftTargetUpdate, soft_update
+from tests.contracts.pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
+from tests.contracts.test_loop import constant
 
 
 def made(algorithm):
@@ -86,10 +85,10 @@ def test_polyak_averages_stay_in_float32():
 
 
 @every_algorithm
-def test_both_observations_are_normalised_alike(algorithm):
+def test_both_observations_are_normalized_alike(algorithm):
     """The next one with the statistics of this one: a page that forgot it would bootstrap from other states."""
     page = made(algorithm)
-    page.normaliser.fit({(): (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0]))})
+    page.normalizer.fit({(): (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0]))})
     block = batch_for(page).unsqueeze(0)
     got = page.prepare(block)
     for key in ("observation", ("next", "observation")):

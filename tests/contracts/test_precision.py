@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from .pages import distance, every_algorithm, fit, small
+from tests.contracts.pages import distance, every_algorithm, fit, small
 
 
 class ScaledOnly(MixedPrecision):
@@ -90,7 +90,7 @@ def test_densities_at_the_edge_of_the_box_are_finite_in_bfloat16():
 
 def test_weights_and_soft_maxima_are_float32_in_bfloat16():
     """exp(beta A), log-sum-exp, targets: every loss that an update returns has float32's digits."""
-    from .pages import ALGORITHMS, batch_for, episodes_for
+    from tests.contracts.pages import ALGORITHMS, batch_for, episodes_for
 
     for algorithm in ALGORITHMS.values():
         page = algorithm(episodes_for(algorithm).spec, **small(algorithm))

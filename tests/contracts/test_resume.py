@@ -7,8 +7,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_offrl.errors import InputError
-
-from .pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
+from tests.contracts.pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
 
 
 def checkpoints(folder):
@@ -61,7 +60,7 @@ def test_a_finished_run_can_be_extended(algorithm, tmp_path):
 
 @every_algorithm
 def test_weights_alone_start_a_new_clock(algorithm, tmp_path):
-    page, trainer = fit(algorithm, steps=10, model={"normalise_observations": True})
+    page, trainer = fit(algorithm, steps=10, model={"normalize_observations": True})
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     loaded = algorithm.load_from_checkpoint(tmp_path / "x.ckpt")
     assert loaded.updates == 0 and same(loaded.state_dict(), page.state_dict())

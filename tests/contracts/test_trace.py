@@ -8,22 +8,21 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import pytest
 
-from lightning_offrl.compiled import uncompiled
-from lightning_offrl.update_path import UpdatePath
-
-from .pages import distance, every_algorithm, fit
+from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.compile.graph import uncompiled
+from tests.contracts.pages import distance, every_algorithm, fit
 
 
 class Graphs(pl.Callback):
     """Notes how many graphs a run made; 0 where it fell back to the plain path."""
 
     def on_train_end(self, trainer, pl_module):
-        self.made = pl_module.update_path.graphs_made
+        self.made = pl_module.compile_choice.graphs_made
 
 
 @pytest.fixture
 def without_compiler(monkeypatch):
-    monkeypatch.setattr(UpdatePath, "compiler", staticmethod(uncompiled))
+    monkeypatch.setattr(CompileChoice, "compiler", staticmethod(uncompiled))
 
 
 @every_algorithm

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from lightning_offrl.data.convert import convert
 from lightning_offrl.data.episodes import EpisodeFilter
-from lightning_offrl.data.sources import load, minari
+from lightning_offrl.data.readers import load, minari
+from lightning_offrl.data.writers.convert import convert
 from lightning_offrl.errors import InputError
 
 Change = Callable[[dict[str, Any]], Any]
@@ -189,7 +189,7 @@ def file(tmp_path: Path, arrays: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_missing_file_names_its_neighbours(file: Path) -> None:
+def test_a_missing_file_names_its_neighbors(file: Path) -> None:
     with pytest.raises(InputError, match="there is no file .*hopper-medum.hdf5; .* has hopper-medium.hdf5"):
         load(str(file.with_name("hopper-medum.hdf5")))
     with pytest.raises(InputError, match="there is no file .*nowhere/x.hdf5; .*nowhere holds no dataset"):

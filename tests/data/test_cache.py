@@ -19,7 +19,7 @@ import torch
 
 from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load, locate
+from lightning_offrl.data.readers import load, locate
 
 
 def write(path: Path, arrays: dict[str, Any], *, old: bool = True) -> Path:
@@ -51,7 +51,7 @@ def file(tmp_path: Path, arrays: dict[str, Any]) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every reading of a D4RL file."""
-    from lightning_offrl.data.sources import d4rl
+    from lightning_offrl.data.readers import d4rl
 
     done: list[Path] = []
     original = d4rl.read
@@ -236,7 +236,7 @@ def test_the_second_start_imports_no_reader(file: Path) -> None:
     code = f"""
 import sys
 from lightning_offrl.data import cache
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 cache._RACY_NS = -3_600_000_000_000
 assert len(load({str(file)!r})) == 120
 print(*sorted({{"h5py", "minari", "gymnasium", "lightning", "torchrl"}} & set(sys.modules)))

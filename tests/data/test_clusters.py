@@ -8,7 +8,7 @@ import torch
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_picked
 from lightning_offrl.data.clusters import Clusters, clusters_of
 from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 

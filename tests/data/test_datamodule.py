@@ -86,8 +86,8 @@ def test_statistics_are_those_of_numpy_in_float64(arrays, chunk):
 
 
 def test_statistics_and_rewards_are_those_of_the_train_split(arrays):
-    """What is held out must not shape what is learnt: neither through the normaliser nor through scaled rewards."""
-    data = OfflineDataModule(arrays, validation_fraction=0.34, reward="standardise")
+    """What is held out must not shape what is learnt: neither through the normalizer nor through scaled rewards."""
+    data = OfflineDataModule(arrays, validation_fraction=0.34, reward="standardize")
     mean, _ = data.observation_statistics()[()]
     assert_close(mean, data.train.data["observation"].double().mean(0))
     assert (mean - data.episodes.data["observation"].double().mean(0)).abs().max() > 1e-3

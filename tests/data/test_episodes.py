@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
 
 

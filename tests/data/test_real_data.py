@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.data.convert import convert
-from lightning_offrl.data.show import describe
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.describe import describe
+from lightning_offrl.data.readers import load
+from lightning_offrl.data.writers.convert import convert
 
 pytestmark = pytest.mark.slow
 

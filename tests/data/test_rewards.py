@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers import load
 from lightning_offrl.data.rewards import PRESETS, RewardTransform, fit_reward
-from lightning_offrl.data.sources import load
 from lightning_offrl.errors import InputError
 
 
@@ -41,9 +41,9 @@ def test_iql_scales_by_the_range_of_returns() -> None:
     assert fit_reward("iql-locomotion", with_rewards([1.0, 2.0, 6.0, 7.0], [1, 3])) == (100.0, 0.0)
 
 
-def test_standardised_rewards_have_mean_zero_and_deviation_one(arrays: dict[str, Any]) -> None:
+def test_standardized_rewards_have_mean_zero_and_deviation_one(arrays: dict[str, Any]) -> None:
     episodes = load(arrays)
-    scale, shift = fit_reward("standardise", episodes)
+    scale, shift = fit_reward("standardize", episodes)
     reward = scale * episodes.data["next", "reward"].double() + shift
     assert float(reward.mean()) == pytest.approx(0.0, abs=1e-12)
     assert float(reward.std(correction=0)) == pytest.approx(1.0)
@@ -54,7 +54,7 @@ def test_bad_presets() -> None:
     with pytest.raises(InputError, match="all 2 episodes of arrays have the return 1"):
         fit_reward("iql-locomotion", same)
     with pytest.raises(InputError, match="every reward of arrays is 1"):
-        fit_reward("standardise", same)
+        fit_reward("standardize", same)
     with pytest.raises(InputError, match="did you mean 'antmaze'"):
         fit_reward("antmze", same)
     for name in PRESETS:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Logs of a Gaussian behaviour, and policies shifted by z standard deviations: all divergences have closed forms."""
+"""Logs of a Gaussian behavior, and policies shifted by z standard deviations: all divergences have closed forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.ope.policies import TruncatedNormal
+from lightning_offrl.ope.policies.target import TruncatedNormal
 
 STD = 0.05  # actions stay far inside the box, so that truncation changes nothing
 PHI = NormalDist().cdf
@@ -22,7 +22,7 @@ def z_of(bits: float) -> float:
 
 
 def policy(z: float, size: int, ratio: float = 1.0) -> TruncatedNormal:
-    """Mean: the behaviour's, ``0.1 s`` of the first state numbers, plus z standard deviations in all (not each)."""
+    """Mean: the behavior's, ``0.1 s`` of the first state numbers, plus z standard deviations in all (not each)."""
 
     def parameters(observation: Tensor) -> tuple[Tensor, Tensor]:
         mean = 0.1 * observation[:, :1].double().expand(-1, size) + z * STD / math.sqrt(size)
@@ -32,11 +32,11 @@ def policy(z: float, size: int, ratio: float = 1.0) -> TruncatedNormal:
 
 
 def log_of(states: int, actions: int, steps: int = 5_000, length: int = 5, seed: int = 0) -> Episodes:
-    """Independent standard normal states; the behaviour is ``policy(0)``; the reward is the first action."""
+    """Independent standard normal states; the behavior is ``policy(0)``; the reward is the first action."""
     generator = torch.Generator().manual_seed(seed)
     observation = torch.randn(steps + 1, states, generator=generator)
-    behaviour = policy(0.0, actions)
-    action = behaviour.sample(observation[:-1], 1, generator)[0]
+    behavior = policy(0.0, actions)
+    action = behavior.sample(observation[:-1], 1, generator)[0]
     last = torch.arange(1, steps + 1) % length == 0
     return Episodes.from_arrays(
         observation[:-1].numpy(),
@@ -44,7 +44,7 @@ def log_of(states: int, actions: int, steps: int = 5_000, length: int = 5, seed:
         action[:, 0].numpy(),
         last.numpy(),
         next_observations=observation[1:].numpy(),
-        behavior_log_prob=behaviour.log_prob(observation[:-1], action).numpy(),
+        behavior_log_prob=behavior.log_prob(observation[:-1], action).numpy(),
         observation_space=spaces.Box(-math.inf, math.inf, (states,)),
         action_space=spaces.Box(-1.0, 1.0, (actions,)),
     )

@@ -21,10 +21,10 @@ from lightning_offrl.diagnostics.shift import (
     excess_surprisal,
     kl_divergence,
 )
-from lightning_offrl.diagnostics.support import neighbour_support
+from lightning_offrl.diagnostics.support import neighbor_support
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.policies import Deterministic, Discrete
+from lightning_offrl.ope.policies.behavior import fit_behavior
+from lightning_offrl.ope.policies.target import Deterministic, Discrete
 
 # Two states; of three actions, two are legal in each.
 LEGAL = torch.tensor([[True, True, False], [False, True, True]])
@@ -32,7 +32,7 @@ STEPS, LENGTH = 300, 3
 
 
 def log_of(seed: int = 0) -> Episodes:
-    """Independent states; the behaviour takes either legal action alike."""
+    """Independent states; the behavior takes either legal action alike."""
     rng = np.random.default_rng(seed)
     state = rng.integers(2, size=STEPS + 1)
     action = (state + rng.integers(2, size=STEPS + 1))[:-1]
@@ -102,8 +102,8 @@ def test_divergence() -> None:
     )
     want = sum(p * math.log2(3 * p) for p in (1 / 8, 2 / 8, 5 / 8))
     assert kl_divergence(free, POLICY, UNIFORM).numbers["kl_bits_step"] == pytest.approx(want, abs=1e-12)
-    # A fitted behaviour is told as well; its counts hold legal actions alone.
-    fitted = fit_behaviour(EPISODES)
+    # A fitted behavior is told as well; its counts hold legal actions alone.
+    fitted = fit_behavior(EPISODES)
     state, action = EPISODES.data["observation"].argmax(-1), EPISODES.data["action"]
     count = torch.zeros(2, 3).index_put_((state, action), torch.ones(STEPS), accumulate=True).double()
     p, q = weighing(1.0, 2.0, 5.0)(torch.eye(2), LEGAL), count / count.sum(-1, keepdim=True)
@@ -112,9 +112,9 @@ def test_divergence() -> None:
 
 
 def test_surprisal() -> None:
-    """Behaviour 3 : 1 of the first two, 1 : 1 of the last two: the greedy action surprises by 2 bits, or 1."""
-    behaviour = told(3.0, 1.0, 1.0)
-    found = excess_surprisal(EPISODES, GREEDY, behaviour)
+    """Behavior 3 : 1 of the first two, 1 : 1 of the last two: the greedy action surprises by 2 bits, or 1."""
+    behavior = told(3.0, 1.0, 1.0)
+    found = excess_surprisal(EPISODES, GREEDY, behavior)
     state, action = EPISODES.data["observation"].argmax(-1), EPISODES.data["action"]
     own = -torch.tensor([[3 / 4, 1 / 4, 0.0], [0.0, 1 / 2, 1 / 2]]).log2()[state, action].double().mean()
     assert found.numbers["surprisal_log_bits"] == pytest.approx(float(own), abs=1e-6)
@@ -145,14 +145,14 @@ def test_actions_that_are_drawn() -> None:
 
 def test_support() -> None:
     """Told, the policy takes what was taken in both states; what it would like best was never taken in the first."""
-    assert neighbour_support(EPISODES, GREEDY).value == 1.0
+    assert neighbor_support(EPISODES, GREEDY).value == 1.0
 
 
 def test_a_whole_panel() -> None:
     panel = ShiftPanel(EPISODES, UNIFORM)
     found = {one.name: one for one in panel.diagnose(POLICY)}
     assert set(found) == {"support_knn", "kl_bits_traj", "auc", "mmd2", "surprisal_bits", "ess_share"}
-    assert found["surprisal_bits"].value == pytest.approx(0.0, abs=1e-9)  # any legal action is one bit to the behaviour
+    assert found["surprisal_bits"].value == pytest.approx(0.0, abs=1e-9)  # any legal action is one bit to the behavior
     assert found["support_knn"].value == 1.0
 
 
@@ -166,7 +166,7 @@ def test_a_whole_panel() -> None:
         lambda p: density_ratio(EPISODES, p),
         lambda p: distinguish(EPISODES, p),
         lambda p: discrepancy(EPISODES, p),
-        lambda p: neighbour_support(EPISODES, p),
+        lambda p: neighbor_support(EPISODES, p),
         lambda p: ShiftPanel(EPISODES).diagnose(p),
     ],
 )

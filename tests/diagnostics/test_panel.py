@@ -9,13 +9,13 @@ import torch
 
 import lightning_offrl.diagnostics.panel as module
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
+from lightning_offrl.diagnostics.diagnosis import as_text
 from lightning_offrl.diagnostics.panel import ShiftPanel
-from lightning_offrl.diagnostics.reading import as_text
 from lightning_offrl.diagnostics.shift import density_ratio, kl_divergence
-from lightning_offrl.envs.sepsis import Sepsis
+from lightning_offrl.envs.sepsis.environment import Sepsis
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import ClippedNormal, Deterministic, Discrete
+from lightning_offrl.ope.policies.target import ClippedNormal, Deterministic, Discrete
 from tests.diagnostics.gaussian import log_of, policy
 
 ALWAYS = ["support_knn", "auc", "mmd2"]
@@ -31,19 +31,19 @@ def test_what_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "distinguish", lambda *a, **k: told(*a, **{**k, "updates": 10}))
     bare = Episodes(EPISODES.data.exclude("behavior_log_prob"), EPISODES.start, EPISODES.length, EPISODES.spec)
     fixed = Deterministic(lambda o: torch.zeros(len(o), 1))
-    stochastic, behaviour = policy(1.0, 1), policy(0.0, 1)
+    stochastic, behavior = policy(1.0, 1), policy(0.0, 1)
     assert names(ShiftPanel(bare, vae=False), fixed) == ALWAYS
     knn = [ALWAYS[0], "kl_bits_knn", *ALWAYS[1:]]
     assert names(ShiftPanel(bare, vae=False), stochastic) == knn
     assert names(ShiftPanel(EPISODES, vae=False), stochastic) == [*knn, "ess_share"]
-    known = ShiftPanel(EPISODES, behaviour, vae=False)
+    known = ShiftPanel(EPISODES, behavior, vae=False)
     assert names(known, fixed) == [*ALWAYS, "surprisal_bits"]
     assert names(known, stochastic) == [ALWAYS[0], "kl_bits_traj", *knn[1:], "surprisal_bits", "ess_share"]
     # A policy that acts greedily, and the density it was trained with, clipped when it is sampled.
     clipped = ClippedNormal(stochastic.parameters)
     both = known.diagnose(fixed, clipped)
     assert [d.name for d in both] == [ALWAYS[0], "kl_bits_traj", *ALWAYS[1:], "surprisal_bits", "ess_share"]
-    want = kl_divergence(EPISODES, stochastic, behaviour, states=len(known.steps))
+    want = kl_divergence(EPISODES, stochastic, behavior, states=len(known.steps))
     assert both[1].value == pytest.approx(want.value, rel=1e-9)
     assert len(as_text(both).splitlines()) >= len(both)
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.sources import load
-from lightning_offrl.diagnostics.classifier import area, tell_apart
-from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
-from lightning_offrl.diagnostics.reading import (
+from lightning_offrl.data.readers import load
+from lightning_offrl.diagnostics.diagnosis import (
     ALARM_AUC,
     ALARM_BITS,
     ALARM_TV,
@@ -24,6 +22,7 @@ from lightning_offrl.diagnostics.reading import (
     level_of,
     limit_bits,
 )
+from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
 from lightning_offrl.diagnostics.samples import clustered_error, mean_length, sample_pairs
 from lightning_offrl.diagnostics.shift import (
     density_ratio,
@@ -33,9 +32,10 @@ from lightning_offrl.diagnostics.shift import (
     kl_divergence,
     knn_divergence,
 )
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.diagnostics.two_sample import area, two_sample_test
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import Deterministic, SquashedNormal, Tabular
+from lightning_offrl.ope.policies.target import Deterministic, SquashedNormal, Tabular
 from tests.diagnostics.gaussian import PHI, STD, log_of, policy, z_of
 
 
@@ -54,13 +54,13 @@ def test_lines_are_those_of_gaussian_shifts() -> None:
 
 
 @pytest.mark.parametrize(("bits", "steps"), [(0.25, 10_000), (0.5, 5_000), (1.0, 5_000)])
-def test_divergence_by_neighbours_in_three_dimensions(bits: float, steps: int) -> None:
+def test_divergence_by_neighbors_in_three_dimensions(bits: float, steps: int) -> None:
     found = knn_divergence(log_of(2, 1, steps), policy(z_of(bits), 1))
     assert found.value == pytest.approx(bits, rel=0.15) and found.name == "kl_bits_knn"
     assert bits < 0.5 or found.level == "caution"  # five decisions per episode: 2.5 and 5 bits
 
 
-def test_neighbours_of_unpaired_samples() -> None:
+def test_neighbors_of_unpaired_samples() -> None:
     """The estimator of the paper, on two clouds of different sizes: half a bit, nothing, and a change of scale."""
     shifted, same, scaled = [], [], []
     for seed in range(3):
@@ -125,18 +125,18 @@ def test_squashing_cancels() -> None:
 
 def test_divergence_of_discrete_actions_is_a_sum() -> None:
     world = GridWorld("open", slip=0.2)
-    behaviour, target = world.mdp.behaviour_policy(0.5), world.mdp.behaviour_policy(0.8)
-    arrays = world.dataset(behaviour, 40, horizon=30)
+    behavior, target = world.mdp.behavior_policy(0.5), world.mdp.behavior_policy(0.8)
+    arrays = world.dataset(behavior, 40, horizon=30)
     episodes = load(arrays)
-    found = kl_divergence(episodes, Tabular(target), Tabular(behaviour), states=10**6)
-    each = (target * np.log2(target / behaviour)).sum(-1)[arrays["infos/state"]]
+    found = kl_divergence(episodes, Tabular(target), Tabular(behavior), states=10**6)
+    each = (target * np.log2(target / behavior)).sum(-1)[arrays["infos/state"]]
     assert found.numbers["kl_bits_step"] == pytest.approx(each.mean(), rel=1e-6)
     assert found.value == pytest.approx(each.sum() / 40, rel=1e-6)
-    best = kl_divergence(episodes, Tabular(world.mdp.behaviour_policy(1.0)), Tabular(behaviour), states=10**6)
+    best = kl_divergence(episodes, Tabular(world.mdp.behavior_policy(1.0)), Tabular(behavior), states=10**6)
     assert best.numbers["kl_bits_step"] == pytest.approx(
         -math.log2(0.5 + 0.5 / 4), rel=1e-6
     )  # deterministic: -log2 pi_b
-    never = behaviour.copy()
+    never = behavior.copy()
     never[:, 0], never[:, 1] = 0.0, never[:, 1] + never[:, 0]
     impossible = kl_divergence(episodes, Tabular(target), Tabular(never))
     assert impossible.value == math.inf and impossible.level == "alarm" and "never takes" in impossible.reading
@@ -178,19 +178,19 @@ def test_the_classifier_is_judged_on_other_episodes() -> None:
     """Random labels can be learnt by heart, but not on points of other groups."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 40, generator=generator)
-    told = tell_apart(x, torch.randn(60, 40, generator=generator), torch.arange(60) // 6, updates=200)
+    told = two_sample_test(x, torch.randn(60, 40, generator=generator), torch.arange(60) // 6, updates=200)
     assert 0.3 < told.auc < 0.7 and told.kl_bits < 0.2
-    single = tell_apart(x + 3.0, x, torch.zeros(60, dtype=torch.int64), updates=100)
+    single = two_sample_test(x + 3.0, x, torch.zeros(60, dtype=torch.int64), updates=100)
     assert single.auc > 0.9
 
 
 def test_the_classifier_moves_no_random_state() -> None:
     state = torch.random.get_rng_state()
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    told = [tell_apart(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc for _ in range(2)]
+    told = [two_sample_test(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc for _ in range(2)]
     assert told[0] == told[1] and bool((torch.random.get_rng_state() == state).all())
     with torch.no_grad():
-        assert tell_apart(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc == told[0]
+        assert two_sample_test(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc == told[0]
 
 
 def test_area_counts_pairs() -> None:

@@ -11,11 +11,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.sources import load
-from lightning_offrl.diagnostics.support import VAESupport, coverage_level, neighbour_support
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.data.readers import load
+from lightning_offrl.diagnostics.support import VAESupport, coverage_level, neighbor_support
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.policies import Deterministic, Tabular
+from lightning_offrl.ope.policies.target import Deterministic, Tabular
 
 
 class Uniform:
@@ -36,10 +36,10 @@ class Uniform:
     def probabilities(self, observation: Tensor) -> None: ...
 
 
-def log_of(behaviour: object, states: int = 2, actions: int = 1, steps: int = 4_000, length: int = 4) -> Episodes:
+def log_of(behavior: object, states: int = 2, actions: int = 1, steps: int = 4_000, length: int = 4) -> Episodes:
     generator = torch.Generator().manual_seed(0)
     observation = torch.randn(steps, states, generator=generator)
-    action = behaviour.sample(observation, 1, generator)[0]
+    action = behavior.sample(observation, 1, generator)[0]
     return Episodes.from_arrays(
         observation.numpy(),
         action.float().numpy(),
@@ -57,7 +57,7 @@ HALF = log_of(Uniform(-1.0, 0.0))
 @pytest.mark.parametrize(("low", "high", "inside"), [(-1.0, 0.0, 1.0), (-1.0, 1.0, 0.5), (-0.25, 0.75, 0.25)])
 def test_share_of_a_uniform_policy_inside_the_log(low: float, high: float, inside: float) -> None:
     """99 % of what lies inside, nothing of what lies outside (but for its edge)."""
-    by_distance = neighbour_support(HALF, Uniform(low, high))
+    by_distance = neighbor_support(HALF, Uniform(low, high))
     error = 3.0 * by_distance.numbers["support_knn_error"]
     assert by_distance.value == pytest.approx(0.99 * inside, abs=error + 0.03)
     found = VAE.diagnose(Uniform(low, high))
@@ -69,7 +69,7 @@ VAE = VAESupport(HALF, updates=400)
 
 
 def test_a_vae_sees_the_hole_in_a_ring() -> None:
-    """Actions on a circle: its centre and its outside are both far, although the centre is the mean action."""
+    """Actions on a circle: its center and its outside are both far, although the center is the mean action."""
 
     class Ring(Uniform):
         def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -82,13 +82,12 @@ def test_a_vae_sees_the_hole_in_a_ring() -> None:
     for point in ((0.0, 0.0), (0.3, 0.0), (0.9, 0.0)):
         assert vae.diagnose(Deterministic(lambda o, p=point: torch.tensor(p).expand(len(o), 2))).value < 0.05
         assert (
-            neighbour_support(episodes, Deterministic(lambda o, p=point: torch.tensor(p).expand(len(o), 2))).value
-            < 0.05
+            neighbor_support(episodes, Deterministic(lambda o, p=point: torch.tensor(p).expand(len(o), 2))).value < 0.05
         )
 
 
 def test_support_depends_on_the_state() -> None:
-    """The behaviour goes where the first number of the state points; the opposite is not supported there."""
+    """The behavior goes where the first number of the state points; the opposite is not supported there."""
 
     class Signed(Uniform):
         def sample(self, observation: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +96,7 @@ def test_support_depends_on_the_state() -> None:
 
     episodes = log_of(Signed(0.4, 0.6))
     vae = VAESupport(episodes, updates=400)
-    for detector in (lambda p: neighbour_support(episodes, p), vae.diagnose):
+    for detector in (lambda p: neighbor_support(episodes, p), vae.diagnose):
         assert detector(Signed(0.4, 0.6)).value > 0.95
         assert detector(Signed(-0.6, -0.4)).value < 0.15
 
@@ -105,15 +104,15 @@ def test_support_depends_on_the_state() -> None:
 def test_discrete_actions_are_supported_where_they_were_taken() -> None:
     """One-hot states: the policy's share of state-action pairs that the log holds in other episodes."""
     world = GridWorld("open")
-    behaviour = world.mdp.uniform()
-    behaviour[:, 0], behaviour[:, 3] = 0.0, 0.5  # never up
-    arrays = world.dataset(behaviour, 200, horizon=40)
+    behavior = world.mdp.uniform()
+    behavior[:, 0], behavior[:, 3] = 0.0, 0.5  # never up
+    arrays = world.dataset(behavior, 200, horizon=40)
     episodes = load(arrays)
-    assert neighbour_support(episodes, Tabular(behaviour)).value > 0.97
-    up = np.zeros_like(behaviour)
+    assert neighbor_support(episodes, Tabular(behavior)).value > 0.97
+    up = np.zeros_like(behavior)
     up[:, 0] = 1.0
-    assert neighbour_support(episodes, Tabular(up)).value == 0.0
-    half = neighbour_support(episodes, Tabular(0.5 * up + 0.5 * behaviour)).value
+    assert neighbor_support(episodes, Tabular(up)).value == 0.0
+    half = neighbor_support(episodes, Tabular(0.5 * up + 0.5 * behavior)).value
     assert half == pytest.approx(0.5, abs=0.05)
     with pytest.raises(InputError, match="continuous actions"):
         VAESupport(episodes)

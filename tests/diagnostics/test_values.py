@@ -17,7 +17,7 @@ from lightning_offrl.diagnostics.values import (
     q_gap,
     value_range,
 )
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
 
 
@@ -37,7 +37,7 @@ def test_the_range_of_discounted_sums() -> None:
 def test_true_values_lie_in_their_range() -> None:
     """Of every policy of a process that is known, with room for none other where the bound is reached."""
     world = GridWorld("cliff")
-    _, q = world.mdp.policy_value(world.mdp.behaviour_policy(0.3), 0.9)
+    _, q = world.mdp.policy_value(world.mdp.behavior_policy(0.3), 0.9)
     live = torch.as_tensor(q[~world.mdp.terminal])
     low, high = value_range(torch.tensor([-1.0, -101.0]), 0.9, ends=True)
     assert float(live.min()) >= low and float(live.max()) <= high
@@ -75,9 +75,9 @@ def test_calibration_is_the_slope_of_returns_on_q() -> None:
     assert q_calibration(torch.full((50,), math.nan), value[:50]).level == "unknown"
 
 
-def test_true_q_of_the_behaviour_is_calibrated() -> None:
+def test_true_q_of_the_behavior_is_calibrated() -> None:
     world = GridWorld("four-rooms", slip=0.3)
-    policy = world.mdp.behaviour_policy(0.7)
+    policy = world.mdp.behavior_policy(0.7)
     _, q = world.mdp.policy_value(policy, 0.95)
     drawn = world.mdp.sample_transitions(policy, 2_000, 400, seed=0)
     assert drawn["terminated"].sum() == 2_000

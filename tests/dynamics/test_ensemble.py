@@ -10,19 +10,19 @@ from gymnasium import spaces
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Prediction, fit_dynamics
 from lightning_offrl.errors import InputError
-from tests.ope.linear_quadratic import ACTION_COST, BEHAVIOUR, BOX, NOISE, STATE_COST, A, B
+from tests.ope.linear_quadratic import ACTION_COST, BEHAVIOR, BOX, NOISE, STATE_COST, A, B
 
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[DynamicsEnsemble, Episodes]:
-    episodes = BEHAVIOUR.episodes(100, 40, seed=0)
+    episodes = BEHAVIOR.episodes(100, 40, seed=0)
     return fit_dynamics(episodes, members=3, updates=1500, hidden=(32, 32), learning_rate=3e-3), episodes
 
 
 def test_mean_and_noise_of_a_linear_system(fitted) -> None:
     """``s' = A s + B a + 0.1 noise``: means within 0.05, deviations within 15 % of 0.1; the reward is known exactly."""
     model, _ = fitted
-    other = BEHAVIOUR.episodes(20, 30, seed=9).data
+    other = BEHAVIOR.episodes(20, 30, seed=9).data
     s, a = other["observation"].double(), other["action"].double() * BOX
     want = s @ torch.as_tensor(A).T + a @ torch.as_tensor(B).T
     said = model.predict(other["observation"], other["action"])
@@ -74,7 +74,7 @@ def test_steps_are_draws_from_the_prediction_within_the_datas_range(fitted) -> N
 
 def test_stacked_members_are_single_models() -> None:
     """Member i alone, with its own seed, is the same network to float32 rounding."""
-    episodes = BEHAVIOUR.episodes(12, 10, seed=1)
+    episodes = BEHAVIOR.episodes(12, 10, seed=1)
     common = {"updates": 30, "hidden": (8,), "bootstrap": False}
     together = fit_dynamics(episodes, members=2, **common)
     assert together.resampled is None
@@ -128,6 +128,6 @@ def test_disagreement_and_mopo_s_penalty_by_hand() -> None:
 
 
 def test_refusal() -> None:
-    episodes = BEHAVIOUR.episodes(3, 5, seed=1)
+    episodes = BEHAVIOR.episodes(3, 5, seed=1)
     with pytest.raises(InputError, match="one vector as observation"):
         DynamicsEnsemble({**episodes.spec, "observation_shape": {"a": [2]}})

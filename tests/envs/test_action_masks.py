@@ -1,4 +1,4 @@
-"""Legal actions in environments: behaviours, collecting, evaluating and filming never do what is forbidden."""
+"""Legal actions in environments: behaviors, collecting, evaluating and filming never do what is forbidden."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.sources import load
+from lightning_offrl.data.readers import load
+from lightning_offrl.data.writers.collect import collect, collect_arrays
 from lightning_offrl.envs.action_masks import decide, mask_of, takes_mask
-from lightning_offrl.envs.behaviour import Behaviour
-from lightning_offrl.envs.collect import collect, collect_arrays
-from lightning_offrl.envs.evaluation import evaluate
+from lightning_offrl.envs.controllers import Behavior
 from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError
 from tests.envs.forbidding import ACTIONS, DICT, INFO, STATES, IllegalAction, legal
@@ -53,10 +53,10 @@ def test_the_mask_is_no_part_of_the_observation(environment: str) -> None:
 
 def test_probabilities_among_legal_actions_by_hand() -> None:
     """Three legal actions, quality 0.5: 1/2 + 1/6 for the intended one; if that is illegal, 1/3 each."""
-    wise = Behaviour("x", SPEC, lambda observation: 1, quality=0.5)
+    wise = Behavior("x", SPEC, lambda observation: 1, quality=0.5)
     got = [math.exp(wise.log_prob(None, action, MASK)) for action in range(ACTIONS)]
     assert got == pytest.approx([0.0, 0.5 + 0.5 / 3, 0.5 / 3, 0.0, 0.5 / 3])
-    blind = Behaviour("x", SPEC, lambda observation: 3, quality=0.5)
+    blind = Behavior("x", SPEC, lambda observation: 3, quality=0.5)
     assert [math.exp(blind.log_prob(None, a, MASK)) for a in range(ACTIONS)] == pytest.approx(
         [0, 1 / 3, 1 / 3, 0, 1 / 3]
     )
@@ -66,23 +66,23 @@ def test_probabilities_among_legal_actions_by_hand() -> None:
 @pytest.mark.parametrize("asked", [1, 3])
 def test_samples_have_these_probabilities(asked: int) -> None:
     """6,000 draws within four standard errors, the logged density that of the draw."""
-    behaviour, rng = Behaviour("x", SPEC, lambda observation: asked, quality=0.5), np.random.default_rng(0)
-    drawn = [behaviour.sample(None, rng, MASK) for _ in range(6_000)]
+    behavior, rng = Behavior("x", SPEC, lambda observation: asked, quality=0.5), np.random.default_rng(0)
+    drawn = [behavior.sample(None, rng, MASK) for _ in range(6_000)]
     counts = np.bincount([action for action, _ in drawn], minlength=ACTIONS)
     for action, count in enumerate(counts):
-        p = math.exp(behaviour.log_prob(None, action, MASK))
+        p = math.exp(behavior.log_prob(None, action, MASK))
         assert abs(count / 6_000 - p) <= 4 * math.sqrt(p * (1 - p) / 6_000)
-    assert all(log_prob == behaviour.log_prob(None, action, MASK) for action, log_prob in drawn)
+    assert all(log_prob == behavior.log_prob(None, action, MASK) for action, log_prob in drawn)
 
 
 def test_a_controller_that_takes_a_mask_is_told() -> None:
-    told = Behaviour("x", SPEC, lambda observation, action_mask: int(np.flatnonzero(action_mask)[-1]), quality=1.0)
+    told = Behavior("x", SPEC, lambda observation, action_mask: int(np.flatnonzero(action_mask)[-1]), quality=1.0)
     assert told.sample(None, np.random.default_rng(0), MASK) == (4, 0.0)
 
 
 @both
 def test_collected_masks_are_those_of_the_environment(environment: str) -> None:
-    """Random behaviour raises nothing; every mask is recomputed from the observation."""
+    """Random behavior raises nothing; every mask is recomputed from the observation."""
     arrays = collect_arrays(environment, episodes=20, quality=0)
     ring, after = (arrays[key] for key in ("observations", "next_observations"))
     ring, after = (x["ring"] if isinstance(x, dict) else x for x in (ring, after))

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.tabular import TabularMDP, without_action
 from lightning_offrl.errors import InputError
 
@@ -149,7 +149,7 @@ def test_ties_go_to_the_smallest_action() -> None:
 def test_simulation_meets_the_exact_numbers() -> None:
     """Every mean over 4,000 simulated episodes lies within 4 standard errors (5 for the largest of many)."""
     mdp, horizon, episodes = GridWorld("cliff", slip=0.2).mdp, 60, 4000
-    policy = mdp.behaviour_policy(0.5)
+    policy = mdp.behavior_policy(0.5)
     data = mdp.sample_transitions(policy, episodes, horizon, seed=1)
     number = data["episode"]
     assert (np.diff(number) >= 0).all() and len(np.unique(number)) == episodes
@@ -193,12 +193,12 @@ def test_simulation_repeats_with_its_seed() -> None:
     assert (moved["state"][np.r_[True, np.diff(moved["episode"]) > 0]] == 4).all()
 
 
-def test_behaviour_policy_slides_from_random_to_optimal() -> None:
+def test_behavior_policy_slides_from_random_to_optimal() -> None:
     mdp = GridWorld("four-rooms").mdp
-    np.testing.assert_allclose(mdp.behaviour_policy(0.0), mdp.uniform())
-    np.testing.assert_allclose(mdp.behaviour_policy(1.0), mdp.optimal(0.99).policy)
-    assert mdp.behaviour_policy(0.4)[0] == pytest.approx([0.15, 0.15, 0.55, 0.15])
-    returns = [mdp.expected_return(mdp.behaviour_policy(q), 100) for q in np.linspace(0, 1, 9)]
+    np.testing.assert_allclose(mdp.behavior_policy(0.0), mdp.uniform())
+    np.testing.assert_allclose(mdp.behavior_policy(1.0), mdp.optimal(0.99).policy)
+    assert mdp.behavior_policy(0.4)[0] == pytest.approx([0.15, 0.15, 0.55, 0.15])
+    returns = [mdp.expected_return(mdp.behavior_policy(q), 100) for q in np.linspace(0, 1, 9)]
     assert (np.diff(returns) > 0.0).all() and returns[-1] == -20.0
 
 
@@ -216,7 +216,7 @@ def test_a_missing_action_misleads_whoever_trusts_its_initial_value() -> None:
     """Q-iteration on the expected dataset, from zero: the maximum over all actions takes the one never seen."""
     world = GridWorld("cliff")
     mdp, discount = world.mdp, 0.95
-    policy = without_action(mdp.behaviour_policy(0.7), 1)  # never left, which the way to the goal does not need
+    policy = without_action(mdp.behavior_policy(0.7), 1)  # never left, which the way to the goal does not need
     data = mdp.expected_transitions(policy, 100)
     assert not (data["action"] == 1).any()
     seen = np.zeros((mdp.n_states, 4), dtype=bool)
@@ -231,9 +231,9 @@ def test_a_missing_action_misleads_whoever_trusts_its_initial_value() -> None:
         return mdp.deterministic(np.where(seen | (not supported), q, -np.inf).argmax(-1))
 
     naive, careful = (mdp.start @ mdp.policy_value(learn(s), discount)[0] for s in (False, True))
-    behaviour = mdp.start @ mdp.policy_value(policy, discount)[0]
+    behavior = mdp.start @ mdp.policy_value(policy, discount)[0]
     assert naive == pytest.approx(-20.0)  # against the wall for ever: -1 / (1 - 0.95)
-    assert careful == pytest.approx(mdp.start @ mdp.optimal(discount).value) and careful > behaviour
+    assert careful == pytest.approx(mdp.start @ mdp.optimal(discount).value) and careful > behavior
     assert careful == pytest.approx(-(1.0 - 0.95**11) / 0.05)
 
 
@@ -250,7 +250,7 @@ def test_a_missing_action_misleads_whoever_trusts_its_initial_value() -> None:
         (lambda m: m.occupancy(m.uniform(), 0.9, np.ones(2)), "start must be 2 probabilities"),
         (lambda m: m.finite_horizon_value(m.uniform(), 0), "at least 1 step, got 0"),
         (lambda m: m.sample_transitions(m.uniform(), 0, 5), "at least 1 episode"),
-        (lambda m: m.behaviour_policy(1.2), "quality must be a number from 0"),
+        (lambda m: m.behavior_policy(1.2), "quality must be a number from 0"),
         (lambda m: TabularMDP(m.transition[0], 0.0, m.terminal, m.start), r"expected \[S, A, S\]"),
         (lambda m: TabularMDP(0.9 * m.transition, 0.0, m.terminal, m.start), "transition probabilities"),
         (lambda m: TabularMDP(m.transition, 0.0, m.terminal, m.start[::-1]), "0 in terminal states"),

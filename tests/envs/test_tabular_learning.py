@@ -1,4 +1,4 @@
-"""Fixed points of learners in a table: by hand, against the losses that the pages minimise, and CQL's theorem 3.2."""
+"""Fixed points of learners in a table: by hand, against the losses that the pages minimize, and CQL's theorem 3.2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.envs.gridworld import GridWorld
+from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.tabular import TabularMDP, without_action
 from lightning_offrl.envs.tabular_learning import (
     Log,
@@ -36,7 +36,7 @@ def read(mdp: TabularMDP, data: dict) -> Log:
 def a_cliff(quality: float = 0.0, slip: float = 0.0, episodes: int = 300) -> tuple[TabularMDP, dict, Log]:
     """The cliff, by random (or better) actions that never go left."""
     mdp = GridWorld("cliff", cliff_reward=-20.0, slip=slip).mdp
-    data = draw(mdp, without_action(mdp.behaviour_policy(quality), LEFT), episodes, 60)
+    data = draw(mdp, without_action(mdp.behavior_policy(quality), LEFT), episodes, 60)
     return mdp, data, read(mdp, data)
 
 
@@ -57,7 +57,7 @@ def test_counts_by_hand() -> None:
     mdp = GridWorld("S.G", slip=0.5).mdp
     log = log_of(mdp, np.array([0, 0, 0, 1, 1]), np.array([2, 2, 0, 2, 2]), np.array([1, 0, 0, 2, 1]))
     assert log.count.tolist() == [[1, 0, 2, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(log.behaviour, [[1 / 3, 0, 2 / 3, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(log.behavior, [[1 / 3, 0, 2 / 3, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(log.process.transition[0, RIGHT], [0.5, 0.5, 0.0])
     assert log.process.transition[0, LEFT].tolist() == [1.0, 0.0, 0.0]
     assert log.states.tolist() == [True, True, False]
@@ -119,21 +119,21 @@ def test_q_learning_is_what_watkins_updates_converge_to() -> None:
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.7, 0.95])
-def test_implicit_values_minimise_the_page_s_loss(tau: float) -> None:
+def test_implicit_values_minimize_the_page_s_loss(tau: float) -> None:
     """The brick that DiscreteIQL calls, weighted by the log, has no slope at V; Q is r + gamma P V."""
     _, _, log = a_cliff(slip=0.2)
     v, q = implicit_q_learning(log, DISCOUNT, tau)
     free = torch.tensor(v, requires_grad=True)
     known = torch.tensor(np.where(log.seen, q, 0.0))
-    (torch.tensor(log.behaviour) * expectile(known - free[:, None], tau)).sum().backward()
+    (torch.tensor(log.behavior) * expectile(known - free[:, None], tau)).sum().backward()
     assert free.grad is not None and free.grad.abs().max() < 1e-6  # the brick's two weights are float32
     backed = log.process.reward + DISCOUNT * log.process.transition @ v
     np.testing.assert_allclose(q[log.seen], backed[log.seen], atol=1e-8)
 
 
-def test_expectiles_run_from_the_behaviour_s_value_to_the_best_in_the_data() -> None:
+def test_expectiles_run_from_the_behavior_s_value_to_the_best_in_the_data() -> None:
     _, _, log = a_cliff(slip=0.2)
-    ended = np.where(log.states[:, None], log.behaviour, 0.25)
+    ended = np.where(log.states[:, None], log.behavior, 0.25)
     want, _ = log.process.policy_value(ended, DISCOUNT)
     middle, _ = implicit_q_learning(log, DISCOUNT, 0.5)
     np.testing.assert_allclose(middle[log.states], want[log.states], atol=1e-8)
@@ -151,7 +151,7 @@ def test_expectiles_run_from_the_behaviour_s_value_to_the_best_in_the_data() -> 
 def loss_of_eq_2(q: torch.Tensor, target: torch.Tensor, log: Log, policy: np.ndarray, weight: float) -> torch.Tensor:
     """``weight (E_pi Q - E_pi_b Q) + (Q - y)^2 / 2`` in expectation over the data, written out from the paper."""
     of_state = torch.tensor(log.count.sum(-1) / log.count.sum())
-    b, pi = torch.tensor(log.behaviour), torch.tensor(policy)
+    b, pi = torch.tensor(log.behavior), torch.tensor(policy)
     return (of_state[:, None] * (weight * (pi - b) * q + b * (q - target) ** 2 / 2.0)).sum()
 
 
@@ -176,18 +176,18 @@ def test_theorem_3_2(weight: float, seed: int) -> None:
     policy = some_policy(log, seed)
     true, _ = log.process.policy_value(policy, DISCOUNT)
     value, _ = conservative_evaluation(log, policy, DISCOUNT, weight)
-    b = np.where(log.seen, log.behaviour, 1.0)
+    b = np.where(log.seen, log.behavior, 1.0)
     distance = np.where(log.states, (np.where(log.seen, policy, 0.0) ** 2 / b).sum(-1) - 1.0, 0.0)
     visits = np.linalg.inv(np.eye(len(b)) - DISCOUNT * np.einsum("sa,sat->st", policy, log.process.transition))
     np.testing.assert_allclose((true - value)[log.states], (weight * visits @ distance)[log.states], rtol=1e-7)
     assert (value <= true)[log.states].all()
 
 
-def test_the_bound_is_tight_for_the_behaviour_itself() -> None:
+def test_the_bound_is_tight_for_the_behavior_itself() -> None:
     _, _, log = a_cliff(0.3, slip=0.2)
-    behaviour = np.where(log.states[:, None], log.behaviour, 0.25)
-    value, _ = conservative_evaluation(log, behaviour, DISCOUNT, 7.0)
-    np.testing.assert_allclose(value[log.states], log.process.policy_value(behaviour, DISCOUNT)[0][log.states])
+    behavior = np.where(log.states[:, None], log.behavior, 0.25)
+    value, _ = conservative_evaluation(log, behavior, DISCOUNT, 7.0)
+    np.testing.assert_allclose(value[log.states], log.process.policy_value(behavior, DISCOUNT)[0][log.states])
 
 
 def test_q_of_a_single_action_of_the_data_lies_above_its_true_value() -> None:
@@ -230,15 +230,15 @@ def test_conservative_q_learning_is_stationary_for_the_page_s_losses(quality: fl
 
 def test_it_contracts_whatever_the_weight() -> None:
     """Targets that differ by at most d give minima that differ by at most d, which makes the update a contraction."""
-    from lightning_offrl.envs.tabular_learning import _minimise
+    from lightning_offrl.envs.tabular_learning import _minimize
 
     _, _, log = a_cliff(0.6)
-    b, rng = log.behaviour[log.states], np.random.default_rng(0)
+    b, rng = log.behavior[log.states], np.random.default_rng(0)
     for weight in (0.1, 3.0, 100.0):
         y = rng.normal(scale=10.0, size=b.shape)
         shift = rng.uniform(-1.0, 1.0, size=b.shape)
         start = np.where(b > 0.0, 0.0, -np.inf)
-        one, other = (_minimise(targets, b, weight, start)[b > 0.0] for targets in (y, y + shift))
+        one, other = (_minimize(targets, b, weight, start)[b > 0.0] for targets in (y, y + shift))
         assert np.abs(one - other).max() <= 1.0 + 1e-9
 
 
@@ -255,7 +255,7 @@ def test_the_greedy_policy_s_value_and_its_bound() -> None:
         q = conservative_q_learning(log, DISCOUNT, weight)
         policy = greedy(mdp, q)
         bracket = np.zeros(mdp.n_states)
-        share = softmax(q[log.states]) / np.where(log.seen, log.behaviour, 1.0)[log.states]
+        share = softmax(q[log.states]) / np.where(log.seen, log.behavior, 1.0)[log.states]
         bracket[log.states] = (policy[log.states] * (share - 1.0)).sum(-1)
         step = np.einsum("sa,sat->st", policy, mdp.transition)
         want = weight * np.linalg.solve(np.eye(len(step)) - DISCOUNT * step, bracket)[log.states]

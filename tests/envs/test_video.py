@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lightning_offrl.envs import video
-from lightning_offrl.envs.behaviour import mountain_car
+from lightning_offrl.envs.controllers import mountain_car
 from lightning_offrl.envs.video import check_video_path, gif, record
 from lightning_offrl.errors import InputError
 
@@ -32,7 +32,7 @@ def test_a_gif_shows_the_episode(tmp_path: Path) -> None:
     assert columns[-1] > 290 > max(columns[:5])  # from the valley to the flag at the right
 
 
-def test_a_gif_keeps_every_colour_and_the_last_frame(tmp_path: Path) -> None:
+def test_a_gif_keeps_every_color_and_the_last_frame(tmp_path: Path) -> None:
     frames = [np.full((40, 60, 3), 255, np.uint8) for _ in range(9)]
     for i, frame in enumerate(frames):
         frame[10:20, 5 * i : 5 * i + 10] = (200, 30, 30)

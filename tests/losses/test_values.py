@@ -40,8 +40,8 @@ def test_expectile_half_is_half_the_square():
     assert_close(expectile(u, 0.5), 0.5 * u.square())
 
 
-def test_expectile_is_minimised_by_the_expectile():
-    """The minimiser m of 0, 1 at tau solves tau (1 - m) = (1 - tau) m, so m = tau."""
+def test_expectile_is_minimized_by_the_expectile():
+    """The minimizer m of 0, 1 at tau solves tau (1 - m) = (1 - tau) m, so m = tau."""
     m = torch.linspace(0, 1, 10_001, dtype=torch.float64)
     loss = expectile(0.0 - m, 0.9) + expectile(1.0 - m, 0.9)
     assert_close(m[loss.argmin()].item(), 0.9)

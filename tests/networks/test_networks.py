@@ -1,4 +1,4 @@
-"""Stacked layers equal their members, encoders and the normaliser do what they say."""
+"""Stacked layers equal their members, encoders and the normalizer do what they say."""
 
 import pytest
 import torch
@@ -6,12 +6,12 @@ from tensordict import TensorDict
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_offrl.draws import Draws, mix
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.critics import Critics
 from lightning_offrl.networks.encoders import Encoder
 from lightning_offrl.networks.mlp import MLP, Dropout, StackedLayerNorm, StackedLinear
-from lightning_offrl.networks.normaliser import Normaliser
+from lightning_offrl.networks.normalizer import Normalizer
+from lightning_offrl.rng import RandomStreams, mix
 
 BOX = {"action_kind": "box", "action_size": 2, "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
 
@@ -56,7 +56,7 @@ def test_bfloat16_stays_inside_the_network():
 
 
 def test_dropout_is_a_function_of_seed_and_update():
-    draws = Draws(0)
+    draws = RandomStreams(0)
     layer, x = Dropout(0.25, draws), torch.ones(4000, 50)
     draws.begin(3)
     first = layer(x)
@@ -68,17 +68,17 @@ def test_dropout_is_a_function_of_seed_and_update():
 
 
 def test_draws_of_a_rank_are_its_rows_of_the_joint_batch():
-    joint, like = Draws(7), torch.zeros(())
+    joint, like = RandomStreams(7), torch.zeros(())
     joint.begin(5)
     whole = joint.normal((6, 2), like)
     for rank in range(3):
-        mine = Draws(7)
+        mine = RandomStreams(7)
         mine.rank, mine.world = rank, 3
         mine.begin(5)
         assert_close(mine.normal((2, 2), like), whole[2 * rank : 2 * rank + 2])
 
 
-def test_mix_separates_neighbours():
+def test_mix_separates_neighbors():
     seeds = {mix(seed, update) for seed in range(50) for update in range(50)}
     assert len(seeds) == 2500 and all(0 <= s < 2**63 for s in seeds)
 
@@ -106,24 +106,24 @@ def test_a_wrong_encoder_is_explained():
         Encoder(spec, nn.Linear(3, 3))
 
 
-def test_normaliser_by_hand():
+def test_normalizer_by_hand():
     """(s - mean) / (std + epsilon), epsilon beside the deviation and not the variance; identity before it is fitted."""
-    normaliser = Normaliser({"observation_shape": [2], **BOX}, epsilon=0.5)
+    normalizer = Normalizer({"observation_shape": [2], **BOX}, epsilon=0.5)
     x = torch.tensor([[3.0, 1.0]])
-    assert normaliser(x) is x
-    normaliser.fit({(): (torch.tensor([1.0, 1.0]).double(), torch.tensor([1.5, 0.0]).double())})
-    assert_close(normaliser(x), torch.tensor([[1.0, 0.0]]))
-    other = Normaliser({"observation_shape": [2], **BOX}, epsilon=0.5)
+    assert normalizer(x) is x
+    normalizer.fit({(): (torch.tensor([1.0, 1.0]).double(), torch.tensor([1.5, 0.0]).double())})
+    assert_close(normalizer(x), torch.tensor([[1.0, 0.0]]))
+    other = Normalizer({"observation_shape": [2], **BOX}, epsilon=0.5)
     other(x)
-    other.load_state_dict(normaliser.state_dict())
+    other.load_state_dict(normalizer.state_dict())
     assert_close(other(x), torch.tensor([[1.0, 0.0]]))
 
 
-def test_normaliser_leaves_pictures_alone():
+def test_normalizer_leaves_pictures_alone():
     spec = {"observation_shape": {"camera": [2, 2, 3], "state": [1]}, **BOX}
-    normaliser = Normaliser(spec, epsilon=0.0)
-    normaliser.fit({("state",): (torch.tensor([4.0]), torch.tensor([2.0]))})
+    normalizer = Normalizer(spec, epsilon=0.0)
+    normalizer.fit({("state",): (torch.tensor([4.0]), torch.tensor([2.0]))})
     camera = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    out = normaliser(TensorDict({"camera": camera, "state": torch.tensor([[8.0]])}, [1]))
+    out = normalizer(TensorDict({"camera": camera, "state": torch.tensor([[8.0]])}, [1]))
     assert_close(out["state"], torch.tensor([[2.0]]))
     assert out["camera"].dtype == torch.uint8

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.envs.tabular import TabularMDP
+from lightning_offrl.ope.policies.target import TruncatedNormal, _double, _draw, _lower_tail
 
 
 class Table:
@@ -94,3 +95,17 @@ def scripted(paths: list[list[tuple[int, int, float]]], states: int, actions: in
             columns["cut"].append(last and not terminal)
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     return episodes_of({**arrays, "truncated": arrays["cut"]}, states, actions)
+
+
+class UnderflowingNormal(TruncatedNormal):
+    """Inverts a distribution function that is 0 below -8.3: such actions land on the opposite face of the box."""
+
+    @torch.no_grad()
+    def sample(self, observation: Any, n: int, generator: torch.Generator) -> Tensor:
+        mean, std = _double(self.parameters(observation))
+        low, high, sign = _lower_tail(mean, std)
+        uniform = _draw(torch.rand, n, mean, generator).clamp(2.0**-53, 1.0 - 2.0**-53)
+        left, right = torch.special.ndtr(low), torch.special.ndtr(high)
+        near = torch.special.ndtri((left + uniform * (right - left)).clamp(1e-300, 1.0 - 2.0**-53))
+        z = torch.where(high > -37.0, near, high + uniform.log() / high.abs().clamp(min=1.0))
+        return (mean + std * sign * torch.maximum(torch.minimum(z, high), low)).clamp(-1.0, 1.0)

@@ -8,8 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from lightning_offrl.ope.importance import Terms
-from lightning_offrl.ope.trajectories import Trajectories
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
+from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Process:
     start: Tensor  # [S]
     step: Tensor  # [S, A, S]
     reward: Tensor  # [S, A, S]
-    behaviour: Tensor  # [S, A]
+    behavior: Tensor  # [S, A]
     target: Tensor  # [S, A]
     horizon: int
     discount: float
@@ -55,26 +55,26 @@ def random_process(seed: int = 0, ends: tuple[int, ...] = (), horizon: int = 3, 
 
 @dataclass
 class Enumerated:
-    probability: Tensor  # [E], under the behaviour
+    probability: Tensor  # [E], under the behavior
     state: Tensor  # [E, H]
     action: Tensor  # [E, H]
     data: Trajectories
 
-    def expectation(self, terms: Terms) -> float:
-        """E of an estimate from a single episode where nothing is normalised: linear in the episodes."""
+    def expectation(self, terms: PerEpisodeTerms) -> float:
+        """E of an estimate from a single episode where nothing is normalized: linear in the episodes."""
         assert terms.denominator.shape[0] == 1 or bool((terms.denominator == terms.denominator[:1]).all())
         return float(self.probability @ terms.per_episode)
 
-    def limit(self, terms: Terms) -> float:
+    def limit(self, terms: PerEpisodeTerms) -> float:
         """What the estimate converges to with infinitely many episodes."""
         bottom = self.probability @ terms.denominator.expand_as(terms.numerator)
         return float(((self.probability @ terms.numerator) / bottom).sum())
 
 
-def enumerate_episodes(process: Process, behaviour: Tensor | None = None, q: Tensor | None = None) -> Enumerated:
-    """All episodes; log ratios divide by ``behaviour`` (None: the true one), values from ``q`` ``[H, S, A]``."""
-    believed = process.behaviour if behaviour is None else behaviour
-    n, actions = process.behaviour.shape
+def enumerate_episodes(process: Process, behavior: Tensor | None = None, q: Tensor | None = None) -> Enumerated:
+    """All episodes; log ratios divide by ``behavior`` (None: the true one), values from ``q`` ``[H, S, A]``."""
+    believed = process.behavior if behavior is None else behavior
+    n, actions = process.behavior.shape
     rows = []
     for first in range(n):
         for path in product(product(range(actions), range(n)), repeat=process.horizon):
@@ -88,7 +88,7 @@ def enumerate_episodes(process: Process, behaviour: Tensor | None = None, q: Ten
                     probability *= float(a == 0 and following == 0)
                     rewards.append(0.0)
                     continue
-                probability *= float(process.behaviour[s, a] * process.step[s, a, following])
+                probability *= float(process.behavior[s, a] * process.step[s, a, following])
                 rewards.append(float(process.reward[s, a, following]))
                 s = following
                 ended = s in process.ends
@@ -103,7 +103,7 @@ def enumerate_episodes(process: Process, behaviour: Tensor | None = None, q: Ten
         reward=reward,
         mask=mask,
         discount=process.discount,
-        behaviour_log_prob=believed[state, action].log(),
+        behavior_log_prob=believed[state, action].log(),
         target_log_prob=process.target[state, action].log(),
     )
     if q is not None:

@@ -37,7 +37,7 @@ class Gaussian:
         return -float(np.trace(p) + constant / (1.0 - DISCOUNT))
 
     def lyapunov(self) -> np.ndarray:
-        """P, by vectorising its equation."""
+        """P, by vectorizing its equation."""
         closed = A + B @ self.gain
         cost = STATE_COST + self.gain.T @ ACTION_COST @ self.gain
         system = np.eye(4) - DISCOUNT * np.kron(closed.T, closed.T)
@@ -76,4 +76,4 @@ class Gaussian:
 
 
 TARGET = Gaussian(np.array([[-0.6, 0.1], [0.2, -0.9]]), 0.1)
-BEHAVIOUR = Gaussian(np.array([[0.0, 0.0], [0.1, -0.2]]), 0.5)
+BEHAVIOR = Gaussian(np.array([[0.0, 0.0], [0.1, -0.2]]), 0.5)

@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.ope.bandits import bandit_log
-from lightning_offrl.ope.direct import lstd
-from lightning_offrl.ope.importance import importance_sampling
-from lightning_offrl.ope.intervals import Resamples, from_refits, interval, resampled_interval
-from lightning_offrl.ope.trajectories import Trajectories
-
-from .test_evaluate import POLICY
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.weighting.bandits import bandit_log
+from lightning_offrl.ope.weighting.importance import importance_sampling
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits, interval, resampled_interval
+from lightning_offrl.ope.weighting.trajectories import Trajectories
+from tests.ope.test_evaluate import POLICY
 
 
 def clinic(people: int, generator: torch.Generator, even: bool) -> tuple[Trajectories, Tensor]:
     """A bandit log: everyone has an effect of their own on all their rewards, and up to 12 visits.
 
-    The reward of action a at person j's visit is ``0.3 a + effect_j + noise``, both standard normal; the behaviour
+    The reward of action a at person j's visit is ``0.3 a + effect_j + noise``, both standard normal; the behavior
     takes action 1 with 0.4, the policy with 0.7, so its value is 0.21.
     """
     size = torch.full((people,), 6) if even else torch.randint(1, 13, (people,), generator=generator)
@@ -40,7 +39,7 @@ def coverage(logs: int, people: int, even: bool, seed: int = 0) -> dict[str, flo
     held = dict.fromkeys(("episodes", "auto", "percentile", "delta"), 0)
     for i in range(logs):
         data, person = clinic(people, generator, even)
-        terms = importance_sampling(data, normalised=True)
+        terms = importance_sampling(data, normalized=True)
         held["episodes"] += interval(terms, n_boot=400, seed=i).contains(VALUE)
         drawn = Resamples(terms.n, 400, i, person)
         for method in ("auto", "percentile", "delta"):

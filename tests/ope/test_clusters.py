@@ -15,25 +15,26 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.behaviour import fit_behaviour
-from lightning_offrl.ope.dice import dice
-from lightning_offrl.ope.direct import DirectEstimate, lstd, model_rollouts
-from lightning_offrl.ope.double_reinforcement import drl
-from lightning_offrl.ope.doubly_robust import doubly_robust, magic
-from lightning_offrl.ope.eligibility import Limits, check_weights, weights_by_step
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, weights_by_step
+from lightning_offrl.ope.direct.dice import dice
+from lightning_offrl.ope.direct.double_reinforcement import drl
+from lightning_offrl.ope.direct.estimate import DirectEstimate
+from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.lstd import lstd
+from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.evaluation import Evaluation
-from lightning_offrl.ope.fqe import fqe
-from lightning_offrl.ope.importance import importance_sampling, per_decision, plain
-from lightning_offrl.ope.intervals import Resamples, interval, resampled_interval
-from lightning_offrl.ope.policies import Tabular
-from lightning_offrl.ope.return_distribution import tail
-from lightning_offrl.ope.selection import compare
-from lightning_offrl.ope.sensitivity import sensitivity
-from lightning_offrl.ope.trajectories import Trajectories
-
-from .linear_quadratic import BEHAVIOUR, TARGET
-from .test_evaluate import POLICY, finite_log
+from lightning_offrl.ope.policies.behavior import fit_behavior
+from lightning_offrl.ope.policies.target import Tabular
+from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.selection.ranking import compare
+from lightning_offrl.ope.weighting.doubly_robust import doubly_robust, magic
+from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision, plain
+from lightning_offrl.ope.weighting.intervals import Resamples, interval, resampled_interval
+from lightning_offrl.ope.weighting.return_distribution import tail
+from lightning_offrl.ope.weighting.sensitivity import sensitivity
+from lightning_offrl.ope.weighting.trajectories import Trajectories
+from tests.ope.linear_quadratic import BEHAVIOR, TARGET
+from tests.ope.test_evaluate import POLICY, finite_log
 
 GENERAL = Limits(ess=5.0, ess_share=0.0, top_share=1.0, clusters=2.0, cluster_share=1.0, mean_errors=50.0)
 
@@ -43,13 +44,13 @@ def table(n: int, steps: int = 3, seed: int = 0) -> Trajectories:
     draw = torch.Generator().manual_seed(seed)
     mask = torch.arange(steps) < torch.randint(1, steps + 1, (n,), generator=draw).unsqueeze(-1)
     reward, q, v, noise = (torch.randn(n, steps, generator=draw).double() for _ in range(4))
-    behaviour = torch.full((n, steps), math.log(0.5)).double()
+    behavior = torch.full((n, steps), math.log(0.5)).double()
     return Trajectories(
         reward=reward,
         mask=mask,
         discount=0.9,
-        behaviour_log_prob=behaviour,
-        target_log_prob=behaviour + 0.3 * noise - 0.045,
+        behavior_log_prob=behavior,
+        target_log_prob=behavior + 0.3 * noise - 0.045,
         q=q,
         v=v,
     )
@@ -90,12 +91,12 @@ def test_the_error_of_a_weighted_mean_is_liang_and_zeger_s():
     value = sum(a * b for a, b in zip(w, y, strict=True)) / sum(w)
     sums = [sum(w[i] * (y[i] - value) for i in members) for members in grouped(labels)]
     by_hand = math.sqrt(9 / 8 * sum(s * s for s in sums)) / sum(w)
-    found = importance_sampling(data, normalised=True).clustered(Clusters.of(labels, 40))
+    found = importance_sampling(data, normalized=True).clustered(Clusters.of(labels, 40))
     assert (found.value, found.standard_error) == pytest.approx((value, by_hand), rel=1e-12)
 
 
 class Lenient(Resamples):
-    """Draws from however few clusters."""
+    """RandomStreams from however few clusters."""
 
     enough = True
 
@@ -114,10 +115,10 @@ class Every(Lenient):
     "estimate",
     [
         lambda d: importance_sampling(d),
-        lambda d: importance_sampling(d, normalised=True),
-        lambda d: per_decision(d, normalised=True),
+        lambda d: importance_sampling(d, normalized=True),
+        lambda d: per_decision(d, normalized=True),
         lambda d: doubly_robust(d),
-        lambda d: doubly_robust(d, normalised=True),
+        lambda d: doubly_robust(d, normalized=True),
     ],
 )
 def test_every_resample_is_the_estimate_of_the_episodes_drawn(estimate):
@@ -136,11 +137,11 @@ def test_every_resample_is_the_estimate_of_the_episodes_drawn(estimate):
 
 def test_the_jackknife_leaves_out_clusters():
     data, labels = table(12), together(12, 5)
-    found = importance_sampling(data, normalised=True).clustered(Clusters.of(labels, 12)).left_out
+    found = importance_sampling(data, normalized=True).clustered(Clusters.of(labels, 12)).left_out
     for c, members in enumerate(grouped(labels)):
         rest = torch.tensor([i for i in range(12) if i not in members])
-        assert float(found[c]) == pytest.approx(importance_sampling(data.select(rest), normalised=True).value)
-    bca, _ = resampled_interval(importance_sampling(data, normalised=True), Every(12, labels), 0.8, "bca")
+        assert float(found[c]) == pytest.approx(importance_sampling(data.select(rest), normalized=True).value)
+    bca, _ = resampled_interval(importance_sampling(data, normalized=True), Every(12, labels), 0.8, "bca")
     assert bca.usable and bca.low < bca.high
 
 
@@ -238,7 +239,7 @@ def test_clusters_of_one_episode_change_no_bit():
 
 
 def test_fits_to_clusters_of_one_episode_change_no_bit():
-    episodes = BEHAVIOUR.episodes(12, 6, seed=2)
+    episodes = BEHAVIOR.episodes(12, 6, seed=2)
     policy, alone = TARGET.policy(), list(range(12))
     small: dict[str, Any] = {"discount": 0.9, "updates": 6, "hidden": (4,), "batch_size": 32, "replicates": 3}
     models = [fit_dynamics(episodes, members=3, updates=3, hidden=(4,), clusters=c) for c in (None, alone)]
@@ -263,7 +264,7 @@ def whole(counts: Tensor, labels: list[int]) -> bool:
 
 
 def test_refits_draw_whole_clusters():
-    episodes, labels = BEHAVIOUR.episodes(14, 6, seed=2), together(14, 5)
+    episodes, labels = BEHAVIOR.episodes(14, 6, seed=2), together(14, 5)
     policy = TARGET.policy()
     small: dict[str, Any] = {"discount": 0.9, "batch_size": 32, "hidden": (4,), "updates": 4, "replicates": 6}
     model = fit_dynamics(episodes, members=4, updates=3, hidden=(4,), clusters=labels)
@@ -313,9 +314,9 @@ def test_folds_of_cross_fitting_keep_clusters_whole():
         drl(POLICY, episodes, discount=0.9, values=values, ratios=ratios, clusters=labels, folds=30)
 
 
-def test_the_behaviour_is_judged_on_other_people():
+def test_the_behavior_is_judged_on_other_people():
     episodes, labels = finite_log(n=30), together(30, 10)
-    plainly, alone, by = (fit_behaviour(episodes, clusters=c).held_out_nll for c in (None, list(range(30)), labels))
+    plainly, alone, by = (fit_behavior(episodes, clusters=c).held_out_nll for c in (None, list(range(30)), labels))
     assert plainly == alone != by
     held = split_by_episode(episodes, 0.1, 0, labels)[1]
     data = episodes.select([i for i in range(30) if i not in held.tolist()]).data
@@ -330,7 +331,7 @@ def test_the_behaviour_is_judged_on_other_people():
 
 def test_fits_to_other_resamples_have_no_interval():
     episodes, labels = finite_log(n=200), together(200, 60)
-    walks = BEHAVIOUR.episodes(14, 6, seed=2)
+    walks = BEHAVIOR.episodes(14, 6, seed=2)
     model = fit_dynamics(walks, members=3, updates=2, hidden=(4,))
     rolled = model_rollouts(TARGET.policy(), walks, discount=0.9, model=model, horizon=3, clusters=together(14, 5))
     assert rolled.replicates is None and rolled.clusters is None  # its members saw resamples of episodes

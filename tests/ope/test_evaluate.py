@@ -10,13 +10,13 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct import DirectEstimate, lstd
-from lightning_offrl.ope.direct_estimate import multiplicities
+from lightning_offrl.ope.direct.estimate import DirectEstimate, multiplicities
+from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.evaluate import evaluate
-from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
-from lightning_offrl.ope.intervals import interval
-from lightning_offrl.ope.policies import ClippedNormal, Deterministic, SquashedNormal, Tabular
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.ope.policies.target import ClippedNormal, Deterministic, SquashedNormal, Tabular
+from lightning_offrl.ope.weighting.importance import importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.intervals import interval
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 
 def finite_log(n=400, steps=3, seed=0, p=0.4, reward=None):
@@ -63,8 +63,8 @@ def test_estimates_are_those_of_the_pure_functions():
     found = evaluate(POLICY, episodes, discount=0.9, estimators=("auto", "is"))
     data = trajectories(episodes, POLICY, discount=0.9)
     assert [row.name for row in found.rows] == ["naive", "is", "wis", "pdis", "cwpdis"]
-    assert found.row("wis").value == importance_sampling(data, normalised=True).value
-    assert found.row("cwpdis").interval == interval(per_decision(data, normalised=True))
+    assert found.row("wis").value == importance_sampling(data, normalized=True).value
+    assert found.row("cwpdis").interval == interval(per_decision(data, normalized=True))
     assert found.row("naive").value == naive(data).value and found.row("naive").status == "baseline"
     assert all(row.status == "eligible" for row in found.rows[1:])
     assert found.row("wis").ess == pytest.approx(found.weights.ess)
@@ -127,7 +127,7 @@ def test_small_differences_agree_whatever_their_intervals_say():
 def test_differences_to_fitted_values_are_paired_by_their_resamples():
     """A fit that moves with the data exactly as the weighted estimate does differs from it by a constant."""
     episodes = finite_log()
-    terms = per_decision(trajectories(episodes, POLICY, discount=1.0), normalised=True)
+    terms = per_decision(trajectories(episodes, POLICY, discount=1.0), normalized=True)
     counts = multiplicities(episodes.n_episodes, 60, 3)[1:]
     fitted = direct(terms.value - 0.5, episodes, refits=0)
     fitted.replicates, fitted.counts = terms.resampled(counts) - 0.5, counts
@@ -150,16 +150,16 @@ def test_better_or_worse_than_the_data_is_a_paired_claim():
 
 def test_deterministic_policies_are_refused_with_what_applies_and_blurred_on_request():
     generator = torch.Generator().manual_seed(0)
-    behaviour = SquashedNormal(lambda o: (0.3 * o[:, :1].double(), torch.full((len(o), 1), 0.6).double()))
+    behavior = SquashedNormal(lambda o: (0.3 * o[:, :1].double(), torch.full((len(o), 1), 0.6).double()))
     observation = torch.randn(3000, 2, generator=generator)
-    action = behaviour.sample(observation, 1, generator)[0].float()
+    action = behavior.sample(observation, 1, generator)[0].float()
     episodes = Episodes.from_arrays(
         observation.numpy(),
         action.numpy(),
         (1.0 - (action[:, 0] - 0.2) ** 2).numpy(),
         torch.ones(3000, dtype=torch.bool).numpy(),
         torch.zeros(3000, dtype=torch.bool).numpy(),
-        behavior_log_prob=behaviour.log_prob(observation, action).numpy(),
+        behavior_log_prob=behavior.log_prob(observation, action).numpy(),
     )
     policy = Deterministic(lambda o: torch.full((len(o), 1), 0.2))
     found = evaluate(policy, episodes, discount=1.0)
@@ -181,7 +181,7 @@ def test_groups_have_their_own_estimates_and_are_covered_together():
     assert {label: group.n for label, group in groups.items()} == {"ward A": 300, "ward B": 100}
     member = torch.tensor([label == "ward B" for label in labels])
     alone = trajectories(episodes, POLICY, discount=1.0).select(member)
-    terms = importance_sampling(alone, normalised=True)
+    terms = importance_sampling(alone, normalized=True)
     assert groups["ward B"].row("wis").value == pytest.approx(terms.value)
     assert groups["ward B"].row("wis").interval == interval(terms, level=0.975)  # two groups share the error
     assert groups["ward B"].row("wis").interval.width > interval(terms).width
@@ -223,13 +223,13 @@ def test_limited_horizon_leaves_out_estimates_of_whole_episodes():
     assert found.row("wdr").status == "eligible"  # any value function serves as control variate
 
 
-def test_estimated_behaviour_is_named():
+def test_estimated_behavior_is_named():
     episodes = finite_log()
-    behaviour = Tabular([[0.6, 0.4], [0.6, 0.4]])
-    found = evaluate(POLICY, episodes, discount=1.0, behaviour=behaviour)
-    assert found.behaviour == "estimated" and any("regression importance sampling" in note for note in found.notes)
+    behavior = Tabular([[0.6, 0.4], [0.6, 0.4]])
+    found = evaluate(POLICY, episodes, discount=1.0, behavior=behavior)
+    assert found.behavior == "estimated" and any("regression importance sampling" in note for note in found.notes)
     assert "unseen" in found.support
-    assert evaluate(POLICY, episodes, discount=1.0).behaviour == "logged"
+    assert evaluate(POLICY, episodes, discount=1.0).behavior == "logged"
 
 
 def test_guaranteed_intervals_only_with_a_range():
@@ -256,7 +256,7 @@ def test_bounds_are_left_when_every_estimate_abstains():
     assert (found.bounds.low, found.bounds.high) == pytest.approx((lower, lower + 3 - sum(weights)), abs=1e-6)
     assert "Whatever the log lacks" in found.table()
     assert evaluate(policy, episodes, discount=1.0).bounds is None
-    estimated = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0), behaviour=Tabular([[0.9, 0.1]] * 2))
+    estimated = evaluate(policy, episodes, discount=1.0, reward_range=(0.0, 1.0), behavior=Tabular([[0.9, 0.1]] * 2))
     assert estimated.bounds is None
 
 

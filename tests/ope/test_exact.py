@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bounds import value_bounds
-from lightning_offrl.ope.doubly_robust import direct, doubly_robust, magic, simplex_minimum, step_return
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision, plain
-from lightning_offrl.ope.trajectories import Trajectories
-
-from .enumeration import enumerate_episodes, random_process, with_values
+from lightning_offrl.ope.weighting.bounds import value_bounds
+from lightning_offrl.ope.weighting.doubly_robust import direct, doubly_robust, magic, simplex_minimum, step_return
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, importance_sampling, naive, per_decision, plain
+from lightning_offrl.ope.weighting.trajectories import Trajectories
+from tests.ope.enumeration import enumerate_episodes, random_process, with_values
 
 EXACT = 1e-10
 PROCESSES = [
@@ -37,7 +36,7 @@ def test_all_episodes_are_there(case):
     assert process.ends or len(every.probability) == 648
     assert not process.ends or len(every.data.length.unique()) == 3
     assert float(every.probability.sum()) == pytest.approx(1.0, abs=EXACT)
-    assert every.expectation(naive(every.data)) == pytest.approx(process.value(process.behaviour), abs=EXACT)
+    assert every.expectation(naive(every.data)) == pytest.approx(process.value(process.behavior), abs=EXACT)
 
 
 def test_expected_weight_is_one_at_every_step(case):
@@ -46,15 +45,15 @@ def test_expected_weight_is_one_at_every_step(case):
 
 
 @pytest.mark.parametrize("estimate", [importance_sampling, per_decision])
-def test_unnormalised_estimates_are_unbiased(case, estimate):
+def test_unnormalized_estimates_are_unbiased(case, estimate):
     process, every = case
     assert every.expectation(estimate(every.data)) == pytest.approx(process.value(process.target), abs=EXACT)
 
 
 @pytest.mark.parametrize("estimate", [importance_sampling, per_decision])
-def test_normalised_estimates_are_consistent_for_episodes_of_any_length(case, estimate):
+def test_normalized_estimates_are_consistent_for_episodes_of_any_length(case, estimate):
     process, every = case
-    limit = every.limit(estimate(every.data, normalised=True))
+    limit = every.limit(estimate(every.data, normalized=True))
     assert limit == pytest.approx(process.value(process.target), abs=EXACT)
 
 
@@ -63,7 +62,7 @@ def test_doubly_robust_is_unbiased_with_any_value_function(case):
     data = with_values(every.data, every.state, every.action, arbitrary_q(), process.target)
     value = process.value(process.target)
     assert every.expectation(doubly_robust(data)) == pytest.approx(value, abs=EXACT)
-    assert every.limit(doubly_robust(data, normalised=True)) == pytest.approx(value, abs=EXACT)
+    assert every.limit(doubly_robust(data, normalized=True)) == pytest.approx(value, abs=EXACT)
     # the control: v that does not belong to q is no control variate
     wrong = replace(data, v=data.v + data.mask * (torch.arange(3) == 1))
     assert abs(every.expectation(doubly_robust(wrong)) - value) > 0.05
@@ -73,7 +72,7 @@ def test_doubly_robust_is_unbiased_with_exact_values_and_wrong_probabilities(cas
     process, _ = case
     wrong = torch.full((3, 2), 0.5, dtype=torch.float64)
     q, _ = process.backup(process.target)
-    every = enumerate_episodes(process, behaviour=wrong, q=q)
+    every = enumerate_episodes(process, behavior=wrong, q=q)
     value = process.value(process.target)
     assert every.expectation(doubly_robust(every.data)) == pytest.approx(value, abs=EXACT)
     assert every.expectation(direct(every.data)) == pytest.approx(value, abs=EXACT)
@@ -81,16 +80,16 @@ def test_doubly_robust_is_unbiased_with_exact_values_and_wrong_probabilities(cas
         assert abs(every.expectation(estimate(every.data)) - value) > 0.01
 
 
-def test_weighted_estimates_of_one_episode_are_the_behaviour(case):
+def test_weighted_estimates_of_one_episode_are_the_behavior(case):
     process, every = case
-    terms = importance_sampling(every.data, normalised=True)
+    terms = importance_sampling(every.data, normalized=True)
     single = (terms.numerator / terms.denominator).sum(-1)
-    behaviour, target = process.value(process.behaviour), process.value(process.target)
-    assert float(every.probability @ single) == pytest.approx(behaviour, abs=EXACT)
+    behavior, target = process.value(process.behavior), process.value(process.target)
+    assert float(every.probability @ single) == pytest.approx(behavior, abs=EXACT)
     top, bottom = terms.numerator.squeeze(-1), terms.denominator.squeeze(-1)
     pairs = (top[:, None] + top) / (bottom[:, None] + bottom)
     two = float(every.probability @ pairs @ every.probability)
-    assert min(behaviour, target) < two < max(behaviour, target)
+    assert min(behavior, target) < two < max(behavior, target)
 
 
 def sampled(every, n=50, seed=3) -> Trajectories:
@@ -102,8 +101,8 @@ def test_same_policy_gives_the_mean_of_the_data(case):
     _, every = case
     data = replace(sampled(every), log_ratio=torch.zeros(50, 3))
     for estimate in (importance_sampling, per_decision):
-        for normalised in (False, True):
-            terms = estimate(data, normalised=normalised)
+        for normalized in (False, True):
+            terms = estimate(data, normalized=normalized)
             assert terms.value == pytest.approx(float(data.returns.mean()), abs=EXACT)
             assert terms.standard_error >= 0.0
     assert importance_sampling(data).standard_error == pytest.approx(naive(data).standard_error, rel=1e-12)
@@ -113,9 +112,9 @@ def test_without_values_doubly_robust_is_per_decision(case):
     _, every = case
     data = sampled(every)
     data = replace(data, q=torch.zeros(50, 3), v=torch.zeros(50, 3))
-    for normalised in (False, True):
-        expected = per_decision(data, normalised=normalised)
-        found = doubly_robust(data, normalised=normalised)
+    for normalized in (False, True):
+        expected = per_decision(data, normalized=normalized)
+        found = doubly_robust(data, normalized=normalized)
         assert found.value == pytest.approx(expected.value, abs=EXACT)
         torch.testing.assert_close(found.per_episode, expected.per_episode, atol=EXACT, rtol=0)
 
@@ -138,19 +137,19 @@ def test_scaled_rewards_scale_every_estimate(case, factor):
     data = with_values(every.data, every.state, every.action, arbitrary_q(), process.target)
     scaled = replace(data, reward=factor * data.reward, q=factor * data.q, v=factor * data.v)
     for estimate in (importance_sampling, per_decision, doubly_robust):
-        for normalised in (False, True):
-            before, after = estimate(data, normalised=normalised), estimate(scaled, normalised=normalised)
+        for normalized in (False, True):
+            before, after = estimate(data, normalized=normalized), estimate(scaled, normalized=normalized)
             assert after.value == pytest.approx(factor * before.value, abs=EXACT)
             assert after.standard_error == pytest.approx(abs(factor) * before.standard_error, abs=EXACT)
 
 
-def test_shifted_rewards_shift_normalised_estimates_exactly_and_others_not():
+def test_shifted_rewards_shift_normalized_estimates_exactly_and_others_not():
     every = enumerate_episodes(random_process(0))  # all episodes are equally long
     data = sampled(every)
     shifted = replace(data, reward=data.reward + 2.0)
     total = 2.0 * float(data.factors[0].sum())
     for estimate in (importance_sampling, per_decision):
-        moved = estimate(shifted, normalised=True).value - estimate(data, normalised=True).value
+        moved = estimate(shifted, normalized=True).value - estimate(data, normalized=True).value
         assert moved == pytest.approx(total, abs=EXACT)
         assert abs(estimate(shifted).value - estimate(data).value - total) > 1e-3
 
@@ -161,17 +160,17 @@ def test_order_and_duplication_of_episodes_do_not_matter(case):
     data = whole.select(torch.randint(whole.n, (40,), generator=torch.Generator().manual_seed(1)))
     shuffled, twice = data.select(torch.randperm(40)), data.select(torch.arange(40).repeat(2))
     for estimate in (importance_sampling, per_decision, doubly_robust):
-        for normalised in (False, True):
-            value = estimate(data, normalised=normalised).value
-            assert estimate(shuffled, normalised=normalised).value == pytest.approx(value, abs=EXACT)
-            assert estimate(twice, normalised=normalised).value == pytest.approx(value, abs=EXACT)
+        for normalized in (False, True):
+            value = estimate(data, normalized=normalized).value
+            assert estimate(shuffled, normalized=normalized).value == pytest.approx(value, abs=EXACT)
+            assert estimate(twice, normalized=normalized).value == pytest.approx(value, abs=EXACT)
 
 
 def test_magic_at_its_limits_is_the_model_or_the_weighted_estimate(case):
     process, every = case
     whole = with_values(every.data, every.state, every.action, arbitrary_q(), process.target)
     data = whole.select(torch.randint(whole.n, (40,), generator=torch.Generator().manual_seed(1)))
-    assert magic(data, steps=[2])[0].value == pytest.approx(doubly_robust(data, normalised=True).value, abs=EXACT)
+    assert magic(data, steps=[2])[0].value == pytest.approx(doubly_robust(data, normalized=True).value, abs=EXACT)
     assert magic(data, steps=[-1])[0].value == pytest.approx(direct(data).value, abs=EXACT)
     blend, share = magic(data)
     assert sum(share.values()) == pytest.approx(1.0) and min(share.values()) >= 0.0 and set(share) == {-1, 0, 1, 2}
@@ -205,23 +204,23 @@ def test_smallest_quadratic_form_on_the_simplex():
     torch.testing.assert_close(by_hand, torch.tensor([0.75, 0.25], dtype=torch.float64))
 
 
-def test_behaviour_regressed_on_the_same_data_has_no_error_in_a_deterministic_bandit():
+def test_behavior_regressed_on_the_same_data_has_no_error_in_a_deterministic_bandit():
     """Hanna, Niekum and Stone, 2019: the sampling error of the actions is corrected, too."""
     rewards, target = torch.tensor([1.0, -2.0, 7.0]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
     truth = float(rewards @ target)
-    behaviour = torch.tensor([0.6, 0.3, 0.1]).double()
+    behavior = torch.tensor([0.6, 0.3, 0.1]).double()
     errors = []
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        actions = torch.multinomial(behaviour, 40, replacement=True, generator=generator)
+        actions = torch.multinomial(behavior, 40, replacement=True, generator=generator)
         if len(actions.unique()) < 3:
             continue
         counts = torch.bincount(actions, minlength=3).double()
-        for probabilities, exact in ((counts / counts.sum(), True), (behaviour, False)):
+        for probabilities, exact in ((counts / counts.sum(), True), (behavior, False)):
             data = Trajectories(
                 reward=rewards[actions, None],
                 mask=torch.ones(40, 1, dtype=torch.bool),
-                behaviour_log_prob=probabilities[actions, None].log(),
+                behavior_log_prob=probabilities[actions, None].log(),
                 target_log_prob=target[actions, None].log(),
             )
             error = abs(importance_sampling(data).value - truth)
@@ -242,11 +241,11 @@ def test_huge_weights_neither_overflow_nor_vanish():
         log_ratio=log_ratio,
     )
     for estimate in (importance_sampling, per_decision):
-        expected = estimate(data, normalised=True).value
+        expected = estimate(data, normalized=True).value
         for shift in (900.0, -900.0):  # a factor common to all weights cancels
             moved = log_ratio.clone()
             moved[:, 0] += shift
-            found = estimate(replace(data, log_ratio=moved), normalised=True)
+            found = estimate(replace(data, log_ratio=moved), normalized=True)
             assert found.value == pytest.approx(expected, rel=1e-9)
             assert torch.isfinite(found.per_episode).all()
 
@@ -256,15 +255,15 @@ def test_policy_that_never_takes_a_logged_action_has_no_weighted_estimate():
     ratio = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0], [-torch.inf, -torch.inf]])
     data = Trajectories(reward=torch.ones(3, 2), mask=mask, log_ratio=ratio)
     assert importance_sampling(data).value == 0.0
-    assert importance_sampling(data, normalised=True).value != importance_sampling(data, normalised=True).value
+    assert importance_sampling(data, normalized=True).value != importance_sampling(data, normalized=True).value
     assert per_decision(data).value == pytest.approx(1 / 3)
 
 
 def test_impossible_logged_actions_are_an_error_with_their_number():
     mask = torch.ones(2, 2, dtype=torch.bool)
     logged = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]])
-    with pytest.raises(InputError, match="1 logged actions have no finite log-probability under the behaviour"):
-        Trajectories(reward=torch.ones(2, 2), mask=mask, behaviour_log_prob=logged, target_log_prob=torch.zeros(2, 2))
+    with pytest.raises(InputError, match="1 logged actions have no finite log-probability under the behavior"):
+        Trajectories(reward=torch.ones(2, 2), mask=mask, behavior_log_prob=logged, target_log_prob=torch.zeros(2, 2))
 
 
 def test_what_lies_after_the_end_is_never_read():
@@ -273,7 +272,7 @@ def test_what_lies_after_the_end_is_never_read():
     data = Trajectories(
         reward=torch.tensor([[1.0, torch.nan], [1.0, 1.0]]), mask=mask, log_ratio=junk, q=junk.clone(), v=junk.clone()
     )
-    assert per_decision(data, normalised=True).value == pytest.approx(1.5)
+    assert per_decision(data, normalized=True).value == pytest.approx(1.5)
     assert doubly_robust(data).value == pytest.approx(1.5)
 
 
@@ -281,9 +280,9 @@ def test_what_lies_after_the_end_is_never_read():
 @pytest.mark.parametrize("missing", [False, True])
 def test_bounds_enclose_the_value_with_and_without_support(limit, missing):
     process = random_process(1, ends=(2,))
-    if missing:  # the behaviour never takes action 1 in state 0
-        process.behaviour = process.behaviour.clone()
-        process.behaviour[0] = torch.tensor([1.0, 0.0])
+    if missing:  # the behavior never takes action 1 in state 0
+        process.behavior = process.behavior.clone()
+        process.behavior[0] = torch.tensor([1.0, 0.0])
     every = enumerate_episodes(process)
     low, high = float(process.reward.min()), float(process.reward.max())
     lower, upper = (every.expectation(side) for side in value_bounds(every.data, (low, high), limit))
@@ -314,7 +313,7 @@ def test_delta_method_error_of_a_ratio_by_hand():
     top, bottom = torch.tensor([1.0, 4.0, 2.0, 5.0]).double(), torch.tensor([1.0, 2.0, 2.0, 1.0]).double()
     ratio = float(top.mean() / bottom.mean())
     influence = (top - ratio * bottom) / bottom.mean()
-    terms = Terms(top[:, None], bottom[:, None])
+    terms = PerEpisodeTerms(top[:, None], bottom[:, None])
     assert terms.standard_error == pytest.approx(float(influence.std() / 2.0), rel=1e-12)
     assert plain(top).standard_error == pytest.approx(float(top.std() / 2.0), rel=1e-12)
 
@@ -326,9 +325,9 @@ def test_estimate_of_a_resample_is_the_estimate_of_those_episodes(case):
     rows = torch.randint(data.n, (data.n,), generator=torch.Generator().manual_seed(9))
     counts = torch.bincount(rows, minlength=data.n).double().unsqueeze(0)
     for estimate in (importance_sampling, per_decision, doubly_robust):
-        for normalised in (False, True):
-            terms = estimate(data, normalised=normalised)
+        for normalized in (False, True):
+            terms = estimate(data, normalized=normalized)
             value, error = terms.resampled(counts), terms.resampled_errors(counts)
-            again = estimate(data.select(rows), normalised=normalised)
+            again = estimate(data.select(rows), normalized=normalized)
             assert float(value) == pytest.approx(again.value, rel=1e-10)
             assert float(error) == pytest.approx(again.standard_error, rel=1e-9)

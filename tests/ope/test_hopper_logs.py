@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from lightning_offrl.data.sources import load
-from lightning_offrl.ope.eligibility import Limits, check_weights
-from lightning_offrl.ope.importance import importance_sampling, naive, per_decision
-from lightning_offrl.ope.policy_files import load_gaussian
-from lightning_offrl.ope.support import far_share, unseen_share
-from lightning_offrl.ope.trajectories import trajectories
+from lightning_offrl.data.readers import load
+from lightning_offrl.ope.checks.support import far_share, unseen_share
+from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights
+from lightning_offrl.ope.policies.files import load_gaussian
+from lightning_offrl.ope.weighting.importance import importance_sampling, naive, per_decision
+from lightning_offrl.ope.weighting.trajectories import trajectories
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +46,8 @@ def test_eligible_estimates_are_near_the_truth(log, name, horizons):
     for horizon in horizons:
         _, data, truth, error = evaluated(log, name, horizon)
         assert check_weights(data).eligible
-        for normalised in (False, True):
-            terms = per_decision(data, normalised=normalised)
+        for normalized in (False, True):
+            terms = per_decision(data, normalized=normalized)
             assert abs(terms.value - truth) <= 2.6 * math.hypot(terms.standard_error, error)
 
 

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.bandits import bandit_log
-from lightning_offrl.ope.doubly_robust import direct, doubly_robust, magic, step_return
-from lightning_offrl.ope.eligibility import check_weights
-from lightning_offrl.ope.importance import Terms, importance_sampling, naive, per_decision, plain
-from lightning_offrl.ope.intervals import Resamples, difference, hoeffding, interval
-from lightning_offrl.ope.trajectories import Trajectories
-
-from .enumeration import Process, enumerate_episodes, random_process, with_values
+from lightning_offrl.ope.checks.weight_diagnostics import check_weights
+from lightning_offrl.ope.weighting.bandits import bandit_log
+from lightning_offrl.ope.weighting.doubly_robust import direct, doubly_robust, magic, step_return
+from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, importance_sampling, naive, per_decision, plain
+from lightning_offrl.ope.weighting.intervals import Resamples, difference, hoeffding, interval
+from lightning_offrl.ope.weighting.trajectories import Trajectories
+from tests.ope.enumeration import Process, enumerate_episodes, random_process, with_values
 
 EXACT = 1e-10
 
@@ -56,24 +55,24 @@ def test_two_sided_intervals_use_the_two_sided_quantile():
     assert 2 * 1.644854 < 0.9 * 2 * 1.959964
 
 
-def test_normalised_weights_are_not_frozen_while_resampling():
+def test_normalized_weights_are_not_frozen_while_resampling():
     """Frozen weights make an interval several times too wide, which hides behind a coverage of nearly 1."""
     process = random_process(0)
     every = enumerate_episodes(process)
     rows = torch.multinomial(every.probability, 300, replacement=True, generator=torch.Generator().manual_seed(0))
     data = every.data.select(rows)
-    data = replace(data, reward=data.reward + 5.0)  # a constant that cancels only if the normaliser moves along
-    terms = importance_sampling(data, normalised=True)
+    data = replace(data, reward=data.reward + 5.0)  # a constant that cancels only if the normalizer moves along
+    terms = importance_sampling(data, normalized=True)
     frozen = interval(plain(terms.per_episode)).width
     assert interval(terms).width < 0.5 * frozen
     # every resample is what the estimator says of those episodes
     counts = next(Resamples(300, 5, seed=1).counts())
     for row, value in zip(counts, terms.resampled(counts), strict=True):
         again = data.select(torch.repeat_interleave(torch.arange(300), row.long()))
-        assert importance_sampling(again, normalised=True).value == pytest.approx(float(value), abs=EXACT)
+        assert importance_sampling(again, normalized=True).value == pytest.approx(float(value), abs=EXACT)
 
 
-def test_ended_episodes_stay_in_the_normaliser_of_later_steps(ending):
+def test_ended_episodes_stay_in_the_normalizer_of_later_steps(ending):
     process, every = ending
     data, p = every.data, every.probability[:, None]
     weight, truth = data.log_weights.exp(), process.value(process.target)
@@ -83,7 +82,7 @@ def test_ended_episodes_stay_in_the_normaliser_of_later_steps(ending):
     weight_of_one = float(((p * reset * reward).sum(0) / (p * reset).sum(0)).sum())
     for mistaken in (live_only, weight_of_one):
         assert abs(mistaken - truth) > 0.01
-    assert every.limit(per_decision(data, normalised=True)) == pytest.approx(truth, abs=EXACT)
+    assert every.limit(per_decision(data, normalized=True)) == pytest.approx(truth, abs=EXACT)
 
 
 def test_ended_episodes_stay_in_weighted_doubly_robust(ending):
@@ -91,7 +90,7 @@ def test_ended_episodes_stay_in_weighted_doubly_robust(ending):
     q = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     data = with_values(every.data, every.state, every.action, q, process.target)
     truth = process.value(process.target)
-    assert every.limit(doubly_robust(data, normalised=True)) == pytest.approx(truth, abs=EXACT)
+    assert every.limit(doubly_robust(data, normalized=True)) == pytest.approx(truth, abs=EXACT)
     p, weight = every.probability[:, None], data.log_weights.exp() * data.mask  # zero padding instead
     before = torch.cat([torch.ones(len(p), 1).double(), weight[:, :-1]], -1) * data.mask
     terms = (p * weight * (data.reward - data.q)).sum(0) / (p * weight).sum(0)
@@ -106,8 +105,8 @@ def test_same_policy_on_episodes_of_any_length_is_the_mean_of_the_data(ending):
     data = replace(data, log_ratio=torch.zeros_like(data.reward))
     assert len(data.length.unique()) == 3
     for estimate in (importance_sampling, per_decision):
-        for normalised in (False, True):
-            assert estimate(data, normalised=normalised).value == pytest.approx(naive(data).value, abs=EXACT)
+        for normalized in (False, True):
+            assert estimate(data, normalized=normalized).value == pytest.approx(naive(data).value, abs=EXACT)
 
 
 def test_episodes_without_reward_count():
@@ -116,7 +115,7 @@ def test_episodes_without_reward_count():
         start=torch.tensor([1.0]).double(),
         step=torch.ones(1, 2, 1).double(),
         reward=torch.zeros(1, 2, 1).double(),
-        behaviour=torch.tensor([[0.9, 0.1]], dtype=torch.float64),
+        behavior=torch.tensor([[0.9, 0.1]], dtype=torch.float64),
         target=torch.tensor([[0.84, 0.16]], dtype=torch.float64),
         horizon=1,
         discount=1.0,
@@ -172,7 +171,7 @@ def test_magic_takes_the_covariance_of_estimates_and_resamples_episodes():
     """The minimum of two by hand: variances of means, bias to the middle half of resampled episodes."""
     data = biased_by_three()
     data = replace(data, q=data.q - 2.94 * data.mask, v=data.v - 2.94 * data.mask)  # a small bias, about as the errors
-    model, weights = step_return(data, -1).per_episode, doubly_robust(data, normalised=True)
+    model, weights = step_return(data, -1).per_episode, doubly_robust(data, normalized=True)
     both = torch.stack([model, weights.per_episode])
     covariance = torch.cov(both) / data.n
     low, high = Resamples(data.n, 200, 0).values(weights).quantile(torch.tensor([0.25, 0.75]).double()).tolist()
@@ -200,7 +199,7 @@ def data_with_weights(data: Trajectories) -> Trajectories:
 
 
 def test_choosing_the_smallest_point_estimate_would_return_zero():
-    """Unnormalised estimates collapse towards 0 where few weights count; they abstain instead of being chosen."""
+    """Unnormalized estimates collapse towards 0 where few weights count; they abstain instead of being chosen."""
     generator = torch.Generator().manual_seed(0)
     log_ratio = 2.5 * torch.randn(200, 4, generator=generator).double() - 3.125
     data = Trajectories(reward=torch.ones(200, 4), mask=torch.ones(200, 4, dtype=torch.bool), log_ratio=log_ratio)
@@ -212,11 +211,11 @@ def test_choosing_the_smallest_point_estimate_would_return_zero():
 
 
 def test_model_fail_is_found_by_the_disagreement_of_model_and_weights():
-    """Observations that hide the state: models converge to the behaviour's value, weights to the policy's."""
-    policy, behaviour = torch.tensor([0.88, 0.12]).double(), torch.tensor([0.3, 0.7]).double()
+    """Observations that hide the state: models converge to the behavior's value, weights to the policy's."""
+    policy, behavior = torch.tensor([0.88, 0.12]).double(), torch.tensor([0.3, 0.7]).double()
     generator = torch.Generator().manual_seed(0)
     n = 2000
-    action = torch.multinomial(behaviour, 2 * n, replacement=True, generator=generator).view(n, 2)
+    action = torch.multinomial(behavior, 2 * n, replacement=True, generator=generator).view(n, 2)
     reward = torch.zeros(n, 2).double()
     reward[:, 1] = 1.0 - 2.0 * action[:, 0]  # +1 after the first action, -1 after the second, unseen in between
     # finite-horizon fitted Q on the only observation there is: the mean reward of step 1, whatever the action
@@ -225,7 +224,7 @@ def test_model_fail_is_found_by_the_disagreement_of_model_and_weights():
     data = Trajectories(
         reward=reward,
         mask=torch.ones(n, 2, dtype=torch.bool),
-        behaviour_log_prob=behaviour[action].log(),
+        behavior_log_prob=behavior[action].log(),
         target_log_prob=policy[action].log(),
         q=torch.stack([torch.full((n,), v1), q1[action[:, 1]].float()], -1).double(),
         v=torch.full((n, 2), v1).double(),
@@ -241,12 +240,12 @@ def test_model_fail_is_found_by_the_disagreement_of_model_and_weights():
 def test_model_win_has_less_error_with_the_right_values():
     """Ten decisions in a row: weights are noisy, exact values remove most of it. V = sum_k gamma^2k (0.2 - 0.4 p)."""
     gamma, p, steps = 0.98, 0.27, 20
-    behaviour, policy = torch.tensor([0.73, 0.27]).double(), torch.tensor([p, 1 - p]).double()
+    behavior, policy = torch.tensor([0.73, 0.27]).double(), torch.tensor([p, 1 - p]).double()
     truth = sum(gamma ** (2 * k) * (0.2 - 0.4 * p) for k in range(10))
     assert truth == pytest.approx(0.772224, abs=1e-6)
     n = 5000
     generator = torch.Generator().manual_seed(0)
-    action = torch.multinomial(behaviour, n * steps, replacement=True, generator=generator).view(n, steps)
+    action = torch.multinomial(behavior, n * steps, replacement=True, generator=generator).view(n, steps)
     # even steps: action 0 leads to +1 with probability 0.4, action 1 with 0.6, else -1; odd steps lead back
     up = torch.rand(n, steps, generator=generator).double() < torch.tensor([0.4, 0.6]).double()[action]
     even = (torch.arange(steps) % 2 == 0).expand(n, steps)
@@ -259,7 +258,7 @@ def test_model_win_has_less_error_with_the_right_values():
         reward=reward,
         mask=torch.ones(n, steps, dtype=torch.bool),
         discount=gamma,
-        behaviour_log_prob=behaviour[action].log(),
+        behavior_log_prob=behavior[action].log(),
         target_log_prob=policy[action].log(),
         q=mean_reward + gamma * tail[1:],
         v=tail[:-1].expand(n, steps),
@@ -278,5 +277,5 @@ def test_bandit_and_episode_code_are_one():
         torch.tensor([[0.5, 0.5], [0.9, 0.1]]),
         torch.tensor([0.25, 0.5]),
     )
-    assert log.horizon == 1 and isinstance(importance_sampling(log), Terms)
+    assert log.horizon == 1 and isinstance(importance_sampling(log), PerEpisodeTerms)
     assert importance_sampling(log).value == pytest.approx(1.0)

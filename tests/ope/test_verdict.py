@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lightning_offrl.ope.evaluation import Row
-from lightning_offrl.ope.intervals import Resamples, from_refits
+from lightning_offrl.ope.result import Row
 from lightning_offrl.ope.verdict import judge
+from lightning_offrl.ope.weighting.intervals import Resamples, from_refits
 
 COUNTS = torch.ones(50, 4)
 NOISE = torch.linspace(-1.0, 1.0, 50, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Conservative Q-learning and its variants, one page each."""

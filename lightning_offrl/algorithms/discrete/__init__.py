@@ -1,0 +1,1 @@
+"""Algorithms for discrete actions, one page each."""

@@ -1,0 +1,1 @@
+"""Soft actor-critic over many critics, one page each."""

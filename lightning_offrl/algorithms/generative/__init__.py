@@ -1,0 +1,1 @@
+"""Policies inside a model of the data's actions, one page each."""

@@ -1,0 +1,1 @@
+"""What writes datasets: Minari's layout, conversion, collection."""

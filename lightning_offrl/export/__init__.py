@@ -1,1 +1,0 @@
-"""Trained policies as files that act without the training code's configuration."""

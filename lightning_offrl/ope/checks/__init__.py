@@ -1,0 +1,1 @@
+"""Whether an estimate can be relied on: weights and support."""

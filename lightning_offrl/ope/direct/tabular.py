@@ -1,0 +1,187 @@
+"""The maximum-likelihood model of a finite process, and what it says of a policy, by four roads.
+
+On one empirical distribution, with ``P`` the counted transitions that go on, ``r`` the mean rewards, ``d`` the shares
+of the pairs in the data and ``m`` the first states, these agree to rounding:
+
+    fitted Q          Q <- r + discount P_pi Q, repeated                      (the limit of fitted Q evaluation)
+    model rollout     sum_t discount^t E[r_t], the state distribution propagated
+    flow              zeta d = (1 - discount) m pi + discount P_pi^T (zeta d),  J = E_d[zeta r] / (1 - discount)
+    DualDICE          zeta = nu - discount P_pi nu, where nu minimizes
+                      1/2 E_d[(nu - discount P_pi nu)^2] - (1 - discount) E_m[nu]
+                      (Nachum et al., 2019, https://arxiv.org/abs/1906.04733, with f(x) = x^2 / 2)
+
+and so does LSTD with one-hot features (`lightning_offrl.ope.direct.lstd`). A pair that the data never shows counts as
+worth 0 in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.errors import InputError
+from lightning_offrl.ope.direct.features import is_one_hot
+
+
+@dataclass(frozen=True)
+class EmpiricalMDP:
+    """What a dataset says of a finite process, all float64.
+
+    Attributes:
+        transition: ``[S, A, S]``, the share of steps that *went on* in each state; a truncated step goes on.
+        reward: ``[S, A]``, mean reward of the step, 0 for unseen pairs.
+        data: ``[S, A]``, share of each pair in the data; adds up to one.
+        terminated: ``[S, A]``, share of steps that ended in a terminal state.
+        start: ``[S]``, shares of the episodes' first states.
+    """
+
+    transition: Tensor
+    reward: Tensor
+    data: Tensor
+    terminated: Tensor
+    start: Tensor
+
+    @staticmethod
+    def from_episodes(episodes: Episodes, weights: Tensor | None = None) -> EmpiricalMDP:
+        """Count.
+
+        Args:
+            episodes: with one-hot observations and discrete actions.
+            weights: ``[E]``, how often each episode counts; None: once.
+
+        Raises:
+            InputError: observations that are not one-hot, or continuous actions.
+        """
+        data = episodes.data
+        if episodes.spec["action_kind"] != "discrete" or not is_one_hot(data["observation"]):
+            raise InputError(
+                f"a tabular model needs discrete actions and one-hot observations (a Discrete space), and "
+                f"{episodes.name} has others; use fqe or lstd"
+            )
+        states, actions = data["observation"].shape[-1], int(episodes.spec["action_size"])
+        state, following = data["observation"].argmax(-1), data["next", "observation"].argmax(-1)
+        pair = state * actions + data["action"]
+        each = torch.ones(episodes.n_episodes, dtype=torch.float64) if weights is None else weights.double()
+        row = each[episodes.episode_index()]
+        ended = data["next", "terminated"]
+        count = torch.zeros(states * actions, dtype=torch.float64).index_add_(0, pair, row)
+        reward = torch.zeros_like(count).index_add_(0, pair, row * data["next", "reward"].double())
+        over = torch.zeros_like(count).index_add_(0, pair, row * ended)
+        on = torch.zeros(states * actions * states, dtype=torch.float64)
+        on.index_add_(0, pair * states + following, row * ~ended)
+        seen = count.clamp(min=torch.finfo(torch.float64).tiny)
+        start = torch.zeros(states, dtype=torch.float64).index_add_(0, state[episodes.start], each)
+        return EmpiricalMDP(
+            transition=(on.view(-1, states) / seen.unsqueeze(-1)).view(states, actions, states),
+            reward=(reward / seen).view(states, actions),
+            data=(count / count.sum()).view(states, actions),
+            terminated=(over / seen).view(states, actions),
+            start=start / start.sum(),
+        )
+
+    def fitted_q(
+        self,
+        policy: Tensor,
+        discount: float,
+        horizon: int | None = None,
+        tolerance: float = 1e-14,
+        sweeps: int = 1_000_000,
+    ) -> Tensor:
+        """The fixed point of fitted Q evaluation by repeated backups, or the value of ``horizon`` steps.
+
+        Args:
+            policy: ``[S, A]``.
+            discount: in [0, 1]; 1 only where the policy's episodes end.
+            horizon: number of backups; None: until they converge.
+            tolerance: stop when no value moves by more than this times the largest value.
+            sweeps: give up after so many backups.
+
+        Returns:
+            Q ``[S, A]``, 0 for pairs without data.
+
+        Raises:
+            InputError: it has not converged.
+        """
+        q, change = torch.zeros_like(self.reward), float("inf")
+        for sweep in range(sweeps if horizon is None else horizon):
+            value = (policy * q).sum(-1)
+            new = self.reward + discount * self.transition @ value
+            if horizon is None and float((new - q).abs().max()) <= tolerance * max(1.0, float(new.abs().max())):
+                return new
+            if horizon is None and discount == 1.0 and sweep % 1000 == 999:
+                before, change = change, float((new - q).abs().max())
+                if change > 0.99 * before:
+                    break
+            q = new
+        if horizon is not None:
+            return q
+        raise InputError(
+            f"fitted Q evaluation does not converge at discount {discount}: with this policy episodes do not end; take "
+            "a discount below 1, or a horizon"
+        )
+
+    def value(self, policy: Tensor, q: Tensor) -> float:
+        """``E_{s0, a ~ pi} Q``."""
+        return float(self.start @ (policy * q).sum(-1))
+
+    def rollout_value(self, policy: Tensor, discount: float, horizon: int | None = None) -> float:
+        """Value of rollouts in the model, the distribution over states propagated instead of sampled.
+
+        Args:
+            policy: ``[S, A]``.
+            discount: in [0, 1].
+            horizon: number of steps; None: until what is left of the distribution cannot change the sum.
+        """
+        state, total, factor = self.start.clone(), 0.0, 1.0
+        largest = float(self.reward.abs().max())
+        left = 1.0 / (1.0 - discount) if discount < 1.0 else 1.0
+        living = float("inf")
+        for t in range(horizon if horizon is not None else 10_000_000):
+            pair = state.unsqueeze(-1) * policy
+            total += factor * float((pair * self.reward).sum())
+            state = torch.einsum("sa,sat->t", pair, self.transition)
+            factor *= discount
+            if horizon is None and factor * float(state.sum()) * largest * left <= 1e-16 * max(1.0, abs(total)):
+                return total
+            if horizon is None and discount == 1.0 and t % 1000 == 999:
+                before, living = living, float(state.sum())
+                if living > 0.99 * before:
+                    break
+        if horizon is None:
+            raise InputError(f"rollouts at discount {discount} do not end; take a discount below 1, or a horizon")
+        return total
+
+    def density_ratio(self, policy: Tensor, discount: float, by: Literal["flow", "dualdice"] = "flow") -> Tensor:
+        """``zeta = d_pi / d_data`` of the pairs in the data, ``[S, A]``; 0 for others.
+
+        ``d_pi`` is the discounted distribution ``(1 - discount) sum_t discount^t Pr(s_t, a_t)`` of steps that happen,
+        so ``E_d[zeta]`` is 1 minus the discounted time after the end (and minus what leads to unseen pairs).
+
+        Args:
+            policy: ``[S, A]``.
+            discount: below 1.
+            by: the linear flow equations, or the minimizer of DualDICE's quadratic objective.
+        """
+        if not 0.0 <= discount < 1.0:
+            raise InputError(f"density ratios need a discount in [0, 1), got {discount}")
+        seen = self.data.flatten() > 0.0
+        step = (self.transition.unsqueeze(-1) * policy).flatten(2).flatten(0, 1)[seen][:, seen]
+        first = ((1.0 - discount) * self.start.unsqueeze(-1) * policy).flatten()[seen]
+        backup = torch.eye(len(step), dtype=torch.float64) - discount * step
+        share = self.data.flatten()[seen]
+        if by == "flow":
+            ratio = torch.linalg.solve(backup.T, first) / share
+        else:
+            nu = torch.linalg.solve(backup.T @ (share.unsqueeze(-1) * backup), first)
+            ratio = backup @ nu
+        out = torch.zeros_like(self.data).flatten()
+        out[seen] = ratio
+        return out.view_as(self.data)
+
+    def ratio_value(self, ratio: Tensor, discount: float) -> float:
+        """``E_d[zeta r] / (1 - discount)``."""
+        return float((self.data * ratio * self.reward).sum()) / (1.0 - discount)

@@ -1,0 +1,1 @@
+"""What is evaluated and what made the data: policies as densities and samplers."""

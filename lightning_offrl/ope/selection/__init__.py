@@ -1,0 +1,1 @@
+"""Choosing among policies: ranking, confidence sets, a plan of first real episodes."""

@@ -1,0 +1,1 @@
+"""The report on a dataset: measures, findings, advice, and the document."""

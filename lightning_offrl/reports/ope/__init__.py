@@ -1,0 +1,1 @@
+"""The reports of off-policy evaluation and of selection."""

@@ -1,0 +1,407 @@
+"""Figures that read alike: color-blind-safe roles, labeled axes with units, light and dark.
+
+A figure is drawn with the colors of `COLORS`. `svg` turns each into a CSS variable (``var(--ink, #1f2933)``), so
+that a figure inside a page follows the page's theme; `save` writes the same figure as a file on white.
+
+matplotlib is driven through ``Figure`` alone, without ``pyplot``: no global state, no window, safe in any thread.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLORS = {
+    "ink": "#1f2933",
+    "muted": "#6b7785",
+    "rule": "#d5dbe1",
+    "data": "#7d8794",
+    "series-1": "#c2700a",
+    "series-2": "#0a6fb8",
+    "series-3": "#0b8a68",
+    "series-4": "#a94a8c",
+    "series-5": "#8a6d00",
+    "step-1": "#d3bfdc",
+    "step-2": "#b08cc4",
+    "step-3": "#85589f",
+    "step-4": "#552b70",
+}
+"""Roles and their colors on white; a page overrides the variables of the same names for its dark theme."""
+
+SERIES = ("series-1", "series-2", "series-3", "series-4", "series-5")
+STEPS = ("step-1", "step-2", "step-3", "step-4")
+"""Ordered, from little to much."""
+_MARKERS = ("o", "s", "D", "^", "v")
+DIVERGING = LinearSegmentedColormap.from_list("offrl", ["#0a6fb8", "#7fb2d9", "#f3f1ec", "#e3a86a", "#b25a00"])
+"""Blue to orange by way of a light middle, for signed values."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, can be selected and read aloud
+    "svg.hashsalt": "lightning_offrl",  # the same figure is the same bytes
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "text.color": COLORS["ink"],
+    "axes.labelcolor": COLORS["ink"],
+    "axes.edgecolor": COLORS["rule"],
+    "axes.labelsize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": COLORS["muted"],
+    "ytick.color": COLORS["muted"],
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "grid.color": COLORS["rule"],
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a learning curve.
+
+    Attributes:
+        name: as it stands in the legend.
+        x: gradient updates, ``[P]``.
+        y: mean over evaluation episodes, ``[P]``.
+        error: standard error of ``y``, ``[P]``; None draws no band.
+        color: a role of `COLORS`.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] | None = None
+    color: str = "series-1"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The values of one row of a strip plot.
+
+    Attributes:
+        name: as it stands beside the row.
+        values: one per episode, ``[E]``.
+        color: a role of `COLORS`.
+    """
+
+    name: str
+    values: Sequence[float]
+    color: str = "data"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean, ``std / sqrt(n)`` with the unbiased std; nan for fewer than two values.
+
+    >>> round(standard_error([1.0, 2.0, 3.0]), 4)
+    0.5774
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else float("nan")
+
+
+def learning_curves(
+    curves: Sequence[Curve],
+    *,
+    y_label: str,
+    x_label: str = "gradient updates",
+    references: Mapping[str, float] | None = None,
+    axes: Axes | None = None,
+    width: float = 5.2,
+    height: float = 3.7,
+) -> Figure:
+    """Lines with bands of one standard error, and dashed horizontal references.
+
+    Args:
+        curves: the lines, in the order of the legend.
+        y_label: what is measured, with its unit.
+        x_label: the clock.
+        references: name and height of each horizontal line, e.g. the behavior's mean return.
+        axes: draw here, in a figure of the caller's, instead of in a new one.
+        width: inches.
+        height: inches.
+
+    Returns:
+        The figure.
+    """
+    with rc_context(STYLE):
+        figure, axes = _figure(width, height, axes)
+        axes.grid(axis="y")
+        for name, value in (references or {}).items():
+            axes.axhline(value, color=COLORS["data"], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
+        for marker, curve in zip(_cycle(_MARKERS, len(curves)), curves, strict=True):
+            color = COLORS[curve.color]
+            x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
+            if curve.error is not None:
+                error = np.asarray(curve.error, dtype=np.float64)
+                axes.fill_between(x, y - error, y + error, color=color, alpha=0.16, linewidth=0)
+            axes.plot(
+                x,
+                y,
+                color=color,
+                marker=marker,
+                markersize=4.2,
+                linewidth=1.9,
+                label=curve.name,
+                solid_capstyle="round",
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.locator_params(axis="x", nbins=6)
+        legend_above(axes)
+        return figure
+
+
+def episode_strip(
+    groups: Sequence[Group],
+    *,
+    x_label: str,
+    seed: int = 0,
+    axes: Axes | None = None,
+    width: float = 5.2,
+    height: float | None = None,
+) -> Figure:
+    """One row per group: every episode as a dot, the mean as a bar with its standard error.
+
+    Args:
+        groups: the rows, from top to bottom.
+        x_label: what is measured, with its unit.
+        seed: of the vertical jitter, which carries no meaning.
+        axes: draw here, in a figure of the caller's, instead of in a new one.
+        width: inches.
+        height: inches; None makes room for the rows.
+
+    Returns:
+        The figure.
+    """
+    rng = np.random.default_rng(seed)
+    with rc_context(STYLE):
+        figure, axes = _figure(width, height or 1.0 + 0.62 * len(groups), axes)
+        axes.grid(axis="x")
+        for row, group in enumerate(groups):
+            values, color = np.asarray(group.values, dtype=np.float64), COLORS[group.color]
+            crowd = min(1.0, 40 / max(len(values), 1))
+            axes.scatter(
+                values,
+                row + rng.uniform(-0.26, 0.26, len(values)),
+                s=16,
+                color=color,
+                alpha=0.25 + 0.35 * crowd,
+                linewidth=0,
+            )
+            mean = float(values.mean())
+            axes.errorbar(
+                mean, row, xerr=standard_error(group.values), color=color, elinewidth=2.4, capsize=0, zorder=4
+            )
+            axes.plot([mean, mean], [row - 0.34, row + 0.34], color=color, linewidth=3.2, zorder=4)
+        axes.set_yticks(range(len(groups)), [group.name for group in groups])
+        axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"], labelsize=10.5)
+        axes.set_ylim(len(groups) - 0.45, -0.55)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_formatter(plain)
+        axes.locator_params(axis="x", nbins=7)
+        return figure
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    x_label: str,
+    y_label: str = "episodes",
+    bins: int = 24,
+    parts: Sequence[Group] = (),
+    legend: bool = True,
+    width: float = 5.2,
+    height: float = 3.4,
+) -> Figure:
+    """Counts of ``values``; with ``parts``, the bars are stacked by part.
+
+    Args:
+        values: ``[E]``, all of them; they set the bins.
+        x_label: what is counted, with its unit.
+        y_label: what one count is.
+        bins: number of bars.
+        parts: a partition of the values, e.g. by the behavior that made the episode, from the bottom of a bar up.
+        legend: name the parts above the axes; without, the text around the figure has to.
+        width: inches.
+        height: inches.
+
+    Returns:
+        The figure.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    edges = np.histogram_bin_edges(array, bins=bins).tolist()
+    with rc_context(STYLE):
+        figure, axes = _figure(width, height)
+        axes.grid(axis="y")
+        if parts:
+            stacks = [np.asarray(part.values, dtype=np.float64) for part in parts]
+            colors, names = [COLORS[part.color] for part in parts], [part.name for part in parts]
+            axes.hist(stacks, bins=edges, stacked=True, color=colors, label=names, rwidth=0.9)
+            if legend:
+                legend_above(axes)
+        else:
+            axes.hist(array, bins=edges, color=COLORS["data"], rwidth=0.9)
+        axes.axvline(float(array.mean()), color=COLORS["ink"], linewidth=1.6)
+        top = axes.get_ylim()[1]
+        axes.set_ylim(top=top * 1.12)
+        on_right = array.mean() < (edges[0] + edges[-1]) / 2
+        axes.annotate(
+            f"mean {plain(float(array.mean()))}",
+            (float(array.mean()), top * 1.1),
+            xytext=(5 if on_right else -5, 0),
+            textcoords="offset points",
+            ha="left" if on_right else "right",
+            va="top",
+        )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_formatter(plain)
+        axes.locator_params(axis="x", nbins=7)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return figure
+
+
+def field(
+    values: np.ndarray[Any, Any],
+    *,
+    extent: tuple[float, float, float, float],
+    x_label: str,
+    y_label: str,
+    color_label: str,
+    limit: float,
+    width: float = 2.9,
+    height: float = 3.1,
+) -> Figure:
+    """A signed quantity over a plane, blue below zero and orange above; nan stays blank.
+
+    Args:
+        values: ``[H, W]``, the first row at the bottom.
+        extent: left, right, bottom, top of the plane, in the axes' units.
+        x_label: with its unit.
+        y_label: with its unit.
+        color_label: what the color shows, with its unit.
+        limit: the colors end at ``-limit`` and ``limit``.
+        width: inches.
+        height: inches.
+
+    Returns:
+        The figure.
+    """
+    with rc_context(STYLE):
+        figure, axes = _figure(width, height)
+        image = axes.imshow(
+            values, origin="lower", extent=extent, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit
+        )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(plain)
+        axes.set_xticks(np.linspace(extent[0], extent[1], 5))
+        axes.set_yticks(np.linspace(extent[2], extent[3], 5))
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=28, pad=0.04)
+        bar.set_label(color_label)
+        bar.set_ticks([-limit, 0.0, limit])
+        bar.ax.xaxis.set_major_formatter(plain)
+        bar.outline.set_visible(False)
+        return figure
+
+
+def svg(figure: Figure, description: str) -> str:
+    """The figure as an inline ``<svg>`` that follows the theme of the page around it.
+
+    Args:
+        figure: drawn with the colors of `COLORS`.
+        description: what a reader who cannot see it should hear.
+
+    Returns:
+        Markup without XML declaration, metadata or outside references.
+    """
+    buffer = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    markup = buffer.getvalue()
+    markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
+    markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.DOTALL)
+    # Sizes come from the page; the viewBox keeps the proportions.
+    markup = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", markup, count=1)
+    markup = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", markup, count=1)
+    markup = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", markup)
+    markup = re.sub(r"font-family: [^;\"]*;? ?", "", markup)
+    for role, color in COLORS.items():
+        markup = markup.replace(color, f"var(--{role}, {color})")
+    # Several figures on one page: names that matplotlib repeats in each must differ.
+    prefix = f"f{zlib.crc32(description.encode()):x}"
+    markup = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', markup)
+    markup = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", markup)
+    markup = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', markup)
+    label = html.escape(description, quote=True)
+    return markup.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write the figure on white as PNG, SVG or PDF, by the ending of ``path``.
+
+    Returns:
+        The path.
+    """
+    with rc_context(STYLE):
+        figure.savefig(path, dpi=160, facecolor="white")
+    return Path(path)
+
+
+def row(n: int, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
+    """A figure with ``n`` axes side by side, for functions that take ``axes``."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(n * width, height), layout="constrained")
+        return figure, list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def _figure(width: float, height: float, axes: Axes | None = None) -> tuple[Figure, Axes]:
+    if axes is not None:
+        return axes.get_figure(root=True), axes  # type: ignore[return-value]
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _cycle(items: Sequence[str], n: int) -> list[str]:
+    return [items[i % len(items)] for i in range(n)]
+
+
+def plain(value: float, _: object = None) -> str:
+    """Thousands separated, decimals only where they say something, with a true minus sign."""
+    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend in a row over the axes."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=4,
+        handlelength=1.6,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+        handletextpad=0.5,
+    )

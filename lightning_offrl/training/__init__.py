@@ -1,0 +1,1 @@
+"""How an algorithm trains: the update loop, optimizers, random streams, checkpoints, target networks."""

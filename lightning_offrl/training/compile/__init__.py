@@ -1,0 +1,1 @@
+"""The whole update as one compiled graph; `choose` is the entry point."""
