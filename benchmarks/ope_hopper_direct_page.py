@@ -14,8 +14,8 @@ DISCOUNT = 0.99
 METHODS = {"fqe": "fitted Q evaluation", "mb": "model rollouts"}
 
 
-def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Errors and rankings of both methods."""
+def summary(records: list[dict[str, Any]], n_boot: int = 5000) -> dict[str, Any]:
+    """Errors and rankings of both methods; with ``n_boot`` 0 without intervals of the rankings."""
     from lightning_offrl.ope.intervals import from_refits
     from lightning_offrl.ope.selection import rank_correlation, rank_correlation_interval
 
@@ -55,7 +55,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
             "unflagged": int(eligible.sum()),
             "mean_absolute_error_unflagged": float(np.abs(value - truth)[eligible].mean()) if eligible.any() else None,
             "spearman": rank_correlation(torch.tensor(value), torch.tensor(tied)),
-            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied), n_boot=5000),
+            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied), n_boot=n_boot),
             "spearman_lower": rank_correlation(torch.tensor([i.low for i in intervals]), torch.tensor(tied)),
             "spearman_unflagged": rank_correlation(torch.tensor(value[eligible]), torch.tensor(tied[eligible])),
             "spearman_untied": rank_correlation(torch.tensor(value), torch.tensor(truth)),
@@ -72,7 +72,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         out["pessimistic"] = {
             "policies": len(have),
             "spearman": rank_correlation(torch.tensor(value), torch.tensor(tied[have])),
-            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied[have]), n_boot=5000),
+            "spearman_95": rank_correlation_interval(torch.tensor(value), torch.tensor(tied[have]), n_boot=n_boot),
             "regret_at_1": float(true.max() - truth[best]) / float(true.max() - true.min()),
             "chosen": records[best]["policy"],
         }
@@ -85,8 +85,6 @@ def section(records: list[dict[str, Any]], found: dict[str, Any], before: list[d
     settings, model = first["settings"], first["model"]
     old = {r["policy"]: r for r in before}
     lines = [
-        f"## {first['dataset']}",
-        "",
         f"{len(records)} policies, {first['episodes']} episodes, {first['transitions']:,} transitions; mean discounted "
         f"return of the data {first['behaviour_mean']:.1f}. FQE: {settings['updates']:,} updates, one fit and "
         f"{settings['refits']} refits to resampled episodes as heads of one network. Model: {model['updates']:,} "
@@ -112,7 +110,7 @@ def section(records: list[dict[str, Any]], found: dict[str, Any], before: list[d
         far = r["estimates"]["mb"]["diagnostics"].get("disagreement_ratio")
         cells.append("-" if far is None else f"{far:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *notes, ""]
+    lines += ["", *notes, *([""] if notes else [])]
     lines += ["| | FQE | MB |", "|---|---|---|"]
     rows: list[tuple[str, Any]] = [
         ("mean absolute error", lambda m: f"{m['mean_absolute_error']:.1f}"),
@@ -171,7 +169,7 @@ def markdown(logs: dict[str, list[dict[str, Any]]], before: dict[str, list[dict[
         "",
     ]
     for name, records in logs.items():
-        lines += section(records, summary(records), before.get(name, []))
+        lines += [f"## {name}", "", *section(records, summary(records), before.get(name, []))]
     return "\n".join(lines)
 
 
@@ -191,7 +189,7 @@ def beside(logs: dict[str, list[dict[str, Any]]], before: dict[str, list[dict[st
         if not both:
             continue
         was = [old[r["policy"]] for r in both]
-        found = [summary(was), summary(both)]
+        found = [summary(was, 0), summary(both, 0)]
         for method in METHODS:
             warned = [warnings_of(of, method) for of in (was, both)]
             cells = [
@@ -245,7 +243,7 @@ def plot(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure = Figure(figsize=(8.0, 4.2 * len(logs) + 0.6), layout="constrained")
     panels = figure.subplots(len(logs), squeeze=False)[:, 0]
     for axes, (name, records) in zip(panels, logs.items(), strict=True):
-        _panel(axes, records, summary(records))
+        _panel(axes, records, summary(records, 0))
         axes.set_title(name, loc="left", fontsize=10)
     panels[-1].set_xlabel("discounted return, gamma 0.99 (intervals may leave the frame)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False, fontsize=9)
