@@ -12,8 +12,8 @@ box, and other samples are tested. Found are samples from elsewhere, be they few
 times too large in one dimension, 1.4 and 1.2 times in three; smaller differences pass.
 
 Actions within a millionth of a face of the box are not judged where the density rises tenfold or more over the last
-thousandth, or is the same all over it: there may be a tanh that rounds to 1, alone or mixed with uniform actions. Of our
-own mixture with uniform actions the base is checked.
+thousandth, or is the same all over it: there may be a tanh that rounds to 1, alone or mixed with uniform actions. Of
+our own mixture with uniform actions the base is checked.
 """
 
 from __future__ import annotations
