@@ -261,7 +261,7 @@ def _data(words: list[str]) -> None:
     show.add_argument("source", help=source)
     report = verbs.add_parser(
         "report",
-        help="an HTML page: what is in it, what is wrong with it, and what to do with it",
+        help="an HTML report: what is in it, what is wrong with it, and what to do with it",
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -318,11 +318,12 @@ def _data(words: list[str]) -> None:
 
 
 def _report_data(source: str, output: str | None, discount: float, seed: int) -> None:
-    from lightning_offrl.reports.dataset.measure import examine, text, write
+    from lightning_offrl.reports.dataset.measure import measure
+    from lightning_offrl.reports.dataset.write import summary, write
 
-    seen = examine(source, discount=discount, seed=seed)
-    page, numbers = write(seen, output)
-    print(f"{text(seen)}\nwritten to {page} and {numbers}")
+    measures = measure(source, discount=discount, seed=seed)
+    report, numbers = write(measures, output)
+    print(f"{summary(measures)}\nwritten to {report} and {numbers}")
 
 
 def _import(

@@ -103,7 +103,7 @@ def ope(options: dict[str, Any]) -> int:
     if options.get("json"):
         write_json(options["json"], result.to_dict())
     if options.get("report"):
-        from lightning_offrl.reports.ope.page import write
+        from lightning_offrl.reports.ope.evaluation import write
 
         print(f"page: {write(result, options['report'])}")
     return result.verdict.exit_code
