@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tensordict import TensorDict
 from torch import from_numpy
 
-from lightning_offrl.batch import Spec, log_volume, make_spec, nested, without_mask
+from lightning_offrl.batch import log_volume, make_spec, nested, without_mask
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.action_masks import check_goes_on, holds_mask, masks
 from lightning_offrl.data.readers.checks import (
@@ -57,66 +54,13 @@ SETTINGS = ("observation_space", "action_space", "spec", "name", "environment", 
 Ask = Literal["typed", "file", "nobody"]
 """Whether an environment is made to learn its action space. "typed": yes, the user named it; "file": yes, within what
 files may name (see `lightning_offrl.envs.make.make_environment`); "nobody": no, as wherever data is only looked at."""
+KNOWN = frozenset({*SETTINGS, *(alias for aliases in NAMES.values() for alias in aliases)})
+"""All keys that mean something in a dictionary of arrays."""
 REQUIRED = ("observations", "actions", "rewards", "terminated")
 
 
-def read(arrays: Mapping[str, Any], *, name: str = "arrays", strict: bool = True, **settings: Any) -> Episodes:
-    """Episodes from a dictionary of arrays.
-
-    Args:
-        arrays: flat arrays under one of the names in `NAMES`; the values in `SETTINGS` may stand beside them.
-        name: used where the dictionary holds no ``name``.
-        strict: refuse keys that mean nothing here, as they may be misspelt; keys with a slash (D4RL's ``infos/...``,
-            ``metadata/...``) are always let through.
-        settings: further arguments of `from_arrays`.
-
-    Raises:
-        InputError: for a missing or unknown key, and all that `from_arrays` raises.
-    """
-    found: dict[str, Any] = {}
-    known = {alias: key for key, aliases in NAMES.items() for alias in aliases}
-    for given, value in arrays.items():
-        if given in SETTINGS:
-            settings[given] = value
-        elif given not in known:
-            if strict and "/" not in str(given):
-                near = difflib.get_close_matches(str(given), [*known, *SETTINGS], 1)
-                raise InputError(
-                    f"{name} has the key {given!r}, which means nothing here"
-                    + (f"; did you mean {near[0]!r}?" if near else f"; known are {sorted([*known, *SETTINGS])}")
-                )
-        elif known[given] in found:
-            raise InputError(f"{name} gives {known[given]} twice, as {' and '.join(NAMES[known[given]])}; keep one")
-        else:
-            found[known[given]] = value
-    missing = [" or ".join(NAMES[key]) for key in REQUIRED if found.get(key) is None]
-    if missing:
-        raise InputError(
-            f"{name} lacks {'; '.join(missing)}: observations, actions, rewards and terminals are needed, it has "
-            f"{sorted(map(str, arrays)) or 'nothing'}"
-        )
-    return from_arrays(**found, **{"name": name, **settings})
-
-
 def from_arrays(
-    observations: Any,
-    actions: Any,
-    rewards: Any,
-    terminated: Any,
-    truncated: Any = None,
-    *,
-    next_observations: Any = None,
-    behavior_log_prob: Any = None,
-    action_mask: Any = None,
-    next_action_mask: Any = None,
-    lengths: Any = None,
-    observation_space: Any = None,
-    action_space: Any = None,
-    spec: Spec | None = None,
-    name: str = "arrays",
-    environment: str | None = None,
-    ask: Ask = "typed",
-    references: tuple[float, float] | None = None,
+    arrays: Mapping[str, Any], *, name: str = "arrays", lengths: Any = None, ask: Ask = "typed", strict: bool = True
 ) -> Episodes:
     """Check flat arrays, find the episodes, scale the actions.
 
@@ -127,51 +71,74 @@ def from_arrays(
     often each of this happened.
 
     Args:
-        observations: ``[T, ...]`` array, or nested dictionary of these; ``[T]`` integers with a Discrete space.
-        actions: ``[T, A]`` numbers in the units of the environment, or ``[T]`` integers.
-        rewards: ``[T]``.
-        terminated: ``[T]`` flags of real ends.
-        truncated: ``[T]`` flags of episodes cut from outside; None: found by continuity of ``next_observations``.
-        next_observations: as ``observations``.
-        behavior_log_prob: ``[T]`` log density (mass) of the action, in the units of the environment.
-        action_mask: ``[T, n]`` flags, set for every action that was legal; None: the entry ``action_mask`` of
-            dictionary observations, where discrete actions have one, else all are legal.
-        next_action_mask: the same of the next observations; None: those of the following rows, and the last step of an
-            episode that did not end in a terminal state is dropped, because what was legal after it is unknown.
+        arrays: the arrays and settings below, by name; the arrays also by the other names in `NAMES`.
+        name: of the dataset in messages and reports, where ``arrays`` holds no ``name``.
         lengths: ``[E]`` steps of each episode, where the source knows; flags inside an episode are then an error.
-        observation_space: Gymnasium space; None: a Box of the shape seen.
-        action_space: Gymnasium space; None: that of the environment if it may be asked, else a Box with the bounds
-            [-1, 1] for floats, and for integers as many actions as the mask has, or as were seen.
-        spec: instead of the two spaces.
-        name: for messages and reports.
-        environment: Gymnasium id.
         ask: who named the environment, and so whether it may be made to learn its action space; see `Ask`.
-        references: raw returns that score 0 and 100.
+        strict: refuse keys that mean nothing here, as they may be misspelt; keys with a slash (D4RL's ``infos/...``,
+            ``metadata/...``) are always let through.
+
+    These arrays are read:
+
+    ``observations``        ``[T, ...]`` array, or nested dictionary of these; ``[T]`` integers with a Discrete space
+    ``actions``             ``[T, A]`` numbers in the units of the environment, or ``[T]`` integers
+    ``rewards``             ``[T]``
+    ``terminated``          ``[T]`` flags of real ends
+    ``truncated``           ``[T]`` flags of episodes cut from outside; without: found where ``next_observations`` jump
+    ``next_observations``   as ``observations``
+    ``behavior_log_prob``   ``[T]`` log density (mass) of the action, in the units of the environment
+    ``action_mask``         ``[T, n]`` flags, set for every action that was legal; without: the entry ``action_mask`` of
+                            dictionary observations, where discrete actions have one, else all are legal
+    ``next_action_mask``    the same of the next observations; without: those of the following rows, and the last step
+                            of an episode that did not end in a terminal state is dropped, because what was legal after
+                            it is unknown
+
+    These settings may stand beside them:
+
+    ``observation_space``   Gymnasium space; without: a Box of the shape seen
+    ``action_space``        Gymnasium space; without: that of the environment if it may be asked, else a Box with the
+                            bounds [-1, 1] for floats, and for integers as many actions as the mask has, or were seen
+    ``spec``                a `lightning_offrl.batch.Spec` in place of the two spaces
+    ``name``                of the dataset
+    ``environment``         Gymnasium id
+    ``references``          the raw returns that score 0 and 100
 
     Raises:
-        InputError: for arrays that do not fit together, values that are not finite, actions out of range.
+        InputError: for a missing or unknown key, arrays that do not fit together, values that are not finite, and
+            actions out of range.
+
+    >>> import numpy as np
+    >>> walk = {"observations": np.eye(3), "actions": np.zeros((3, 1)), "rewards": [0.0, 0.0, 1.0]}
+    >>> from_arrays({**walk, "terminated": [False, False, True], "truncated": [False] * 3})
+    Episodes('arrays', 1 episodes, 3 transitions)
     """
+    found, settings = _named(arrays, name, strict)
+    name, environment = settings.get("name", name), settings.get("environment")
+    observation_space, action_space = settings.get("observation_space"), settings.get("action_space")
+    observations, next_observations = found["observations"], found.get("next_observations")
+    truncated, behavior_log_prob = found.get("truncated"), found.get("behavior_log_prob")
+    action_mask, next_action_mask = found.get("action_mask"), found.get("next_action_mask")
     notes: list[str] = []
-    reward = column(rewards, "rewards", name)
+    reward = column(found["rewards"], "rewards", name)
     rows = len(reward)
     if rows == 0:
         raise InputError(f"{name} is empty: it has no transitions")
-    if spec is not None:
-        observation_space, action_space = spaces_of(spec, observations)
+    if settings.get("spec") is not None:
+        observation_space, action_space = spaces_of(settings["spec"], observations)
     raw, raw_next = as_arrays(observations), None if next_observations is None else as_arrays(next_observations)
-    action = as_arrays(actions, "actions")
+    action = as_arrays(found["actions"], "actions")
     if isinstance(action, dict):
         raise InputError(f"actions of {name} are a dictionary, but must be one array; put them side by side")
     if action.dtype.kind in "iub" and holds_mask(raw, observation_space, action_space):
-        found = raw.pop("action_mask"), raw_next.pop("action_mask", None) if isinstance(raw_next, dict) else None
-        action_mask, next_action_mask = found if action_mask is None else (action_mask, next_action_mask)
+        inside = raw.pop("action_mask"), raw_next.pop("action_mask", None) if isinstance(raw_next, dict) else None
+        action_mask, next_action_mask = inside if action_mask is None else (action_mask, next_action_mask)
     log_prob = None if behavior_log_prob is None else column(behavior_log_prob, "behavior_log_prob", name)
     columns = [("rewards", reward), ("actions", action), *array_leaves(raw, "observations")]
     columns += [] if raw_next is None else array_leaves(raw_next, "next_observations")
     columns += [] if log_prob is None else [("behavior_log_prob", log_prob)]
     for label, one in columns:
         check_rows(one, label, rows, name)
-    terminal = flags(terminated, "terminated", rows, name)
+    terminal = flags(found["terminated"], "terminated", rows, name)
     timeout = None if truncated is None else flags(truncated, "truncated", rows, name)
     # The borders that are known before the numbers are looked at, to say where a bad number is.
     ends = terminal.copy() if timeout is None else terminal | timeout
@@ -248,9 +215,37 @@ def from_arrays(
         spec=spec,
         name=name,
         environment=environment,
-        references=_references(references, name),
+        references=_references(settings.get("references"), name),
         notes=notes,
     )
+
+
+def _named(arrays: Mapping[str, Any], name: str, strict: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays by our names, and the settings that stand beside them."""
+    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    known = {alias: key for key, aliases in NAMES.items() for alias in aliases}
+    for given, value in arrays.items():
+        if given in SETTINGS:
+            settings[given] = value
+        elif given not in known:
+            if strict and "/" not in str(given):
+                near = difflib.get_close_matches(str(given), [*known, *SETTINGS], 1)
+                raise InputError(
+                    f"{name} has the key {given!r}, which means nothing here"
+                    + (f"; did you mean {near[0]!r}?" if near else f"; known are {sorted([*known, *SETTINGS])}")
+                )
+        elif known[given] in found:
+            raise InputError(f"{name} gives {known[given]} twice, as {' and '.join(NAMES[known[given]])}; keep one")
+        else:
+            found[known[given]] = value
+    missing = [" or ".join(NAMES[key]) for key in REQUIRED if found.get(key) is None]
+    if missing:
+        raise InputError(
+            f"{name} lacks {'; '.join(missing)}: observations, actions, rewards and terminals are needed, it has "
+            f"{sorted(map(str, arrays)) or 'nothing'}"
+        )
+    return found, settings
 
 
 def _check_bounds(action: np.ndarray, environment: str, name: str, notes: list[str]) -> None:
@@ -352,27 +347,3 @@ def _references(value: Any, name: str) -> tuple[float, float] | None:
     if not (np.isfinite([low, high]).all() and low < high):
         raise InputError(f"the reference returns of {name} must be two numbers, low < high, got {low:g} and {high:g}")
     return low, high
-
-
-def read_npz(path: Path, environment: str | None = None, ask: Ask = "nobody") -> Episodes:
-    """Episodes from an ``.npz`` with the arrays of `NAMES`; ``name``, ``environment`` and ``references`` may stand by.
-
-    Args:
-        path: of the file.
-        environment: Gymnasium id, in place of the file's.
-        ask: see `Ask`.
-
-    Raises:
-        InputError: for a damaged file, and all that `read` raises.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, zlib.error) as problem:
-        raise InputError(f"{path} cannot be read as an .npz of numeric arrays ({problem})") from problem
-    for key in ("name", "environment"):
-        if key in found:
-            found[key] = str(found[key])
-    if environment is not None:
-        found["environment"] = environment
-    return read(found, name=path.stem, ask=ask)
