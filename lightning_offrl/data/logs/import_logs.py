@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.batch import make_spec
 from lightning_offrl.data.logs.assemble import LogEpisode, episodes
 from lightning_offrl.data.logs.files import expand
 from lightning_offrl.data.logs.mapping import LogMap, parse_map, read_map
@@ -21,6 +20,7 @@ from lightning_offrl.data.logs.tables import Log, survey
 from lightning_offrl.data.staging import clear
 from lightning_offrl.data.writers.convert import Converted
 from lightning_offrl.data.writers.minari import free_path, store
+from lightning_offrl.envs.spaces import make_spec
 from lightning_offrl.errors import InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tensordict import TensorDict
 from torch import from_numpy
 
-from lightning_offrl.batch import log_volume, make_spec, nested, without_mask
+from lightning_offrl.batch import log_volume, nested
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.action_masks import check_goes_on, holds_mask, masks
 from lightning_offrl.data.readers.checks import (
@@ -33,6 +33,7 @@ from lightning_offrl.data.readers.spaces import (
     scale,
     spaces_of,
 )
+from lightning_offrl.envs.spaces import make_spec, without_mask
 from lightning_offrl.errors import InputError
 
 # Largest difference between a next observation and the following row's observation that is still the same state.

@@ -123,7 +123,7 @@ def test_undiscounted_without_an_end_is_refused() -> None:
     episodes = scripted([[(0, 0, 1.0)]], 2, 2, terminal=False)
     model = EmpiricalMDP.from_episodes(episodes)
     policy = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    with pytest.raises(InputError, match="do not end"):
+    with pytest.raises(InputError, match="never ends from state 0"):
         model.fitted_q(policy, 1.0)
     with pytest.raises(InputError, match="do not end"):
         model.rollout_value(policy, 1.0)
