@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_offrl.batch import log_volume, scale_action, unscale_action
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.data.readers import load, locate
-from lightning_offrl.data.readers.arrays import KNOWN, SAME_STATE, differ, from_arrays
+from lightning_offrl.data.readers.arrays import KNOWN, from_arrays
+from lightning_offrl.data.readers.borders import SAME_STATE, differ
 from lightning_offrl.data.readers.checks import count
 from lightning_offrl.data.writers.minari import free_path, store
 from lightning_offrl.errors import InputError
