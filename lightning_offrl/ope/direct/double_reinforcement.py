@@ -23,7 +23,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import RatioEstimate, dice
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, first_masks, first_observations
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
 from lightning_offrl.ope.weighting.intervals import Resamples
 from lightning_offrl.rng import mix
@@ -126,7 +126,7 @@ def drl(
             f"folds of {units} {unit}s"
         )
     how: dict[str, Any] = {"discount": discount, "updates": updates, "seed": seed}
-    values = values or (lambda train: fqe(policy, train, layer_norm=True, **how))
+    values = values or (lambda train: fqe(policy, train, settings=FQESettings(layer_norm=True), **how))
     ratios = ratios or (lambda train: dice(policy, train, **how))
     order = torch.randperm(units, generator=torch.Generator().manual_seed(mix(seed, 0xF01D)))
     of_unit = torch.empty_like(order)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_offrl.data.bootstrap import mean_of_picked, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Step, fit_dynamics
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.sample_check import sample_reasons
@@ -24,7 +24,6 @@ from lightning_offrl.ope.direct.estimate import (
     largest_return,
     multiplicities,
 )
-from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from lightning_offrl.ope.policies.masked import probabilities
 from lightning_offrl.rng import mix
@@ -34,7 +33,10 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What `model_rollouts` needs of a model: `DynamicsEnsemble`, or one of your own."""
+    """What `model_rollouts` needs of a model: `DynamicsEnsemble`, or one of your own.
+
+    With an attribute ``members`` it is M models in one; without, it is one.
+    """
 
     def step_each(self, observation: Tensor, action: Tensor, generator: torch.Generator) -> Step:
         """One step of every member's own rows, ``[M, B, D]`` and ``[M, B, A]`` (discrete ``[M, B]``)."""
@@ -48,7 +50,6 @@ def model_rollouts(
     *,
     discount: float,
     model: Model | None = None,
-    members: int | None = None,
     horizon: int | None = None,
     rollouts: int = 1,
     starts: int | None = None,
@@ -67,7 +68,6 @@ def model_rollouts(
         episodes: the data; their first states begin the rollouts.
         discount: in [0, 1]; 1 only with a horizon, or where tabular episodes end.
         model: one model for many policies; None fits a `DynamicsEnsemble` to these episodes.
-        members: M of ``model``; None: read from a `DynamicsEnsemble`.
         horizon: steps of an episode; None: until the discount has left 1/1000 of the weight.
         rollouts: per first state and member.
         starts: begin from so many first states, drawn without replacement; None: all.
@@ -81,8 +81,7 @@ def model_rollouts(
     """
     check_estimand(policy, episodes, discount, largest=1.0)
     together = numbered(clusters, episodes.n_episodes)
-    discrete = episodes.spec["action_kind"] == "discrete"
-    if model is None and discrete and is_one_hot(episodes.data["observation"]):
+    if model is None and is_tabular(episodes):
         return _tabular(policy, episodes, discount, horizon, replicates, together, seed)
     if "action_mask" in episodes.data.keys():
         raise InputError(
@@ -95,8 +94,7 @@ def model_rollouts(
     if model is None:
         with torch.enable_grad():
             model = fit_dynamics(episodes, clusters=together, seed=seed)
-    if members is None:
-        members = (model.lead or (1,))[0] if isinstance(model, DynamicsEnsemble) else 1
+    members = int(getattr(model, "members", 1))
     imagined = _Rollouts(policy, model, members, discount, steps)
     index = torch.arange(episodes.n_episodes)
     if starts is not None and starts < len(index):

@@ -22,9 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.features import is_one_hot
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class EmpiricalMDP:
             InputError: observations that are not one-hot, or continuous actions.
         """
         data = episodes.data
-        if episodes.spec["action_kind"] != "discrete" or not is_one_hot(data["observation"]):
+        if not is_tabular(episodes):
             raise InputError(
                 f"a tabular model needs discrete actions and one-hot observations (a Discrete space), and "
                 f"{episodes.name} has others; use fqe or lstd"

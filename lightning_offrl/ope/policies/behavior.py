@@ -22,12 +22,11 @@ from torch import Tensor
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.discrete import CategoricalPolicy
 from lightning_offrl.networks.mixtures import MixturePolicy
-from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
 from lightning_offrl.rng import mix
@@ -206,7 +205,7 @@ def fit_behavior(
         InputError: fewer than two episodes.
     """
     train, test = split_by_episode(episodes, held_out, seed, clusters)
-    if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
+    if is_tabular(episodes):
         return _counts(episodes, train, test)
     action = episodes.data["action"]
     if episodes.spec["action_kind"] == "discrete":
