@@ -16,7 +16,7 @@ that stands above; without ends c is 1.
 All three take one step at once, on one batch, by Adam without momentum (betas 0 and .99, as DOPE's DualDICE), because
 momentum makes play between them circle; zeta is read from a Polyak average. On a process of four states and 3,000
 updates, betas of 0.9 and 0.999 ended at a mass of 0.88 and errors of 15 %, these at 1.00 and 0.1 %.
-A minimax problem has no loss that tells whether it is solved: look at the mass, at the drift and at other seeds.
+A minimax problem has no loss that shows whether it is solved. The mass, the drift and other seeds do.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Multiplier(nn.Module):
-    """One free number."""
+    """A parameter that is one number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ class DICE(PolicyEvaluationAlgorithm):
     """The regularized Lagrangian for the policy given to `of`, from the first states given to `starting_at`.
 
     Args:
-        spec: the spaces; either kind of action.
-        discount: gamma, that of the data.
+        spec: The spaces, with either kind of action.
+        discount: gamma, the same as the data module's.
         dual_regularizer: alpha.
-        nu_learning_rate: of Adam (authors' scripts: 1e-4 for 100,000 updates of batches of 2048).
-        zeta_learning_rate: of Adam; ascends.
-        lambda_learning_rate: of Adam.
-        decay: first and last update of a linear decay of all learning rates to 0; None: constant.
-        tau: of the average from which zeta is read.
-        hidden: widths of both networks (authors' scripts: 64, 64); none: linear.
+        nu_learning_rate: The learning rate of nu (authors' scripts: 1e-4 for 100,000 updates of batches of 2048).
+        zeta_learning_rate: The learning rate of zeta, which ascends.
+        lambda_learning_rate: The learning rate of lambda.
+        decay: The first and last update of a linear decay of all learning rates to 0; None: constant.
+        tau: The rate of the Polyak average from which zeta is read.
+        hidden: The widths of both networks (authors' scripts: 64, 64); none: linear.
         **common: see `PolicyEvaluationAlgorithm` and `OfflineAlgorithm`.
     """
 
@@ -100,7 +100,7 @@ class DICE(PolicyEvaluationAlgorithm):
         self._first: tuple[Any, Sequence[Tensor] | None, Tensor | None] | None = None
 
     def starting_at(self, observations: Any, rows: Sequence[Tensor] | None = None, masks: Tensor | None = None) -> Self:
-        """Say where episodes begin.
+        """Set the states in which episodes begin.
 
         Args:
             observations: raw, ``[E, ...]``.

@@ -149,9 +149,7 @@ def fqe(
         columns = _with_draws(policy, columns, seed)
     sampler = EpisodeBootstrap(episodes.start, length, chosen.batch_size, seed, seeds, replicates, together)
     monitor = FQEMonitor(module, episodes, columns, probe, seeds, (scale, shift), seed)
-    fit_without_trainer(
-        module, columns, sampler, updates, targets=SoftTargetUpdate(tau), looks=20, look=monitor.record
-    )
+    fit_without_trainer(module, columns, sampler, updates, targets=SoftTargetUpdate(tau), looks=20, look=monitor.record)
     per_head = monitor.first_values()
     per_state = per_head[:seeds].mean(0)
     picked = sampler.episodes[seeds:]

@@ -64,17 +64,18 @@ def model_rollouts(
     network: the empirical process is propagated without sampling, and refits are exact.
 
     Args:
-        policy: to evaluate.
-        episodes: the data; their first states begin the rollouts.
-        discount: in [0, 1]; 1 only with a horizon, or where tabular episodes end.
-        model: one model for many policies; None fits a `DynamicsEnsemble` to these episodes.
-        horizon: steps of an episode; None: until the discount has left 1/1000 of the weight.
-        rollouts: per first state and member.
-        starts: begin from so many first states, drawn without replacement; None: all.
-        replicates: refits of tabular data; a model has as many as members.
-        clusters: ``[E]`` labels of what episodes belong to: refits are to resamples of whole clusters. A ``model``
-            whose members saw resamples of episodes has none, so no interval: give ``clusters`` to `fit_dynamics`, too.
-        seed: of everything.
+        policy: The policy to evaluate.
+        episodes: The data; their first states begin the rollouts.
+        discount: gamma in [0, 1]; 1 only with a horizon, or where tabular episodes end.
+        model: A model that several policies share; None fits a `DynamicsEnsemble` to these episodes.
+        horizon: The number of steps of an episode; None: until the discount has left 1/1000 of the weight.
+        rollouts: The number of rollouts per first state and member.
+        starts: The number of first states, drawn without replacement; None: all.
+        replicates: The number of refits of tabular data; a model has as many refits as members.
+        clusters: ``[E]`` labels of the cluster of each episode: refits are to resamples of whole clusters. A ``model``
+            whose members saw resamples of episodes has no such refits, so no interval: give ``clusters`` to
+            `fit_dynamics`, too.
+        seed: The seed of all random numbers.
 
     Raises:
         InputError: an undiscounted value without a horizon, or actions of another kind than the policy's.
@@ -103,7 +104,7 @@ def model_rollouts(
     first = first_observations(episodes, index)
     per_member = imagined(first.repeat_interleave(rollouts, 0), seed).view(members, len(index), rollouts).mean(-1)
     per_state = per_member.mean(0)
-    diagnostics, flags = _imagined_well(imagined, model, episodes, per_member, discount)
+    diagnostics, flags = _diagnose(imagined, model, episodes, per_member, discount)
     flags += sample_reasons(policy, episodes)
     picked = _resampled(model, index, members, together, seed)
     return DirectEstimate(
@@ -125,7 +126,7 @@ def model_rollouts(
 
 @dataclass
 class _Rollouts:
-    """Discounted returns of imagined episodes; notes how they went."""
+    """Discounted returns of imagined episodes, with a record of how many were clipped or still alive."""
 
     policy: TargetPolicy
     model: Model
@@ -166,7 +167,7 @@ class _Rollouts:
         return torch.cat(parts, -1)
 
     def checked(self, observation: Tensor, seed: int, action: Tensor | None = None, limit: float = 5e7) -> Tensor:
-        """Mean over members, ``[B]``, of so few rows that it ends today."""
+        """Mean over members, ``[B]``; refused for so many rows that the rollouts would take hours."""
         made = len(observation) * self.members * self.steps
         if made > limit:
             raise InputError(
@@ -182,10 +183,10 @@ class _Rollouts:
         return action.unflatten(0, observation.shape[:2])
 
 
-def _imagined_well(
+def _diagnose(
     imagined: _Rollouts, model: Model, episodes: Episodes, per_member: Tensor, discount: float
 ) -> tuple[dict[str, float], list[str]]:
-    """Diagnostics and flags of rollouts."""
+    """Numbers that describe the rollouts, and a sentence for each sign that they are not to be relied on."""
     means = per_member.mean(-1)
     apart, value = float(means.max() - means.min()), float(means.mean())
     returns, best = largest_return(episodes, discount)
@@ -218,9 +219,9 @@ def _imagined_well(
 
 
 def _resampled(model: Model, index: Tensor, members: int, together: Clusters | None, seed: int) -> Tensor | None:
-    """``[M, W]``: which first states each member's refit averages (-1: none).
+    """The first states that each member's refit averages, ``[M, W]`` (-1: none).
 
-    None if the members saw the same data, or resamples of another kind than ``together`` asks for.
+    None if the members saw the same data, or resamples of other clusters than ``together``.
     """
     own, whole = getattr(model, "resampled", None), getattr(model, "clusters", None)
     if own is None or members < 2:

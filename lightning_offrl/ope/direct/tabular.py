@@ -1,4 +1,4 @@
-"""The maximum-likelihood model of a finite process, and what it says of a policy, by four roads.
+"""The maximum-likelihood model of a finite process, and the value of a policy in it by four methods.
 
 On one empirical distribution, with ``P`` the counted transitions that go on, ``r`` the mean rewards, ``d`` the shares
 of the pairs in the data and ``m`` the first states, these agree to rounding:
@@ -28,7 +28,7 @@ from lightning_offrl.errors import InputError
 
 @dataclass(frozen=True)
 class EmpiricalMDP:
-    """What a dataset says of a finite process, all float64.
+    """The empirical frequencies of a finite process in a dataset, all float64.
 
     Attributes:
         transition: ``[S, A, S]``, the share of steps that *went on* in each state; a truncated step goes on.
@@ -46,7 +46,7 @@ class EmpiricalMDP:
 
     @staticmethod
     def from_episodes(episodes: Episodes, weights: Tensor | None = None) -> EmpiricalMDP:
-        """Count.
+        """Count transitions, rewards and ends.
 
         Args:
             episodes: with one-hot observations and discrete actions.
