@@ -168,7 +168,7 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
-    assert "Ranked by the estimate that speaks for it, less one standard error." in said
+    assert "Ranked by the representative estimate less one standard error." in said
     found = json.loads(Path("out.json").read_text())
     assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behavior", "far"}
     assert found["rank_by"] == "less-error" and found["ranking"][0] == found["chosen"] == "better"

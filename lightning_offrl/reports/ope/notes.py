@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.ope.checks.weight_diagnostics import Limits
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.weighting.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS
 from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.reports import html
@@ -44,7 +44,7 @@ def resampled(clusters: Clusters) -> str:
     return f"intervals resample whole clusters{few if clusters.effective < FEW_CLUSTERS else ''}"
 
 
-def assumptions(result: Evaluation) -> Markup:
+def assumptions(result: OPEResult) -> Markup:
     """What no number on the page can check, for the kinds of estimates that are there."""
     used = {row.family for row in result.rows if row.status == "eligible"} or {row.family for row in result.rows}
     lines = [
@@ -91,7 +91,7 @@ def _independence(clusters: Clusters | None) -> str:
     )
 
 
-def definitions(result: Evaluation) -> Markup:
+def definitions(result: OPEResult) -> Markup:
     """Every word of the page in a sentence or two."""
     limits = Limits()
     terms = {row.name: _sentence(ESTIMATORS[row.name].definition) for row in result.rows if row.name in ESTIMATORS}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import Limits
-from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.estimate import Row
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
 from lightning_offrl.ope.text import number as digits
-from lightning_offrl.ope.verdict import SPEAKERS
+from lightning_offrl.ope.verdict import REPRESENTATIVES
 from lightning_offrl.ope.weighting.intervals import Interval
 from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.reports import html, plots
@@ -29,7 +30,7 @@ _KIND = {
 _COLOR = {"baseline": "data", "weights": "series-2", "hybrid": "series-3", "values": "series-4", "model": "series-5"}
 
 
-def document(result: Evaluation) -> Markup:
+def document(result: OPEResult) -> Markup:
     """The whole page."""
     sections: list[Block] = [html.section("Estimates", *_estimates(result))]
     if result.comparisons:
@@ -63,7 +64,7 @@ def style() -> str:
     return files("lightning_offrl.reports").joinpath("dataset.css").read_text(encoding="utf-8")
 
 
-def headline(result: Evaluation) -> str:
+def headline(result: OPEResult) -> str:
     """The verdict in one line."""
     row = representative_estimate(result)
     if row is None:
@@ -92,7 +93,7 @@ def between(interval: Interval | None) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
 
 
-def estimand(result: Evaluation) -> str:
+def estimand(result: OPEResult) -> str:
     """What is estimated, in a sentence."""
     if result.steps is not None and len(result.steps.ess) == 1:
         return "the reward of one decision, in situations as in the log"
@@ -106,7 +107,7 @@ def estimand(result: Evaluation) -> str:
     return f"{what} over {steps}, from first states as in the log"
 
 
-def bars(result: Evaluation) -> list[Bar]:
+def bars(result: OPEResult) -> list[Bar]:
     """All estimates as rows of the figure of intervals."""
     return [bar(row) for row in result.rows]
 
@@ -120,7 +121,7 @@ def bar(row: Row | None, name: str | None = None) -> Bar:
     return Bar(name or row.name, row.value, low, high, _COLOR.get(row.family, "series-1"))
 
 
-def _top(result: Evaluation) -> Markup:
+def _top(result: OPEResult) -> Markup:
     kind, word = _KIND[result.verdict.word]
     verdict, p5, p95 = result.verdict, result.returns[0], result.returns[2]
     said: list[Block] = [html.paragraph(f"Estimated: {estimand(result)}.", "lead")]
@@ -174,7 +175,7 @@ def _top(result: Evaluation) -> Markup:
     return html.join([badge, *said, html.tiles(facts)])
 
 
-def _estimates(result: Evaluation) -> list[Block]:
+def _estimates(result: OPEResult) -> list[Block]:
     lines = {"mean return of the log": (result.returns[1], "data")}
     if result.verdict.conservative is not None:
         lines["conservative value"] = (result.verdict.conservative, "series-1")
@@ -227,7 +228,7 @@ def _estimates(result: Evaluation) -> list[Block]:
     return blocks
 
 
-def _comparisons(result: Evaluation) -> Markup:
+def _comparisons(result: OPEResult) -> Markup:
     word = {True: "agree", False: "disagree", None: "cannot be compared"}
     rows = [
         [
@@ -242,7 +243,7 @@ def _comparisons(result: Evaluation) -> Markup:
     return html.table(["difference", "value", "interval", "in the same resamples", ""], rows)
 
 
-def _tails(result: Evaluation) -> list[Block]:
+def _tails(result: OPEResult) -> list[Block]:
     header = ["of", "mean return of the worst", "interval", "none of them above", "interval", "ESS there"]
     rows: list[list[Block]] = []
     for found in result.tails:
@@ -258,7 +259,7 @@ def _tails(result: Evaluation) -> list[Block]:
     ]
 
 
-def _weights(result: Evaluation) -> list[Block]:
+def _weights(result: OPEResult) -> list[Block]:
     assert result.steps is not None and result.log_weights is not None and result.weights is not None
     steps, limits, check = result.steps, Limits(), result.weights
     divisor = "the logged probabilities"
@@ -320,17 +321,17 @@ def _weights(result: Evaluation) -> list[Block]:
     ]
 
 
-def _support(result: Evaluation) -> Markup:
+def _support(result: OPEResult) -> Markup:
     rows = []
     for name, found in result.support.items():
         rows.append([name, f"{found.share:.1%} ± {found.error:.1%}", f"{found.base:.0%}", _capital(found.what)])
     return html.table(["check", "share", "if all is shown", "of what"], rows, words=(3,))
 
 
-def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
+def _by_group(groups: dict[str, OPEResult]) -> list[Block]:
     first = next(iter(groups.values()))
     shown = {row.name for row in first.rows if any(g.row(row.name).status == "eligible" for g in groups.values())}
-    spoken_by = [next((name for name in family if name in shown), None) for family in SPEAKERS.values()]
+    spoken_by = [next((name for name in family if name in shown), None) for family in REPRESENTATIVES.values()]
     names = ["naive", *(name for name in spoken_by if name is not None)]  # all are in the JSON file
     counted = ["episodes", *([] if first.clusters is None else ["clusters"])]
     header = ["group", *counted, *("log" if name == "naive" else name for name in names), "verdict"]
@@ -363,7 +364,7 @@ def _by_group(groups: dict[str, Evaluation]) -> list[Block]:
     ]
 
 
-def _provenance(result: Evaluation) -> list[Block]:
+def _provenance(result: OPEResult) -> list[Block]:
     blocks: list[Block] = []
     if result.provenance:
         rows = [[name, value] for name, value in result.provenance.items()]
@@ -374,7 +375,7 @@ def _provenance(result: Evaluation) -> list[Block]:
     return blocks
 
 
-def write(result: Evaluation, path: str | Path) -> Path:
+def write(result: OPEResult, path: str | Path) -> Path:
     """Write the page.
 
     Raises:
