@@ -107,11 +107,12 @@ def evaluate(
     )
     untrue = _untrue_samples(policy, behavior, episodes)
     limited = settings.horizon is not None and settings.horizon < int(episodes.length.max())
-    given = _Given(settings, tuple(direct), _support(policy, behavior, episodes, whole, settings), untrue, limited)
+    support = _support(policy, behavior, episodes, whole, settings)
+    given = _Given(settings, tuple(direct), together, support, untrue, limited)
     whole = _with_values(whole, given, episodes)
     result = _evaluate(whole, given, settings.level)
     result.policy, result.data, result.horizon = name, episodes.name, settings.horizon if limited else None
-    result.clusters, result.notes = together, (*_notes(whole, settings), *untrue)
+    result.clusters, result.notes = together, (*_notes(whole, given), *untrue)
     cause = unrecorded_cause(episodes) if result.verdict.assumption else None
     if cause is not None:
         result.verdict.assumption += f". The log contradicts it: {cause}"
@@ -127,6 +128,7 @@ class _Given:
 
     settings: OPESettings
     direct: tuple[DirectEstimate, ...]
+    clusters: Clusters | None
     support: dict[str, Support]
     untrue: tuple[str, ...]
     limited: bool
@@ -145,11 +147,12 @@ def _with_values(data: Trajectories, given: _Given, episodes: Episodes) -> Traje
     return replace(data, q=pad(data, valued.q(table)), v=pad(data, v))
 
 
-def _notes(data: Trajectories, settings: OPESettings) -> list[str]:
+def _notes(data: Trajectories, given: _Given) -> list[str]:
     """What was assumed, in words."""
+    settings = given.settings
     notes = [] if settings.bandwidth is None else [f"{KIS}, bandwidth {settings.bandwidth:g}"]
-    if data.together is not None:
-        notes += _cluster_notes(data.together, settings.reward_range is not None)
+    if given.clusters is not None:
+        notes += _cluster_notes(given.clusters, settings.reward_range is not None)
     if data.elapsed is not None:
         notes.append("discounted by time")
     if data.behavior == ESTIMATED and data.log_ratio is not None:
@@ -178,7 +181,7 @@ def _by_group(data: Trajectories, given: _Given, column: str, labels: Sequence[A
     for label in names:
         member = torch.tensor([str(x) == label for x in labels])
         out[label] = _evaluate(data.select(member), given, level, member)
-        out[label].clusters = None if data.together is None else data.together.select(member)
+        out[label].clusters = None if given.clusters is None else given.clusters.select(member)
         out[label].notes = (f"intervals hold for all {len(names)} groups of {column} together: {level:.4g} each",)
     return out
 

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from lightning_offrl.data.clusters import Clusters
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.ope.checks.support import Support
 from lightning_offrl.ope.checks.weight_diagnostics import WeightCheck, WeightSteps
 from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.tails import Tail
 from lightning_offrl.ope.text import (
-    aligned,
     bounds,
     comparison_lines,
     estimate_lines,

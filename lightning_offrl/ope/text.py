@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.ope.checks.support import Support
 from lightning_offrl.ope.checks.weight_diagnostics import WeightCheck
 from lightning_offrl.ope.estimate import Row
@@ -25,12 +26,6 @@ def number(x: float | None, digits: int = 5) -> str:
 def bounds(found: Interval | None) -> str:
     """``[low, high]`` or a dash."""
     return "-" if found is None or not found.usable else f"[{number(found.low)}, {number(found.high)}]"
-
-
-def aligned(cells: list[list[str]]) -> list[str]:
-    """Rows of cells as lines with columns; the last column is not padded."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
-    return ["  ".join([c.ljust(w) for c, w in zip(row, widths, strict=False)] + [row[-1]]).rstrip() for row in cells]
 
 
 def wrapped(text: str, indent: str = "          ") -> list[str]:

@@ -37,10 +37,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
-from lightning_offrl.ope.text import aligned, number, plain_values
+from lightning_offrl.ope.text import number, plain_values
 from lightning_offrl.ope.verdict import REPRESENTATIVES
 
 TRUST = 3.0

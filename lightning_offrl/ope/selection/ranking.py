@@ -50,11 +50,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.confidence_set import gaps_of
-from lightning_offrl.ope.text import WIDTH, aligned, bounds, number
+from lightning_offrl.ope.text import WIDTH, bounds, number
 from lightning_offrl.ope.verdict import REPRESENTATIVES
 
 RANKINGS = {
