@@ -56,9 +56,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     done: list[Path] = []
     original = d4rl.read
 
-    def counted(path: Path, environment: str | None = None) -> Episodes:
+    def counted(path: Path, *words: Any) -> Episodes:
         done.append(path)
-        return original(path, environment)
+        return original(path, *words)
 
     monkeypatch.setattr(d4rl, "read", counted)
     return done

@@ -49,7 +49,7 @@ def read(path: Path, environment: str | None = None, ask: arrays.Ask = "nobody")
             present = list(file.keys())
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, MemoryError) as problem:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as problem:
         if not whole:
             raise InputError(f"{path} is not an HDF5 file; a dataset in D4RL's layout was expected") from problem
         raise InputError(
@@ -81,11 +81,11 @@ def _load(item: Any) -> Any:
 
     if isinstance(item, h5py.Group):
         return {key: _load(item[key]) for key in item.keys()}
-    if item.size * item.dtype.itemsize > max(_SMALL, _DENSEST * item.id.get_storage_size()):
+    stored = item.id.get_storage_size()
+    if (item.size or 0) * item.dtype.itemsize > max(_SMALL, _DENSEST * stored):
         raise InputError(
-            f"{item.file.filename}: {item.name} claims shape {list(item.shape)}, but "
-            f"{item.id.get_storage_size():,} bytes "
-            "of it are stored; use another file"
+            f"{item.file.filename}: {item.name} claims shape {list(item.shape)}, but {stored:,} bytes are stored; "
+            "use another file"
         )
     return item[()]
 
