@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_offrl.batch import Spec
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.envs.action_masks import mask_of, stacked
 from lightning_offrl.envs.controllers import Behavior, Controller, behaviors, built_in_controller
 from lightning_offrl.envs.gridworld.environment import HORIZON, GridWorld
@@ -396,12 +397,8 @@ def _table(
     for name, mask in groups:
         mean, sd = returns[mask].mean(), returns[mask].std()
         rows.append((name, str(mask.sum()), f"{mean:.{n}f}", f"{sd:.{n}f}", f"{lengths[mask].mean():.1f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [f"{dataset_id}: {len(played)} episodes, {int(lengths.sum())} steps of {environment_name(environment)}"]
-    lines += [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    lines += aligned(rows, numbers=True)
     ended = sum(bool(episode.terminations[-1]) for episode in played)
     lines.append(f"{ended} episodes ended in a terminal state, {len(played) - ended} were truncated")
     if references is not None:
