@@ -7,25 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_CHUNK = 512
-
-
-def nearest(points: Tensor, among: Tensor, k: int, *, skip_own: bool) -> Tensor:
-    """Distance of each of ``[Q, d]`` points to its k-th nearest of ``[M, d]``, ``[Q]``.
-
-    Args:
-        points: the askers.
-        among: the asked.
-        k: from 1.
-        skip_own: row i of ``among`` does not count for point i.
-    """
-    out = []
-    for rows in torch.arange(len(points)).split(_CHUNK):
-        distance = torch.cdist(points[rows], among)
-        if skip_own:
-            distance[torch.arange(len(rows)), rows] = math.inf
-        out.append(distance.topk(k, largest=False, sorted=False).values.amax(-1))
-    return torch.cat(out)
+from lightning_offrl.data.neighbors import nearest
 
 
 def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> float:
@@ -54,8 +36,9 @@ def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, qu
         distances say nothing then.
     """
     asking = p[:queries]
-    rho = nearest(asking, p, k, skip_own=True)
-    nu = nearest(asking, q, k, skip_own=paired)
+    own = torch.arange(len(asking)), torch.arange(len(p))
+    rho = nearest(asking, p, k, apart=own)[0][:, -1]
+    nu = nearest(asking, q, k, apart=own if paired else None)[0][:, -1]
     if bool((rho <= 0.0).any()) or bool((nu <= 0.0).any()):
         return None
     others = len(q) - 1 if paired else len(q)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, Level
 from lightning_offrl.diagnostics.samples import Features, clustered_error, sample_steps
@@ -87,10 +88,9 @@ def _taken_nearby(
         raise InputError("what was done in other episodes can only be asked of at least two")
     steps = sample_steps(episodes, horizon=horizon, states=max(states, pool), seed=seed)
     chosen = steps.with_actions(policy, seed).chosen[:states]
-    distance = torch.cdist(steps.state[:states], steps.state[:pool])
-    distance[steps.episode[:states, None] == steps.episode[:pool]] = torch.inf
-    near = distance.topk(min(neighbors, distance.shape[-1]), largest=False)
-    taken = torch.where(near.values.isfinite(), steps.action[:pool][near.indices], -1)
+    apart = steps.episode[:states], steps.episode[:pool]
+    _, near = nearest(steps.state[:states], steps.state[:pool], neighbors, apart=apart)
+    taken = torch.where(near >= 0, steps.action[:pool][near], -1)
     seen, own = ((taken == action[:states, None]).any(-1).double() for action in (chosen, steps.action))
     return float(seen.mean()), clustered_error(seen, steps.episode[:states]), float(own.mean())
 

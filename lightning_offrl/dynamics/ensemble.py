@@ -163,6 +163,11 @@ class DynamicsEnsemble(OfflineAlgorithm):
         explained = 1.0 - (target - mean).square().mean((-2, -1))
         return {"loss": loss, "end_cross_entropy": cross_entropy, "explained": explained}
 
+    @property
+    def members(self) -> int:
+        """The number M of models."""
+        return (self.lead or (1,))[0]
+
     @torch.no_grad()
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """Every member's distribution of the next step.
@@ -171,9 +176,9 @@ class DynamicsEnsemble(OfflineAlgorithm):
             observation: raw, ``[B, D]`` for all members, or ``[M, B, D]``, each its own.
             action: scaled, ``[B, A]`` or ``[M, B, A]``; discrete ``[B]`` or ``[M, B]``.
         """
-        lead = self.lead or (1,)
         if observation.ndim == 2:
-            observation, action = observation.expand(*lead, *observation.shape), action.expand(*lead, *action.shape)
+            observation = observation.expand(self.members, *observation.shape)
+            action = action.expand(self.members, *action.shape)
         inputs = (observation, action) if self.lead else (observation[0], action[0])
         mean, log_std, end = self._outputs(self.normalizer(inputs[0]), inputs[1])
         mean = mean * self.target_std + self.target_mean
@@ -250,7 +255,6 @@ def fit_dynamics(
     batch_size: int = 256,
     bootstrap: bool = True,
     held_out: float = 0.1,
-    termination: Termination | None = None,
     clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DynamicsEnsemble:
@@ -265,7 +269,6 @@ def fit_dynamics(
         batch_size: B, rows per member and update.
         bootstrap: give each member its own resample of the episodes, else all of them.
         held_out: share of the episodes that no member sees; ``measured`` is of these.
-        termination: a known rule in place of the learned one.
         clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled and held out.
         seed: of everything.
 
@@ -277,7 +280,6 @@ def fit_dynamics(
         episodes.spec, hidden=hidden, learning_rate=learning_rate, decay_over=updates, seeds=members, seed=seed
     )
     model.fit_scales(episodes)
-    model.termination = termination
     together = numbered(clusters, episodes.n_episodes)
     _, test = split_by_episode(episodes, held_out, seed, together)
     length = episodes.length.clone()

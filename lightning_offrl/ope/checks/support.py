@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import TargetPolicy
@@ -145,11 +146,10 @@ def far_share(
     asked = torch.randperm(len(flat), generator=generator)[:queries]
     searched = torch.randperm(len(flat), generator=generator)[:pool]
     features = _features(episodes, flat)
-    distance = torch.cdist(features[asked], features[searched])
-    distance[owner[asked].unsqueeze(-1) == owner[searched]] = torch.inf
-    near = distance.topk(min(neighbors, len(searched)), largest=False)
-    taken = episodes.data["action"][flat[searched]][near.indices]  # [Q, K, A] or [Q, K]
-    usable = near.values.isfinite()
+    apart = owner[asked], owner[searched]
+    _, near = nearest(features[asked], features[searched], neighbors, apart=apart)
+    taken = episodes.data["action"][flat[searched]][near]  # [Q, K, A] or [Q, K]
+    usable = near >= 0
     own = _gap(episodes.data["action"][flat[asked]], taken, usable)
     limit = own.quantile(FAR_QUANTILE)
     allowed = legal.legal_actions(episodes, flat[asked])
