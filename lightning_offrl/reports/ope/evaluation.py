@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_offrl.ope.checks.weight_diagnostics import Limits
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
-from lightning_offrl.ope.verdict import SPEAKERS
+from lightning_offrl.ope.verdict import REPRESENTATIVES
 from lightning_offrl.ope.weighting.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS
 from lightning_offrl.ope.weighting.registry import ESTIMATORS
 from lightning_offrl.reports import html
@@ -35,7 +35,7 @@ _FAMILY = {
 }
 
 
-def write(result: Evaluation, path: str | Path) -> Path:
+def write(result: OPEResult, path: str | Path) -> Path:
     """Write the report.
 
     Raises:
@@ -44,7 +44,7 @@ def write(result: Evaluation, path: str | Path) -> Path:
     return html.write(path, document(result))
 
 
-def document(result: Evaluation) -> Markup:
+def document(result: OPEResult) -> Markup:
     """The report as HTML."""
     eligible = {row.family for row in result.rows if row.status == "eligible"}
     used = eligible or {row.family for row in result.rows}
@@ -77,7 +77,7 @@ def document(result: Evaluation) -> Markup:
     )
 
 
-def _facts(result: Evaluation) -> list[tuple[str, str]]:
+def _facts(result: OPEResult) -> list[tuple[str, str]]:
     row, (p5, mean, p95, _) = representative_estimate(result), result.returns
     facts = []
     if row is not None:
@@ -106,7 +106,7 @@ def _one_decimal(value: float | None) -> str:
     return four_digits(None if value is None else round(value, 1))
 
 
-def _interval_figure(result: Evaluation) -> Markup:
+def _interval_figure(result: OPEResult) -> Markup:
     lines = {"mean return of the log": (result.returns[1], "data")}
     if result.verdict.conservative is not None:
         lines["conservative value"] = (result.verdict.conservative, "series-1")
@@ -118,7 +118,7 @@ def _interval_figure(result: Evaluation) -> Markup:
     return svg(figures.intervals(bars, lines, x_label="estimated return"), f"Estimates with their intervals. {spoken}")
 
 
-def _estimates(result: Evaluation) -> Table:
+def _estimates(result: OPEResult) -> Table:
     guaranteed = any(row.guaranteed is not None for row in result.rows)
     noted = any(row.notes for row in result.rows)
     header = ["estimate", "value", f"{result.level:.0%} interval", "ESS", "", "rests on", *(["note"] if noted else [])]
@@ -142,7 +142,7 @@ def _estimates(result: Evaluation) -> Table:
     return Table(header, rows, words=range(header.index("rests on") - 1, len(header)))
 
 
-def _reasons(result: Evaluation) -> dict[str, list[str]]:
+def _reasons(result: OPEResult) -> dict[str, list[str]]:
     """Why estimates abstain, and which."""
     reasons: dict[str, list[str]] = {}
     for row in result.rows:
@@ -151,7 +151,7 @@ def _reasons(result: Evaluation) -> dict[str, list[str]]:
     return reasons
 
 
-def _comparisons(result: Evaluation) -> Table:
+def _comparisons(result: OPEResult) -> Table:
     word = {True: "agree", False: "disagree", None: "cannot be compared"}
     rows = [
         [
@@ -166,7 +166,7 @@ def _comparisons(result: Evaluation) -> Table:
     return Table(["difference", "value", "interval", "in the same resamples", ""], rows)
 
 
-def _tails(result: Evaluation) -> Table:
+def _tails(result: OPEResult) -> Table:
     header = ["return of", "mean of the worst", "interval", "highest of the worst", "interval", "ESS of the worst"]
     rows = []
     for found in result.tails:
@@ -184,7 +184,7 @@ def _tails(result: Evaluation) -> Table:
     return Table(header, rows, caption=f"The worst {share} of the episodes")
 
 
-def _weights(result: Evaluation) -> dict[str, Any] | None:
+def _weights(result: OPEResult) -> dict[str, Any] | None:
     """The figures of the weights and what is said beside them; None where no weights are used."""
     steps, limits, check = result.steps, Limits(), result.weights
     if steps is None or result.log_weights is None:
@@ -229,7 +229,7 @@ def _weights(result: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def _support(result: Evaluation) -> Table:
+def _support(result: OPEResult) -> Table:
     rows = [
         [name, f"{found.share:.1%} ± {found.error:.1%}", f"{found.base:.0%}", wording.capital(found.what)]
         for name, found in result.support.items()
@@ -237,10 +237,10 @@ def _support(result: Evaluation) -> Table:
     return Table(["check", "share", "expected with full support", "of what"], rows, words=(3,))
 
 
-def _by_group(groups: dict[str, Evaluation]) -> dict[str, Any]:
+def _by_group(groups: dict[str, OPEResult]) -> dict[str, Any]:
     first = next(iter(groups.values()))
     shown = {row.name for row in first.rows if any(g.row(row.name).status == "eligible" for g in groups.values())}
-    chosen = [next((name for name in family if name in shown), None) for family in SPEAKERS.values()]
+    chosen = [next((name for name in family if name in shown), None) for family in REPRESENTATIVES.values()]
     names = ["naive", *(name for name in chosen if name is not None)]  # all are in the JSON file
     counts = ["episodes", *([] if first.clusters is None else ["clusters"])]
     rows, bars = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_offrl.data.clusters import Clusters
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
 from lightning_offrl.ope.weighting.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS, Interval
 from lightning_offrl.ope.weighting.registry import ESTIMATORS
@@ -21,7 +21,7 @@ _INTERVALS = {
 }
 
 
-def headline(result: Evaluation) -> str:
+def headline(result: OPEResult) -> str:
     """The verdict in one line."""
     row = representative_estimate(result)
     if row is None:
@@ -37,7 +37,7 @@ def headline(result: Evaluation) -> str:
     return f"{result.policy} would earn about {four_digits(row.value)}, {than}"
 
 
-def estimand(result: Evaluation) -> str:
+def estimand(result: OPEResult) -> str:
     """What is estimated, in a sentence."""
     if result.steps is not None and len(result.steps.ess) == 1:
         return "the reward of one decision, in situations as in the log"
@@ -68,7 +68,7 @@ def resampled(clusters: Clusters) -> str:
     return f"intervals resample whole clusters{few if clusters.effective < FEW_CLUSTERS else ''}"
 
 
-def interval_methods(result: Evaluation) -> dict[str, str]:
+def interval_methods(result: OPEResult) -> dict[str, str]:
     """Definitions of the kinds of intervals that the evaluation holds."""
     used = {i.method for row in result.rows for i in (row.interval, row.guaranteed) if i is not None}
     found = {method: _INTERVALS[method] for method in sorted(used & set(_INTERVALS))}
