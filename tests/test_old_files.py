@@ -7,6 +7,7 @@ configuration. Tests that count warnings run in a process of their own, because 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,18 +41,39 @@ def _quiet():
         yield
 
 
-def told_by(code: str, cwd: Path | None = None) -> list[str]:
-    """Messages of the FutureWarnings of a fresh process, one by one."""
-    shown = (
-        "import warnings\nwarnings.simplefilter('always')\n"
-        "warnings.showwarning = lambda message, kind, *rest: print('TOLD', kind.__name__, message)\n"
-    )
+def warnings_of(statements: list[str], cwd: Path | None = None) -> list[list[str]]:
+    """Messages of the FutureWarnings of each statement; all run, twice each, in one fresh process.
+
+    Between two statements it forgets which old names were told, and the modules that stand for old ones.
+    """
+    code = """
+import json, sys, warnings
+from lightning_offrl.training import old_names
+answers = []
+for statement in json.load(sys.stdin):
+    old_names._told.clear()
+    for name in [name for name, module in sys.modules.items() if type(module).__name__ == "_OldModule"]:
+        del sys.modules[name]
+        parent, _, leaf = name.rpartition(".")
+        vars(sys.modules.get(parent, old_names)).pop(leaf, None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            exec(statement, {})
+    answers.append([str(one.message) for one in told if one.category is FutureWarning])
+print("ANSWERS", json.dumps(answers))
+"""
     done = subprocess.run(
-        [sys.executable, "-c", shown + code],
-        check=True, capture_output=True, text=True, cwd=cwd, env={**__import__("os").environ, "PYTHONPATH": str(OLD.parents[2])},
-    )  # fmt: skip
-    prefix = "TOLD FutureWarning "
-    return [line.removeprefix(prefix) for line in done.stdout.splitlines() if line.startswith(prefix)]
+        [sys.executable, "-c", code],
+        input=json.dumps(statements),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(OLD.parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
+    answers: list[list[str]] = json.loads(done.stdout.rpartition("ANSWERS ")[2])
+    return answers
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -187,16 +209,28 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("statement", IMPORTS)
-def test_an_old_import_works_with_one_warning(statement: str) -> None:
-    told = told_by(f"{statement}\n{statement}")
-    assert len(told) == 1 and IMPORTS[statement] in told[0] and "until version" in told[0], told
+def test_every_old_import_works_with_one_warning() -> None:
+    for statement, told in zip(IMPORTS, warnings_of(list(IMPORTS)), strict=True):
+        assert len(told) == 1 and IMPORTS[statement] in told[0] and "until version" in told[0], (statement, told)
 
 
 MAKE = """
 from lightning_offrl import IQL, TD3BC, CQL
 spec = {"observation_shape": [3], "action_kind": "box", "action_size": 1, "action_low": [-1.0], "action_high": [1.0]}
 """
+MINE = """
+from abc import ABC
+class Mine(IQL, ABC):
+    acting = ("normaliser", "policy")
+    def act(self, observation):
+        return self.policy(self.normaliser(observation)).mode
+import torch, inspect
+one = Mine(spec, hidden=(4,), normalise_observations=False)
+assert Mine.acting == ("normalizer", "policy")
+assert one.act(torch.zeros(2, 3)).shape == (2, 1) and "expectile" in one.hparams
+assert "expectile" in inspect.signature(Mine).parameters and "self" not in inspect.signature(Mine).parameters
+"""
+FILE = f"import lightning_offrl; lightning_offrl.load_policy({str(OLD / 'policies/CQL.pt')!r})"
 KEYWORDS = {
     "assert TD3BC(spec, hidden=(4,), normalise_observations=False).hparams['normalize_observations'] is False": 1,
     "assert IQL(spec, hidden=(4,), normaliser_epsilon=0.1).normalizer.epsilon == 0.1": 1,
@@ -204,12 +238,16 @@ KEYWORDS = {
     "IQL(spec, hidden=(4,)).normaliser": 1,
     "IQL(spec, hidden=(4,), normalize_observations=True)": 0,
     "from lightning_offrl import PolicyShiftMonitor as P; assert P(behaviour='none').behavior == 'none'": 1,
+    MINE: 2,  # normaliser, and normalise_observations
+    FILE: 1,
 }
 
 
-@pytest.mark.parametrize("statement", KEYWORDS)
-def test_an_old_keyword_works_with_one_warning(statement: str) -> None:
-    assert len(told_by(f"{MAKE}{statement}\n{statement}")) == KEYWORDS[statement]
+def test_old_keywords_algorithms_and_files_work_with_one_warning_for_each_name() -> None:
+    answers = dict(zip(KEYWORDS, warnings_of([f"{MAKE}{statement}" for statement in KEYWORDS]), strict=True))
+    assert {statement: len(told) for statement, told in answers.items()} == KEYWORDS, answers
+    assert "CQL.pt has names of an earlier version" in answers[FILE][0]
+    assert "regulariser is now regularizer" in answers[FILE][0]
 
 
 def test_both_names_of_a_keyword_are_refused() -> None:
@@ -220,44 +258,24 @@ def test_both_names_of_a_keyword_are_refused() -> None:
         lightning_offrl.IQL(spec, normalized_observations=True)
 
 
-def test_an_algorithm_of_a_user_with_old_names() -> None:
-    code = """
-    from abc import ABC
-    class Mine(IQL, ABC):
-        acting = ("normaliser", "policy")
-        def act(self, observation):
-            return self.policy(self.normaliser(observation)).mode
-    import torch, inspect
-    one = Mine(spec, hidden=(4,), normalise_observations=False)
-    assert Mine.acting == ("normalizer", "policy")
-    assert one.act(torch.zeros(2, 3)).shape == (2, 1) and "expectile" in one.hparams
-    assert "expectile" in inspect.signature(Mine).parameters and "self" not in inspect.signature(Mine).parameters
-    """
-    assert len(told_by(MAKE + "\n".join(line[4:] for line in code.splitlines()))) == 2  # normaliser, the argument
-
-
-def test_an_old_file_is_told_once() -> None:
-    load = f"from lightning_offrl import load_policy\nload_policy({str(OLD / 'policies/IQL.pt')!r})\n"
-    told = told_by(load + load)
-    assert len(told) == 1 and "IQL.pt has names of an earlier version" in told[0]
-
-
 def test_names_of_today_say_nothing(tmp_path: Path) -> None:
     code = f"""
-import shutil
+import glob, shutil, time
 from lightning_offrl.cli import main
 shutil.copy({str(OLD / "box.npz")!r}, "box.npz")
-more = ["--trainer.max_steps", "2", "--run_dir", "run", "--data.cache_dir", "cache", "--data.reward", "standardize"]
+more = ["--trainer.max_steps", "2", "--name", str(time.time_ns()), "--data.cache_dir", "cache"]
+more += ["--data.reward", "standardize"]
 more += ["--model.normalize_observations", "true", "--model.hidden", "[4,4]", "--trainer.accelerator", "cpu"]
-more += ["--trainer.callbacks+=PolicyShiftMonitor", "--trainer.callbacks.behavior=none", "--trainer.callbacks.vae=false"]
+more += ["--trainer.callbacks+=PolicyShiftMonitor"]
+more += ["--trainer.callbacks.behavior=none", "--trainer.callbacks.vae=false"]
 assert main(["fit", "--model", "IQL", "--data.source", "box.npz", *more]) == 0
 from lightning_offrl import load_policy
 from lightning_offrl.ope.policies import target
 from lightning_offrl.ope.direct import fqe
 from lightning_offrl.envs import gridworld, sepsis
-load_policy("run/policy.pt")
+load_policy(glob.glob("runs/*/policy.pt")[0])
 """
-    assert told_by(code, cwd=tmp_path) == []
+    assert warnings_of([code], cwd=tmp_path) == [[]]
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
@@ -277,7 +295,8 @@ def test_old_options_and_values_are_translated(monkeypatch) -> None:
     assert len(told) == 1
     assert got == [
         "--config", "iql", "--model.normalize_observations=true", "--model.init_args.normalizer_epsilon", "0.1",
-        "--data.reward", "standardize", "--trainer.callbacks+=PolicyShiftMonitor", "--trainer.callbacks.behavior", "none",
+        "--data.reward", "standardize", "--trainer.callbacks+=PolicyShiftMonitor",
+        "--trainer.callbacks.behavior", "none",
         "--trainer.logger=lightning_offrl.loggers.MetricsCSV", "--name", "standardise", "--behavior=fit",
         "--trainer.callbacks",
         '[{"class_path": "lightning_offrl.callbacks.throughput.ThroughputMonitor", "init_args": {"advise": false}}]',
@@ -305,7 +324,7 @@ def test_the_whole_configuration_of_an_old_run_is_translated() -> None:
 def test_mistakes_name_what_there_is_today(capsys) -> None:
     assert main(["fit", "--model", "IQL", "--model.normalise_observation", "true", "--data.source", "x.npz"]) == 2
     assert "normalize_observations" in capsys.readouterr().err
-    with pytest.raises(ModuleNotFoundError, match="lightning_offrl.data.sources.nothing"):
+    with pytest.raises(ModuleNotFoundError, match="lightning_offrl.data.readers.nothing"):
         __import__("lightning_offrl.data.sources.nothing")
     with pytest.raises(ImportError, match="nothing"):
         exec("from lightning_offrl.ope.policies import nothing")
