@@ -215,11 +215,13 @@ def _fitting(
     """The parts that act, with the weights of the file; refused before any memory is taken if the sizes differ."""
     sketch = _acting_part(_sketch(kind, hyper, encoder))
     wanted = sketch.state_dict()
-    wrong = sorted({*wanted} ^ {*state}) or [
-        f"{key} has shape {list(state[key].shape)}, not {list(one.shape)}"
+    wrong = [
+        f"{key} has shape {list(state[key].shape)} and needs {list(one.shape)}"
         for key, one in wanted.items()
-        if state[key].shape != one.shape or state[key].is_floating_point() != one.is_floating_point()
+        if key in state and (state[key].shape != one.shape or state[key].is_floating_point() != one.is_floating_point())
     ]
+    wrong += [f"{key} is not in the file" for key in wanted if key not in state]
+    wrong += [f"{key} has no place in it" for key in state if key not in wanted]
     if wrong:
         what = "the encoder differs from the one in training, or " if encoder is not None else ""
         raise InputError(

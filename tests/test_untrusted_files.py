@@ -23,7 +23,7 @@ from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.cli import main
 from lightning_offrl.envs.gridworld.environment import grid_id
 from lightning_offrl.envs.make import make_environment
-from lightning_offrl.envs.sepsis.environment import sepsis_id
+from lightning_offrl.envs.sepsis.registration import sepsis_id
 from lightning_offrl.policy import export_policy
 
 SPEC = {
@@ -413,7 +413,7 @@ def test_arrays_that_are_not_there(folder: Path, offrl: Run) -> None:
         del file["observations"]
         file.create_dataset("observations", shape=(10**9, 1000), dtype="float32", chunks=(1000, 1000))
     status, _, err = offrl("data", "show", "log.hdf5")
-    assert status == 2 and "claims shape [1000000000, 1000], but 0 bytes of it are stored" in err
+    assert status == 2 and "claims shape [1000000000, 1000], but 0 bytes are stored" in err
 
 
 # -- an algorithm of one's own ---------------------------------------------------------------------------------------

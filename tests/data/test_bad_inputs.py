@@ -273,11 +273,11 @@ def test_a_missing_dataset_names_the_nearest(arrays: dict[str, Any]) -> None:
 def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     import minari as library
 
-    def fail(dataset_id: str, download: bool) -> None:
+    def fail(dataset_id: str) -> None:
         raise ValueError(f"Couldn't find any version for dataset {dataset_id} in the remote Farama server.\nMore.")
 
     monkeypatch.setattr(minari, "_unreachable", lambda: None)
-    monkeypatch.setattr(library, "load_dataset", fail)
+    monkeypatch.setattr(library, "download_dataset", fail)
     with pytest.raises(
         InputError, match=r"could not download it \(Couldn't find any version for .* server\); no dataset"
     ):
@@ -288,7 +288,7 @@ def test_a_download_is_found(arrays: dict[str, Any], monkeypatch: pytest.MonkeyP
     import minari as library
 
     monkeypatch.setattr(minari, "_unreachable", lambda: None)
-    monkeypatch.setattr(library, "load_dataset", lambda dataset_id, download: convert(arrays, dataset_id))
+    monkeypatch.setattr(library, "download_dataset", lambda dataset_id: convert(arrays, dataset_id))
     assert len(load("hopper/medium-v0")) == 120
 
 
