@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 VERBS = {
     "fit": "train an algorithm on a dataset",
@@ -138,7 +139,7 @@ def _dispatch(words: list[str]) -> int | None:
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
         print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
         return 0
-    verb, rest = words[0], words[1:]
+    verb, rest = words[0], old_names.command_line(words[1:])
     if verb in ("--version", "version"):
         return _version(rest)
     if verb not in VERBS:
