@@ -38,18 +38,10 @@ _EXAMPLES = """examples:
 """
 
 
-OLD_OPTIONS = {
-    "--behaviour": "--behavior",
-    "--held_out": "--validation_fraction",
-    "--second_split": "--confirmation_fraction",
-}
-"""Options of earlier versions and their names of today, for every verb that has the latter."""
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser that raises our sentence in place of usage and exit, and names what was probably meant.
 
-    A dash inside the name of an option is read as an underscore, and `OLD_OPTIONS` are understood with a warning.
+    A dash inside the name of an option is read as an underscore; `old_names.OPTIONS` are understood with a warning.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -63,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
         if not name.startswith("--") or name in self._option_string_actions:
             return word
         same = f"--{name[2:].replace('-', '_')}"
-        today = OLD_OPTIONS.get(same, same)
+        today = old_names.OPTIONS.get(same, same)
         if today not in self._option_string_actions:
             return word
         if today != same:
@@ -139,7 +131,7 @@ def _dispatch(words: list[str]) -> int | None:
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
         print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
         return 0
-    verb, rest = words[0], old_names.command_line(words[1:])
+    verb, rest = words[0], words[1:]
     if verb in ("--version", "version"):
         return _version(rest)
     if verb not in VERBS:

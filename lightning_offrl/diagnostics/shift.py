@@ -40,6 +40,7 @@ from lightning_offrl.ope.checks.weight_diagnostics import effective_sample_size
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import SquashedNormal, TargetPolicy, without_density
 from lightning_offrl.ope.weighting.trajectories import trajectories
+from lightning_offrl.training.old_code import takes_old_keywords
 
 SURPRISING = 0.99
 """Actions more surprising than this quantile of the log's own are counted as beyond it."""
@@ -47,6 +48,7 @@ CAUTION_BEYOND, ALARM_BEYOND = 0.05, 0.25
 """Shares beyond it; 0.01 would be none. Rules of thumb of this package."""
 
 
+@takes_old_keywords
 def kl_divergence(
     episodes: Episodes,
     policy: TargetPolicy,
@@ -248,6 +250,7 @@ def discrepancy(
     return Diagnosis("mmd2", found, "caution" if differs else "ok", reading, CLOSER, {"mmd_p": p})
 
 
+@takes_old_keywords
 def excess_surprisal(
     episodes: Episodes,
     policy: TargetPolicy,
@@ -294,6 +297,7 @@ def excess_surprisal(
     return Diagnosis("surprisal_bits", excess, level, reading, CLOSER, numbers)
 
 
+@takes_old_keywords
 def density_ratio(
     episodes: Episodes, policy: TargetPolicy, behavior: TargetPolicy | None = None, *, horizon: int | None = None
 ) -> Diagnosis:

@@ -31,7 +31,7 @@ from lightning_offrl.training.algorithm_names import algorithm_name
 from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.matmul_precision import MatmulPrecision
 from lightning_offrl.training.metrics import RunningMean, plain_numbers
-from lightning_offrl.training.old_names import TakesOldNames
+from lightning_offrl.training.old_code import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
 
 _NOT_SO_HERE = (
