@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lightning_offrl.data.readers import load
     from lightning_offrl.dynamics.ensemble import fit_dynamics
     from lightning_offrl.ope.direct.estimate import largest_return
-    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.direct.fqe import FQESettings, fqe
     from lightning_offrl.ope.direct.model_based import model_rollouts
     from lightning_offrl.ope.policies.files import load_gaussian
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
                     discount=DISCOUNT,
                     updates=arguments.updates,
                     replicates=arguments.refits,
-                    layer_norm=True,
+                    settings=FQESettings(layer_norm=True),
                     seed=0,
                 )
             else:
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
 def pessimistic(arguments: argparse.Namespace) -> None:
     """Add fits whose targets are the smaller of two critics, to rank by: low where the data say little."""
     from lightning_offrl.data.readers import load
-    from lightning_offrl.ope.direct.fqe import fqe
+    from lightning_offrl.ope.direct.fqe import FQESettings, fqe
     from lightning_offrl.ope.policies.files import load_gaussian
 
     torch.set_num_threads(1)
@@ -112,8 +112,9 @@ def pessimistic(arguments: argparse.Namespace) -> None:
         if "pessimistic" in record:
             continue
         policy = load_gaussian(Path(arguments.policies) / f"{record['policy']}.json")
-        how = {"updates": record["settings"]["updates"], "layer_norm": True, "seed": 0}
-        found = fqe(policy, episodes, discount=DISCOUNT, critics=2, reduction="min", **how)
+        settings = FQESettings(layer_norm=True, critics=2, reduction="min")
+        updates = record["settings"]["updates"]
+        found = fqe(policy, episodes, discount=DISCOUNT, updates=updates, settings=settings, seed=0)
         record["pessimistic"] = {"value": round(found.value, 1), "flags": found.flags}
         path.write_text(json.dumps(record, indent=1) + "\n")
         print(record["policy"], found.value, flush=True)

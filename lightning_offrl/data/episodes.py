@@ -260,6 +260,16 @@ def leaves(
             yield from leaves(value, (*prefix, key))
 
 
+def is_tabular(episodes: Episodes) -> bool:
+    """Whether actions are discrete and every observation ``[S]`` is one-hot, as those of Discrete spaces are stored."""
+    observation = episodes.data["observation"]
+    if episodes.spec["action_kind"] != "discrete" or not isinstance(observation, Tensor):
+        return False
+    if observation.ndim != 2 or observation.shape[-1] < 2:
+        return False
+    return bool(((observation == 0) | (observation == 1)).all()) and bool((observation.sum(-1) == 1).all())
+
+
 def _content_hash(episodes: Episodes) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(episodes.spec, sort_keys=True).encode())

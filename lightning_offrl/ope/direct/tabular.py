@@ -1,4 +1,4 @@
-"""The maximum-likelihood model of a finite process, and what it says of a policy, in four ways.
+"""The maximum-likelihood model of a finite process, and the value of a policy in it by four methods.
 
 On one empirical distribution, with ``P`` the counted transitions that go on, ``r`` the mean rewards, ``d`` the shares
 of the pairs in the data and ``m`` the first states, these agree to rounding:
@@ -22,15 +22,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.envs.tabular import must_end, state_values
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.features import is_one_hot
 
 
 @dataclass(frozen=True)
 class EmpiricalMDP:
-    """What a dataset says of a finite process, all float64.
+    """The empirical frequencies of a finite process in a dataset, all float64.
 
     Attributes:
         transition: ``[S, A, S]``, the share of steps that *went on* in each state; a truncated step goes on.
@@ -48,7 +47,7 @@ class EmpiricalMDP:
 
     @staticmethod
     def from_episodes(episodes: Episodes, weights: Tensor | None = None) -> EmpiricalMDP:
-        """Count.
+        """Count transitions, rewards and ends.
 
         Args:
             episodes: with one-hot observations and discrete actions.
@@ -58,7 +57,7 @@ class EmpiricalMDP:
             InputError: observations that are not one-hot, or continuous actions.
         """
         data = episodes.data
-        if episodes.spec["action_kind"] != "discrete" or not is_one_hot(data["observation"]):
+        if not is_tabular(episodes):
             raise InputError(
                 f"a tabular model needs discrete actions and one-hot observations (a Discrete space), and "
                 f"{episodes.name} has others; use fqe or lstd"

@@ -1,1 +1,5 @@
-"""What is evaluated and what made the data: policies as densities and samplers."""
+"""Policies as densities and samplers: the policy to evaluate, and the behavior policy that made the data."""
+
+from lightning_offrl.training import old_names
+
+__getattr__ = old_names.attributes_of(__name__)

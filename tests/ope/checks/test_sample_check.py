@@ -13,7 +13,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.ope.checks.sample_check import check_samples
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
@@ -174,7 +174,7 @@ def test_it_reaches_every_estimate_and_the_verdict():
     model = fit_dynamics(data, members=2, updates=5, seed=0)
     for policy, told in ((wrong, True), (right, False)):
         found = [
-            fqe(policy, data, updates=20, hidden=(8,), **how),
+            fqe(policy, data, updates=20, settings=FQESettings(hidden=(8,)), **how),
             lstd(policy, data, **how),
             model_rollouts(policy, data, horizon=3, model=model, **how),
         ]

@@ -21,7 +21,7 @@ from lightning_offrl.data.writers.collect import collect_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import DICE
 from lightning_offrl.ope.direct.double_reinforcement import drl
-from lightning_offrl.ope.direct.fqe import FQE
+from lightning_offrl.ope.direct.fqe_algorithm import FQE
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate

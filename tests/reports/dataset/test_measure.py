@@ -23,7 +23,6 @@ from lightning_offrl.reports.dataset.mixture import find_policies
 from lightning_offrl.reports.dataset.states import (
     find_links,
     fit_scale,
-    nearest_elsewhere,
     noise_variance,
     row_hashes,
     state_space,
@@ -252,20 +251,6 @@ def test_row_hashes_tell_rows_apart() -> None:
     assert len(row_hashes(grid).unique()) == 8000 == len(row_hashes(grid[:, :1], grid[:, 1:]).unique())
     swapped = row_hashes(grid[:, [1, 0, 2]])
     assert (swapped == row_hashes(grid)).sum() == 40 * 5  # only where both are the same
-
-
-def test_neighbors_are_those_of_a_plain_search() -> None:
-    rng = np.random.default_rng(1)
-    x = torch.from_numpy(rng.normal(size=(300, 2)).astype(np.float32))
-    owner = torch.arange(300) % 7
-    index, distance = nearest_elsewhere(x, owner, x, owner, 3, 0.4)
-    plain = torch.cdist(x.double(), x.double())
-    plain[owner[:, None] == owner] = torch.inf
-    want, place = plain.sort(dim=1)
-    near = want[:, :3] <= 0.4
-    assert torch.equal(index >= 0, near)
-    assert torch.equal(index[near], place[:, :3][near])
-    torch.testing.assert_close(distance[near].double(), want[:, :3][near], rtol=1e-3, atol=1e-3)
 
 
 def test_coverage_of_a_finite_world() -> None:
