@@ -38,8 +38,8 @@ _MOVED_TO = {
     "networks": "networks.normaliser=normalizer",
     "data": "data.nstep=returns data.show=describe data.sampling=strata data.sources=readers data.sources.logs=logs",
     "data.logs": "data.sources.logs.tally=notes data.import_logs",
-    "data.readers": "data.references=reference_returns",
-    "data.writers": "data.convert data.minari_writer=minari data.staging envs.collect",
+    "data.readers": "data.cache data.references=reference_returns",
+    "data.writers": "data.convert data.minari_writer=minari envs.collect",
     "envs": "envs.behaviour=controllers envs.evaluation=rollout",
     "envs.gridworld": "envs.gridworld=environment envs.grid_layouts=layouts envs.grid_picture=picture",
     "envs.sepsis": "envs.sepsis=environment envs.patient",
@@ -104,6 +104,10 @@ IDENTIFIERS = {
 """Classes and functions; what kept its name in a module that moved needs no line."""
 
 ELSEWHERE = {
+    **{f"data.samplers.{name}": f"data.strata.{name}" for name in ("WeightedSampler", "StratifiedSampler")},
+    **{f"envs.collect.{name}": f"envs.play.{name}" for name in ("Episode", "play", "reference_scores")},
+    "envs.collect.dataset_path": "data.writers.minari.dataset_path",
+    "envs.sepsis.sepsis_id": "envs.sepsis.registration.sepsis_id",
     "ope.direct.lstd": "ope.direct.lstd.lstd",
     "ope.direct.model_rollouts": "ope.direct.model_based.model_rollouts",
     "export.policy.Saved": "training.saved.Saved",
@@ -246,6 +250,16 @@ def attributes_of(package: str) -> Callable[[str], Any]:
         return value
 
     return __getattr__
+
+
+def episodes_from_arrays(
+    observations: Any, actions: Any, rewards: Any, terminated: Any, *more: Any, **others: Any
+) -> Any:
+    """`Episodes.from_arrays` of version 0.1: `lightning_offrl.load_dataset` of a dictionary today."""
+    warn({"Episodes.from_arrays(...)": "lightning_offrl.load_dataset({...})"})
+    steps = {"observations": observations, "actions": actions, "rewards": rewards, "terminated": terminated}
+    arrays = {**steps, **dict(zip(("truncated",), more, strict=False)), **others}
+    return importlib.import_module(f"{PACKAGE}.data.readers.arrays").from_arrays(arrays)
 
 
 def _is_module(name: str) -> bool:

@@ -30,7 +30,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
         source: a Minari id (``hopper/medium-v0``; downloaded by Minari if it is not in its local store), the directory
             of a Minari dataset, the path of a D4RL-layout ``.hdf5`` or of an ``.npz`` with the same arrays, `Episodes`,
             a dictionary of arrays (see `lightning_offrl.data.readers.arrays.NAMES`), or a list of these, joined.
-        cache_dir: where the memory-mapped cache lies; None: see `lightning_offrl.data.cache.directory`.
+        cache_dir: where the memory-mapped cache lies; None: see `lightning_offrl.data.readers.cache.directory`.
         use_cache: False reads the source again, into RAM, and writes nothing.
 
     Raises:
@@ -49,7 +49,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
         )
     place = locate(source)
     if use_cache:
-        from lightning_offrl.data import cache  # only what lies on disk is cached
+        from lightning_offrl.data.readers import cache  # only what lies on disk is cached
 
         episodes = cache.cached(place.files, place.read, place.version, cache_dir)
     else:
