@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -53,9 +54,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse does, with the options by their names of today."""
-        return super().parse_known_args(
-            [self._today(word) for word in (sys.argv[1:] if args is None else args)], namespace
-        )
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._today(word) for word in words], namespace)
 
     def _today(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -279,9 +279,7 @@ def _select(words: list[str]) -> int:
         _warn("offrl select --from FILE --plan N is called offrl plan FILE --episodes N now")
         at = names.index("--from")
         words[at : at + 1] = [words[at].partition("=")[2]] if "=" in words[at] else []
-        return _plan(
-            [word.replace("--plan", "--episodes") if word.split("=")[0] == "--plan" else word for word in words]
-        )
+        return _plan([re.sub(r"^--plan(?=$|=)", "--episodes", word) for word in words])
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope_options.add_options(parser)

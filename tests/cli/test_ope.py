@@ -180,7 +180,8 @@ def test_choosing_among_policies(log: Path, capsys):
 
 def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
     Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
-    line = f"select --policies better.json worse.json far.json {COMMON} --confirmation_fraction 0.4 --plan 5 --played played.json"
+    split = "--confirmation_fraction 0.4 --plan 5 --played played.json"
+    line = f"select --policies better.json worse.json far.json {COMMON} {split}"
     assert main(f"{line} --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
