@@ -24,11 +24,11 @@ from lightning_offrl.algorithms.resolve import resolve_algorithm
 from lightning_offrl.batch import Spec, nested, unscale_action
 from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
-from lightning_offrl.export.saved import POLICY_FORMAT, Saved, read_saved
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import, public_name
 from lightning_offrl.training.checkpoint import describe
 from lightning_offrl.training.files import write_atomically
+from lightning_offrl.training.saved import POLICY_FORMAT, Saved, read_saved
 
 _CUSTOM = "encoder.module."
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 VERBS = {
     "fit": "train an algorithm on a dataset",
@@ -138,7 +139,7 @@ def _dispatch(words: list[str]) -> int | None:
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
         print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
         return 0
-    verb, rest = words[0], words[1:]
+    verb, rest = words[0], old_names.command_line(words[1:])
     if verb in ("--version", "version"):
         return _version(rest)
     if verb not in VERBS:
@@ -230,6 +231,10 @@ def _collect(words: list[str]) -> None:
     from lightning_offrl.data.writers.collect import collect
 
     options["quality"] = _quality(options["quality"])
+    if options["policy"] is not None:
+        from lightning_offrl.policy import load_policy
+
+        options["policy"] = load_policy(options["policy"])
     done = collect(options.pop("environment"), options.pop("dataset_id"), **options)
     config = "iql" if done.action_kind == "box" else "discrete_cql"
     print(f"{done.table}\nwritten to {done.path}\nnext: offrl fit --config {config} --data.source {done.dataset_id}")
@@ -307,7 +312,7 @@ def _data(words: list[str]) -> None:
     show.add_argument("source", help=source)
     report = verbs.add_parser(
         "report",
-        help="an HTML page: what is in it, what is wrong with it, and what to do with it",
+        help="an HTML report: what is in it, what is wrong with it, and what to do with it",
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -364,11 +369,12 @@ def _data(words: list[str]) -> None:
 
 
 def _report_data(source: str, output: str | None, discount: float, seed: int) -> None:
-    from lightning_offrl.reports.dataset.measure import examine, text, write
+    from lightning_offrl.reports.dataset.measure import measure
+    from lightning_offrl.reports.dataset.write import summary, write
 
-    seen = examine(source, discount=discount, seed=seed)
-    page, numbers = write(seen, output)
-    print(f"{text(seen)}\nwritten to {page} and {numbers}")
+    measures = measure(source, discount=discount, seed=seed)
+    report, numbers = write(measures, output)
+    print(f"{summary(measures)}\nwritten to {report} and {numbers}")
 
 
 def _import(

@@ -36,7 +36,7 @@ def ope(parsed: dict[str, Any]) -> int:
     if parsed["json"]:
         write_json(parsed["json"], result.to_dict())
     if parsed["report"]:
-        from lightning_offrl.reports.ope.page import write
+        from lightning_offrl.reports.ope.evaluation import write
 
         print(f"report: {write(result, parsed['report'])}")
     return result.verdict.exit_code

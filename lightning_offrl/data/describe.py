@@ -69,7 +69,7 @@ def as_dict(source: Any, *, cache_dir: str | Path | None = None) -> dict[str, An
         facts["score"] = _summary(100.0 * (returns - low) / (high - low))
     if isinstance(source, str | Path):
         place = locate(source)
-        entry = cache.entry_of(place.files, place.reader, cache_dir)
+        entry = cache.entry_of(place.files, place.version, cache_dir)
         facts["cache"] = None if entry is None else str(entry)
     return facts
 

@@ -26,19 +26,19 @@ def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, qu
     Args:
         p: ``[n, d]``.
         q: ``[m, d]``.
-        k: neighbors; few are noisy, many are biased.
-        paired: row i of both belongs to one state, which both then leave out. Their common coordinates cancel, which
-            halves the error.
-        queries: points of p that ask.
+        k: The number of neighbors; few are noisy, many are biased.
+        paired: Whether row i of both belongs to one state, which both then leave out. Their common coordinates cancel,
+            which halves the error.
+        queries: The number of points of p whose neighbors are searched.
 
     Returns:
         The terms ``[Q]``, in bits; their mean may be slightly negative. None where points coincide (discrete data):
         distances say nothing then.
     """
-    asking = p[:queries]
-    own = torch.arange(len(asking)), torch.arange(len(p))
-    rho = nearest(asking, p, k, apart=own)[0][:, -1]
-    nu = nearest(asking, q, k, apart=own if paired else None)[0][:, -1]
+    query = p[:queries]
+    own = torch.arange(len(query)), torch.arange(len(p))
+    rho = nearest(query, p, k, apart=own)[0][:, -1]
+    nu = nearest(query, q, k, apart=own if paired else None)[0][:, -1]
     if bool((rho <= 0.0).any()) or bool((nu <= 0.0).any()):
         return None
     others = len(q) - 1 if paired else len(q)
@@ -75,9 +75,9 @@ def paired_mmd(
     Args:
         p: ``[n, d]``.
         q: ``[n, d]``, row i in the same state.
-        bandwidth: None: the median distance of all points.
-        swaps: random exchanges.
-        seed: of these.
+        bandwidth: The width of the kernel; None: the median distance of all points.
+        swaps: The number of random exchanges.
+        seed: The seed of the exchanges.
 
     Returns:
         MMD^2 and the p-value.

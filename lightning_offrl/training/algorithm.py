@@ -31,6 +31,7 @@ from lightning_offrl.training.algorithm_names import algorithm_name
 from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.matmul_precision import MatmulPrecision
 from lightning_offrl.training.metrics import RunningMean, plain_numbers
+from lightning_offrl.training.old_names import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
 
 _NOT_SO_HERE = (
@@ -40,7 +41,7 @@ _NOT_SO_HERE = (
 )
 
 
-class OfflineAlgorithm(pl.LightningModule):
+class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
     """Base of every algorithm: a page writes ``__init__``, ``update``, ``act``, ``configure_optimizers``.
 
     A *step* is one gradient update, everywhere: ``max_steps``, ``trainer.global_step``, log axes, checkpoint names,
@@ -72,6 +73,8 @@ class OfflineAlgorithm(pl.LightningModule):
     """Name of the algorithm for the other kind of actions, where there is one."""
     acting: ClassVar[tuple[str, ...]] = ("normalizer", "policy")
     """Submodules that ``act`` uses: what an exported policy holds."""
+    remedy: ClassVar[str | None] = None
+    """What to turn when the policy leaves the data, as advice names it: "raise model.weight"."""
 
     def __init__(
         self,

@@ -74,12 +74,12 @@ def unseen_share(
 
     Args:
         episodes: logged data.
-        policy: with a density.
+        policy: A policy with a density.
         behavior: with a density: the true one, or a fit.
         horizon: steps that count; None: all.
         draws: artificial episodes per logged one: each keeps its states, with actions of the policy.
         max_steps: so many logged steps are used, of episodes drawn at random (of 30 episodes at least).
-        seed: of the draws.
+        seed: The seed of the draws.
 
     Raises:
         InputError: a policy without density.
@@ -127,13 +127,13 @@ def far_share(
 
     Args:
         episodes: logged data, two episodes or more.
-        policy: any.
+        policy: Any policy.
         horizon: only states of the first steps; None: all.
         neighbors: how many of the nearest states.
         queries: states asked about.
         pool: states searched for neighbors.
         draws: actions of the policy per state.
-        seed: of all draws.
+        seed: The seed of all draws.
 
     Raises:
         InputError: fewer than two episodes.

@@ -1,4 +1,4 @@
-"""Policies from files of other projects: Gaussian networks as ``name.json`` + ``name.pt``, TorchScript, ONNX, and Python functions.
+"""Policies from other projects: Gaussians as ``name.json`` + ``name.pt``, TorchScript, ONNX, and Python functions.
 
 The Gaussian format is a description (JSON) beside a ``state_dict``:
 
@@ -163,7 +163,7 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
 
     Args:
         path: the file; ONNX needs the package ``onnxruntime``.
-        spec: the spaces of the data.
+        spec: The spaces of the data.
         scaled: its actions are in [-1, 1] already; False: in the environment's units.
 
     Raises:
@@ -202,7 +202,7 @@ def load_callable(name: str, spec: Spec) -> TargetPolicy:
     Args:
         name: of a function from raw observations ``[B, ...]`` to actions in the environment's units, see
             `from_function`, or of an object that is a `TargetPolicy`.
-        spec: the spaces of the data.
+        spec: The spaces of the data.
 
     Raises:
         InputError: no such file, module or name.
@@ -230,7 +230,7 @@ def from_function(function: Callable[..., Any], spec: Spec, *, scaled: bool = Fa
     Args:
         function: continuous: to ``[B, A]``; discrete: to numbers of actions ``[B]``, or to probabilities ``[B, n]``.
             With an argument ``action_mask`` it receives the legal actions, ``[B, n]`` bool, where the log has them.
-        spec: the spaces of the data.
+        spec: The spaces of the data.
         scaled: its actions are in [-1, 1] already; False: in the environment's units.
     """
     masked = takes_mask(function)

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.ope.checks.sample_check import check_samples
 from lightning_offrl.ope.direct.fqe import FQESettings, fqe
@@ -33,14 +34,16 @@ SAID = "does not sample from the density that it states"
 def log(size: int, seed: int = 0, n: int = 400) -> Episodes:
     """Episodes of ten steps with standard normal observations and uniform actions."""
     rng = np.random.default_rng(seed)
-    return Episodes.from_arrays(
-        rng.normal(size=(n, 3)).astype(np.float32),
-        rng.uniform(-1.0, 1.0, (n, size)).astype(np.float32),
-        rng.normal(size=n),
-        np.arange(n) % 10 == 9,
-        np.zeros(n, bool),
-        observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
-        action_space=spaces.Box(-1.0, 1.0, (size,), np.float32),
+    return from_arrays(
+        {
+            "observations": rng.normal(size=(n, 3)).astype(np.float32),
+            "actions": rng.uniform(-1.0, 1.0, (n, size)).astype(np.float32),
+            "rewards": rng.normal(size=n),
+            "terminated": np.arange(n) % 10 == 9,
+            "truncated": np.zeros(n, bool),
+            "observation_space": spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            "action_space": spaces.Box(-1.0, 1.0, (size,), np.float32),
+        }
     )
 
 
