@@ -109,6 +109,15 @@ ELSEWHERE = {
     "envs.collect.dataset_path": "data.writers.minari.dataset_path",
     "envs.sepsis.sepsis_id": "envs.sepsis.registration.sepsis_id",
     "ope.direct.lstd": "ope.direct.lstd.lstd",
+    "ope.evaluation.Evaluation": "ope.result.OPEResult",
+    "ope.evaluation.Row": "ope.estimate.Row",
+    "ope.evaluation.Status": "ope.estimate.Status",
+    "ope.return_distribution.Tail": "ope.tails.Tail",
+    "ope.return_distribution.tail": "ope.tails.tail",
+    "ope.table.aligned": "data.text_table.aligned",
+    "ope.verdict.Verdict": "ope.verdict.OPEVerdict",
+    "ope.verdict.judge": "ope.verdict.conclude",
+    "ope.verdict.SPEAKERS": "ope.verdict.REPRESENTATIVES",
     "ope.direct.model_rollouts": "ope.direct.model_based.model_rollouts",
     "export.policy.Saved": "training.saved.Saved",
     "export.policy.POLICY_FORMAT": "training.saved.POLICY_FORMAT",
@@ -127,6 +136,9 @@ KEYWORDS = {
     "regulariser": "regularizer",
 }
 """Keyword arguments, keys of configurations, and options (by their last part)."""
+
+OPTIONS = {"--held_out": "--validation_fraction", "--second_split": "--confirmation_fraction"}
+"""Options of the verbs other than ``fit``, written with underscores, where the verb has the new one."""
 
 VALUES = {"reward": {"standardise": "standardize"}}
 """Values by the name of the argument or option that takes them."""
