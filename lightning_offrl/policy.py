@@ -134,8 +134,7 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     """
     seeds = algorithm.lead[0] if algorithm.lead else 1
     _check_seed(seeds, seed_index, "the algorithm")
-    data: Any = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
-    about = describe(algorithm_name(algorithm), algorithm.spec, data.describe() if hasattr(data, "describe") else None)
+    about = describe(algorithm_name(algorithm), algorithm.spec, algorithm.data_facts())
     hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
     state = _acting_only(algorithm.state_dict(), algorithm.acting)
     if seeds > 1:

@@ -122,7 +122,7 @@ def alone(model: Any) -> dict[str, float]:
                 run(*tensors)
         return 1000 * (time.process_time() - began) / updates
 
-    optimizers = list(model._optimizers.values())
+    optimizers = list(model.optimizers_by_name.values())
     parameters = [p for opt in optimizers for group in opt.param_groups for p in group["params"]]
     count, group = len(parameters), optimizers[0].param_groups[0]
     factors = torch.tensor(adam_factors(group, 1000), dtype=torch.float64)

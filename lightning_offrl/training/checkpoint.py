@@ -70,6 +70,15 @@ def differences(saved: Mapping[str, Any], data: Mapping[str, Any] | None) -> lis
     return said
 
 
+def same_spaces(data: Spec, algorithm: Spec) -> None:
+    """Raise `InputError` if the data has other spaces than the algorithm was built for."""
+    if data != algorithm:
+        raise InputError(
+            f"the data has other spaces than the algorithm was built for: {spec_difference(data, algorithm)}; "
+            "build the algorithm with this data's spec, or pass the data it was trained with"
+        )
+
+
 def spec_difference(one: Spec, other: Spec) -> str:
     """What differs between two descriptions of spaces, as ``key value and value``."""
     keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]

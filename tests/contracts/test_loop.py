@@ -65,8 +65,8 @@ def test_gradients_stay_home(algorithm):
     plain, seen = page.minimize, []
 
     def watched(**losses: torch.Tensor) -> None:
-        page._optimizers or page.configure_optimizers()
-        mine = {id(p) for name in losses for p in page._parameters_of(name)}
+        page.optimizers_by_name or page.configure_optimizers()
+        mine = {id(p) for name in losses for p in page.optimizer_set.parameters(name)}
         others = {n: p for n, p in page.named_parameters() if id(p) not in mine}
         before = {n: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for n, p in others.items()}
         moved = {n: p.detach().clone() for n, p in page.named_parameters() if id(p) in mine}
@@ -83,7 +83,7 @@ def test_gradients_stay_home(algorithm):
     page.minimize = watched  # type: ignore[method-assign]
     for _ in range(4):
         page.gradient_update(batch_for(page))
-    assert set(seen) == set(page._optimizers), "every optimizer is used"
+    assert set(seen) == set(page.optimizers_by_name), "every optimizer is used"
 
 
 def constant(algorithm: type[OfflineAlgorithm]) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def test_clipping_bounds_every_optimizer_and_seed(algorithm, seeds):
     )
     for _ in range(2):
         page.gradient_update(batch_for(page))
-    for name in page._optimizers:
-        squares = [p.grad.square() for p in page._parameters_of(name)]
+    for name in page.optimizers_by_name:
+        squares = [p.grad.square() for p in page.optimizer_set.parameters(name)]
         norms = torch.stack([s.reshape(*page.lead, -1).sum(-1) for s in squares]).sum(0).sqrt()
         assert (norms <= 1e-3 * 1.001).all(), name
         if len(squares) > 1:  # a single learned number may have a smaller gradient
@@ -210,7 +210,7 @@ def test_the_learning_rate_is_the_one_given_and_decays_to_zero():
     from lightning_offrl.algorithms.iql import IQL
 
     page, trainer = fit(IQL, steps=40, model={"learning_rate": 1e-3})
-    rates = {name: opt.param_groups[0]["lr"] for name, opt in page._optimizers.items()}
+    rates = {name: opt.param_groups[0]["lr"] for name, opt in page.optimizers_by_name.items()}
     assert rates["q"] == rates["v"] == 1e-3
     assert abs(rates["policy"]) < 1e-12, "cosine to 0 at max_steps gradient updates, for any K"
 

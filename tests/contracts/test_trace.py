@@ -40,8 +40,8 @@ def test_the_graph_of_an_update_is_the_update(algorithm, model, without_compiler
     assert one.callback_metrics.keys() == other.callback_metrics.keys()
     for name, value in one.callback_metrics.items():
         assert value.item() == pytest.approx(other.callback_metrics[name].item(), rel=1e-6, abs=1e-9), name
-    for name, optimizer in plain._optimizers.items():
-        theirs = traced._optimizers[name].state_dict()
+    for name, optimizer in plain.optimizers_by_name.items():
+        theirs = traced.optimizers_by_name[name].state_dict()
         mine = optimizer.state_dict()
         assert mine["param_groups"] == theirs["param_groups"], "the learning rates of a schedule"
         assert mine["state"].keys() == theirs["state"].keys()

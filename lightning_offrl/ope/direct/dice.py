@@ -34,6 +34,7 @@ from lightning_offrl.data.bootstrap import EpisodeBootstrap, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.normalization import fit_normalizer
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.action_values import action_value
@@ -41,7 +42,7 @@ from lightning_offrl.ope.checks.sample_check import sample_reasons
 from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
 from lightning_offrl.rng import mix
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
+from lightning_offrl.training.fit import fit_without_trainer, linear_decay
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:

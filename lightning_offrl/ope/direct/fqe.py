@@ -31,6 +31,7 @@ from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, tim
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.normalization import fit_normalizer
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -43,7 +44,7 @@ from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand
 from lightning_offrl.ope.direct.fqe_monitor import FQEMonitor
 from lightning_offrl.ope.policies.expectation import is_exact
 from lightning_offrl.rng import mix
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
+from lightning_offrl.training.fit import fit_without_trainer, linear_decay
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.normalization import fit_normalizer
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.discrete import CategoricalPolicy
@@ -32,7 +33,7 @@ from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
 from lightning_offrl.rng import mix
 from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
+from lightning_offrl.training.fit import fit_without_trainer
 
 Family = Literal["auto", "squashed", "truncated"]
 

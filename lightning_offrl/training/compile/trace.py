@@ -233,11 +233,11 @@ class FakeUpdate:
 
         kept = [(module, dict(vars(module))) for module in algorithm.modules()]
         before = baked_values(algorithm, self.hooks)
-        traced = TracedDescent(algorithm._optimizer_set, stand_in, plan, factors)
+        traced = TracedDescent(algorithm.optimizer_set, stand_in, plan, factors)
         try:
             for table, name, place in self.slots:
                 table[name] = values[place]
-            algorithm._optimizer_set, algorithm.updates = traced, SymbolicStep(algorithm.updates, found.asked)
+            algorithm.optimizer_set, algorithm.updates = traced, SymbolicStep(algorithm.updates, found.asked)
             algorithm.draws.tape = answer
             algorithm._current_fx_name = None  # Lightning's self.log refuses to keep a stand-in then
             found.metrics = algorithm.losses_of(batch)

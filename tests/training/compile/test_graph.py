@@ -15,7 +15,7 @@ from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.batch import IMITATION
-from lightning_offrl.training import matmul_precision as products
+from lightning_offrl.training import cpu
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.compile.choose import REPAID_AFTER, CompileChoice
 from lightning_offrl.training.compile.cuda_graph import CudaGraph
@@ -191,7 +191,7 @@ def test_a_changed_setting_is_compiled_in():
 
 def replaced_states(toy):
     """As a callback does that goes back to an earlier checkpoint: torch puts new tensors in place of the old."""
-    toy._optimizers["policy"].load_state_dict(copy.deepcopy(toy._optimizers["policy"].state_dict()))
+    toy.optimizers_by_name["policy"].load_state_dict(copy.deepcopy(toy.optimizers_by_name["policy"].state_dict()))
 
 
 def moved_parameters(toy):
@@ -210,7 +210,7 @@ def test_a_graph_does_not_outlive_the_tensors_that_it_changes(change):
 
 def test_learning_rates_change_without_a_new_graph():
     def anneal(toy, k):
-        toy._optimizers["policy"].param_groups[0]["lr"] *= 0.5
+        toy.optimizers_by_name["policy"].param_groups[0]["lr"] *= 0.5
 
     plain, other, compiled = pair()
     train([plain, other], 4, anneal)
@@ -249,7 +249,7 @@ def test_parameters_that_get_no_gradient_have_no_state():
     traced(toys[1])
     train([toy.double() for toy in toys])
     assert distance(toys[0].state_dict(), toys[1].state_dict()) < 1e-14
-    states = [toy._optimizers["policy"].state_dict()["state"].keys() for toy in toys]
+    states = [toy.optimizers_by_name["policy"].state_dict()["state"].keys() for toy in toys]
     assert states[0] == states[1] == {0, 1}
 
 
@@ -406,7 +406,7 @@ def test_recorded_updates_are_the_same_updates():
     other = TD3BC(SPEC, hidden=(8, 8), normalize_observations=False).double()
     hooks = [c.on_update_end for c in other.configure_callbacks()]
     for page in (plain, other):
-        page._hooks = hooks
+        page.after_update = hooks
     Tape.replays = 0
     other.compile_choice.compiled = CompiledUpdate(
         other, hooks, uncompiled, capture=lambda run, fixed: CudaGraph(run, fixed, Tape)
@@ -469,7 +469,7 @@ def test_a_refused_recording_costs_no_random_numbers():
 def chosen(compile, updates, was=None, **algorithm):
     page = Toy()
     for name, value in algorithm.items():
-        setattr(page._optimizer_set, name, value)
+        setattr(page.optimizer_set, name, value)
     path = CompileChoice(compile, "highest")
     path.was_compiled = was
     path.begin(page, updates, [], 256)
@@ -520,7 +520,7 @@ def test_a_resumed_run_is_compiled_as_before(tmp_path):
 
 
 def test_products_go_back_to_what_they_were(monkeypatch):
-    monkeypatch.setattr(products, "medium_is_exact_and_faster", lambda: True)
+    monkeypatch.setattr(cpu, "medium_is_exact_and_faster", lambda: True)
     before, seen = torch.get_float32_matmul_precision(), []
 
     class Ask(pl.Callback):
@@ -531,27 +531,3 @@ def test_products_go_back_to_what_they_were(monkeypatch):
         fit(BC, steps=1, model=model, callbacks=[Ask()])
     assert seen == ["medium", "highest", "highest"], "products this small are faster as they are"
     assert torch.get_float32_matmul_precision() == before == "highest"
-
-
-def test_auto_takes_oneDNN_for_large_products_only_where_it_is_exact(monkeypatch):
-    large = [nn.Parameter(torch.zeros(256, 256))]
-    for exact, wanted in ((True, "medium"), (False, None)):
-        monkeypatch.setattr(products, "medium_is_exact_and_faster", lambda exact=exact: exact)
-        assert products.choose("auto", large, 256) == wanted
-        assert products.choose("auto", [p.double() for p in large], 256) is None
-        assert products.choose("auto", [nn.Parameter(torch.zeros(32, 32))], 256) is None
-        assert products.choose("high", large, 256) == "high"
-
-
-def test_medium_is_called_exact_only_where_it_is():
-    """On whatever CPU this runs: if the answer is yes, products under "medium" are float32's."""
-    if not products.medium_is_exact_and_faster():
-        pytest.skip("not on this CPU")
-    g = torch.Generator().manual_seed(1)
-    one, other = (torch.randn(3, 300, 300, generator=g) for _ in range(2))
-    torch.set_float32_matmul_precision("medium")
-    try:
-        got = one @ other
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    torch.testing.assert_close(got.double(), one.double() @ other.double(), rtol=0, atol=2e-4)
