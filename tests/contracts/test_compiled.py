@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.contracts.pages import ALGORITHMS, distance, every_algorithm, fit, same
-from tests.contracts.test_resume import checkpoints
-from tests.contracts.test_trace import Graphs
+from tests.contracts.pages import ALGORITHMS, Graphs, checkpoints, distance, every_algorithm, fit, same
 
 UPDATES = 50
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lightning_offrl.training.target_update import SoftTargetUpdate, soft_update
-from tests.contracts.pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
-from tests.contracts.test_loop import constant
+from tests.contracts.pages import ALGORITHMS, batch_for, constant, episodes_for, every_algorithm, fit, small
 
 
 def made(algorithm):

@@ -5,19 +5,11 @@ The graphs here run operation by operation, without a compiler.
 
 from __future__ import annotations
 
-import lightning.pytorch as pl
 import pytest
 
 from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.compile.graph import uncompiled
-from tests.contracts.pages import distance, every_algorithm, fit
-
-
-class Graphs(pl.Callback):
-    """Notes how many graphs a run made; 0 where it fell back to the plain path."""
-
-    def on_train_end(self, trainer, pl_module):
-        self.made = pl_module.compile_choice.graphs_made
+from tests.contracts.pages import Graphs, distance, every_algorithm, fit
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.rng import Request
+from lightning_offrl.training.compile.adam import adam_factors, start_adam
 from lightning_offrl.training.compile.cuda_graph import CudaGraph
 from lightning_offrl.training.compile.trace import (
     FakeUpdate,
@@ -29,7 +30,6 @@ from lightning_offrl.training.compile.trace import (
     trace,
 )
 from lightning_offrl.training.metrics import MetricVector
-from lightning_offrl.training.optimizers import adam_factors, start_adam
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
