@@ -42,13 +42,13 @@ from gridworld_exact import (
     value_at_start,
     weight_scan,
 )
+from tabular_learning import Log, conservative_q_learning, log_of, q_learning
 
 import lightning_offrl as offrl
 from lightning_offrl.data.writers.collect import collect_arrays
 from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld
 from lightning_offrl.envs.gridworld.layouts import STITCH_HALVES
 from lightning_offrl.envs.tabular import without_action
-from lightning_offrl.envs.tabular_learning import Log, conservative_q_learning, log_of, q_learning
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gridworld"
 LEFT = ACTIONS.index("left")

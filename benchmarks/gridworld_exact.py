@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from lightning_offrl.envs.gridworld.environment import ACTIONS, GridWorld
-from lightning_offrl.envs.tabular_learning import (
+from tabular_learning import (
     Log,
     conservative_evaluation,
     conservative_q_learning,
@@ -15,6 +13,8 @@ from lightning_offrl.envs.tabular_learning import (
     log_of,
     q_learning,
 )
+
+from lightning_offrl.envs.gridworld.environment import ACTIONS, GridWorld
 
 DISCOUNT = 0.99
 WEIGHT = 0.5

@@ -92,7 +92,7 @@ def missing_action(results: dict[str, Any]) -> str:
         TABLE
 
         "In a table" is the learner's fixed point with one number per state and action
-        (`lightning_offrl.envs.tabular_learning`). BC takes the most frequent action, which in uniform data is noise:
+        (`benchmarks/tabular_learning.py`). BC takes the most frequent action, which in uniform data is noise:
         its greedy policy can be worse than the random behavior that it imitates.
 
         The naive learner takes the missing action and stands still: its Q **{word}**. The largest absolute value in the
@@ -139,7 +139,7 @@ def bound(results: dict[str, Any]) -> str:
         does and up what the behavior does; the policy takes actions of the data only; Q has a number of its own for
         every pair; and the data's model is exact, as it is here, where nothing is random. Then E_pi Q <= V_pi in every
         state of the data for any weight > 0. (With random transitions the weight has to exceed a term that falls with
-        the counts.) `tests/envs/test_tabular_learning.py` checks all of it in tables.
+        the counts.) `tests/benchmarks/test_tabular_learning.py` checks all of it in tables.
 
         DiscreteCQL is not equation 2. It is equation 4, CQL(H), with the maximum in its target. In a table that has one
         fixed point for any weight, and for its greedy policy, b its action,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from lightning_offrl.ope.direct.dice import dice
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from tests.ope.linear_quadratic import BEHAVIOR, DISCOUNT, TARGET
 
@@ -34,7 +34,7 @@ METHODS: dict[str, tuple[str, Any]] = {
     "fqe": (
         "FQE, 64 x 64, 6,000 updates of 256",
         lambda episodes, seed: fqe(
-            TARGET.policy(), episodes, discount=DISCOUNT, updates=6000, hidden=(64, 64), seed=seed
+            TARGET.policy(), episodes, discount=DISCOUNT, updates=6000, settings=FQESettings(hidden=(64, 64)), seed=seed
         ),
     ),
     "lstd": (

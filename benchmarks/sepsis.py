@@ -34,7 +34,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
 from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis
 from lightning_offrl.ope.checks.weight_diagnostics import check_weights
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
@@ -154,8 +154,8 @@ def ward_of(hidden: bool, options: argparse.Namespace) -> dict[str, Any]:
         table = ward.as_seen(lambda o, pi=policy: pi.probabilities(torch.as_tensor(o)).numpy())
         value = ward.value(table)
         direct = fqe(
-            policy, untold, discount=DISCOUNT, updates=options.fqe_updates, replicates=options.refits, tau=0.15,
-            hidden=(64, 64), learning_rate=3e-3, batch_size=256,
+            policy, untold, discount=DISCOUNT, updates=options.fqe_updates, replicates=options.refits,
+            settings=FQESettings(hidden=(64, 64), learning_rate=3e-3, batch_size=256, tau=0.15),
         )  # fmt: skip
         kept = {}
         for source, log, behavior in (("logged", told, None), ("fitted", untold, fitted)):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.data.writers.collect import collect, dataset_path
+from lightning_offrl.data.writers.collect import collect
+from lightning_offrl.data.writers.minari import dataset_path
 
 REPO = Path(__file__).resolve().parents[1]
 # Long runs in the text, short ones here.

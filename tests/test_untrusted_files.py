@@ -23,7 +23,7 @@ from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.cli import main
 from lightning_offrl.envs.gridworld.environment import grid_id
 from lightning_offrl.envs.make import make_environment
-from lightning_offrl.envs.sepsis.environment import sepsis_id
+from lightning_offrl.envs.sepsis.registration import sepsis_id
 from lightning_offrl.policy import export_policy
 
 SPEC = {

@@ -69,16 +69,16 @@ REMEDIES = {
 }
 """What pulls each algorithm's policy to the data."""
 DIVERGED = "q_outside"
-"""The alarm that stops a run, if asked to."""
+"""The alarm that stops a run with ``stop_on_divergence``."""
 FINISHED = ("q_slope", "q_drift", "v0")
-"""What only a finished critic can answer: cautions at most while training goes on."""
+"""Diagnoses of a finished critic: cautions at most while training goes on."""
 BEHAVIOR_UPDATES = 1_000
 _FIRST_STATES = 2_000
 _SEEN = 0.01  # share of an endless return that may be missing behind the cut of an episode
 
 
 class PolicyShiftMonitor(Callback):
-    """Says every so many gradient updates how far the policy has left the data, and whether its values can be believed.
+    """Measures during training how far the policy has left the data, and whether its values can be believed.
 
     Logged under ``shift/``, in bits, shares, or the units of Q (transformed rewards):
 
@@ -88,27 +88,27 @@ class PolicyShiftMonitor(Callback):
       ``surprisal_beyond``; ``ratio_max``, ``ratio_q999``, ``ess``, ``ess_share``, ``ess_share_step``;
     * ``disagreement``; ``q_mean``, ``q_outside``, ``q_slope``, ``q_offset``, ``q_gap``, ``q_gap_sd``, ``q_drift``,
       ``v0``, ``v0_over_best``; with ``episodes`` > 0 ``online_gap`` and ``online_gap_se``;
-    * ``alarms``: how many of them are; ``seconds`` that all this took.
+    * ``alarms``, the number of alarms, and ``seconds``, the time that the diagnosis took.
 
-    A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is told once, in the
-    log and by W&B where it is a logger, and again if it comes back; the remedy to try is told with it. Calibration and
-    drift of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed
-    as it acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
-    diagnosed. Where the log (or the environment) says which actions are legal, the policy is told. Training is not
+    A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is reported once,
+    with its remedy, as a warning and by W&B where it is a logger, and again if it comes back. Calibration and drift of
+    Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed as it
+    acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
+    diagnosed. Where the log (or the environment) has masks of legal actions, the policy receives them. Training is not
     disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
     Args:
-        every: period in gradient updates; 0: after the last update only.
+        every: The period in gradient updates; 0: after the last update only.
         behavior: "fit" estimates the behavior policy from the data (seconds, once), for divergence, surprisal and
-            weights; "none" leaves these out, but for weights where the log has probabilities. From Python, also a
-            `TargetPolicy`: the true one.
-        states: logged steps that are looked at.
-        vae: train a VAE for the support of continuous actions (seconds, once).
-        episodes: played in the data's environment for the offline-online gap; 0: none.
-        environment: Gymnasium id; None takes that of the data.
-        stop_on_divergence: end training when Q has left its bounds (those of discounted rewards, and 0, where untrained
-            critics begin) or is not finite.
-        seed: of everything here; episode i is reset with ``1000 + seed + i``.
+            weights; "none" leaves these out, except weights where the log has probabilities. From Python, also the
+            true behavior policy, a `TargetPolicy`.
+        states: The number of logged steps that are used.
+        vae: Whether a VAE is trained for the support of continuous actions (seconds, once).
+        episodes: The number of episodes played in the data's environment for the offline-online gap; 0: none.
+        environment: The Gymnasium id of the environment; None: that of the data.
+        stop_on_divergence: Whether training ends when Q has left its bounds (those of discounted rewards, and 0, where
+            untrained critics begin) or is not finite.
+        seed: The seed of all random numbers here; episode i is reset with ``1000 + seed + i``.
 
     Raises:
         InputError: arguments that make no sense.
@@ -136,9 +136,10 @@ class PolicyShiftMonitor(Callback):
         self.episodes, self.environment, self.seed = episodes, environment, seed
         self.stop_on_divergence = stop_on_divergence
         self.last: list[Diagnosis] = []
-        """The latest diagnoses; `reading.as_text` prints them."""
+        """The latest diagnoses; `diagnosis.as_text` prints them."""
         self.alarms: set[str] = set()
-        self._looks: list[tuple[int, float]] = []  # updates, mean Q
+        self._mean_q: list[tuple[int, float]] = []
+        """The mean Q at numbers of updates."""
         self._at = -1
         self._panel: ShiftPanel | None = None
         self._evaluator: Evaluator | None = None
@@ -163,12 +164,12 @@ class PolicyShiftMonitor(Callback):
         """Diagnose when the period is full, and after the last update."""
         updates = cast(OfflineAlgorithm, pl_module).updates
         if (self.every > 0 and updates % self.every == 0) or updates == trainer.max_steps:
-            self._look(trainer, cast(OfflineAlgorithm, pl_module), final=updates == trainer.max_steps)
+            self._diagnose_and_log(trainer, cast(OfflineAlgorithm, pl_module), final=updates == trainer.max_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Diagnose what a run that ended otherwise has reached."""
         if cast(OfflineAlgorithm, pl_module).updates > 0:
-            self._look(trainer, cast(OfflineAlgorithm, pl_module), final=True)
+            self._diagnose_and_log(trainer, cast(OfflineAlgorithm, pl_module), final=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments, forget the data."""
@@ -177,17 +178,17 @@ class PolicyShiftMonitor(Callback):
         self._evaluator = self._panel = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The looks at Q, and what was told."""
-        return {"looks": [list(look) for look in self._looks], "alarms": sorted(self.alarms), "at": self._at}
+        """The records of Q and the alarms that were reported."""
+        return {"looks": [list(record) for record in self._mean_q], "alarms": sorted(self.alarms), "at": self._at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with them."""
-        self._looks = [(int(updates), float(q)) for updates, q in state_dict["looks"]]
+        """Continue from these records."""
+        self._mean_q = [(int(updates), float(q)) for updates, q in state_dict["looks"]]
         self.alarms, self._at = set(state_dict["alarms"]), int(state_dict["at"])
 
-    # -- looking -----------------------------------------------------------------------------------------------------
+    # -- diagnosing --------------------------------------------------------------------------------------------------
 
-    def _look(self, trainer: Trainer, module: OfflineAlgorithm, final: bool) -> None:
+    def _diagnose_and_log(self, trainer: Trainer, module: OfflineAlgorithm, final: bool) -> None:
         if self._at == module.updates:
             return
         self._at = module.updates
@@ -206,7 +207,7 @@ class PolicyShiftMonitor(Callback):
         )
         module.log_now(metrics)
         if trainer.is_global_zero:
-            self._tell(trainer, module)
+            self._report(trainer, module)
         self.alarms = set(alarms)
         if diverged and self.stop_on_divergence:
             trainer.should_stop = True
@@ -214,7 +215,7 @@ class PolicyShiftMonitor(Callback):
                 f"training ends after update {module.updates:,}: its values have diverged (PolicyShiftMonitor)"
             )
 
-    def _tell(self, trainer: Trainer, module: OfflineAlgorithm) -> None:
+    def _report(self, trainer: Trainer, module: OfflineAlgorithm) -> None:
         for one in self.last:
             if one.level != "alarm" or one.name in self.alarms:
                 continue
@@ -234,7 +235,7 @@ class PolicyShiftMonitor(Callback):
         try:
             with random_state_kept(module.device), torch.no_grad():
                 panel = self._prepare(data.train)
-                one = _Single(module)
+                one = _FirstSeed(module)
                 policy = from_algorithm(one)
                 found = panel.diagnose(policy, self._density(one))
                 found += self._values(data, one, policy, panel)
@@ -255,8 +256,8 @@ class PolicyShiftMonitor(Callback):
         return self._panel
 
     @staticmethod
-    def _density(one: _Single) -> TargetPolicy | None:
-        """What a continuous policy was trained as; of discrete pages the served action is what counts."""
+    def _density(one: _FirstSeed) -> TargetPolicy | None:
+        """The density that a continuous policy was trained with; discrete policies are diagnosed as they act."""
         if one.spec["action_kind"] == "discrete":
             return None
         try:
@@ -264,7 +265,7 @@ class PolicyShiftMonitor(Callback):
         except InputError:
             return None
 
-    def _values(self, data: Any, one: _Single, policy: TargetPolicy, panel: ShiftPanel) -> list[Diagnosis]:
+    def _values(self, data: Any, one: _FirstSeed, policy: TargetPolicy, panel: ShiftPanel) -> list[Diagnosis]:
         if getattr(one.module, "q", None) is None:
             return []
         episodes, steps = panel.episodes, panel.steps
@@ -277,7 +278,7 @@ class PolicyShiftMonitor(Callback):
         endless = None if discount < 1.0 else int(episodes.length.max())
         low, high = value_range(reward, discount, ends=bool(terminated.any()), longest=endless)
         bounds = q_bounds(torch.cat([at_data, at_policy]), min(low, 0.0), max(high, 0.0))
-        self._looks.append((one.module.updates, float(at_data.mean())))
+        self._mean_q.append((one.module.updates, float(at_data.mean())))
 
         togo = monte_carlo_return(reward, episodes.start, episodes.length, discount)
         end = episodes.end_index()
@@ -291,14 +292,14 @@ class PolicyShiftMonitor(Callback):
             bounds,
             q_calibration(at_data.mean(0)[whole], togo[steps.rows[whole]]),
             q_gap(at_policy.mean(0), at_data.mean(0), float(returns.std()) if len(returns) > 1 else 0.0),
-            q_drift(*zip(*self._looks, strict=True)),
+            q_drift(*zip(*self._mean_q, strict=True)),
             initial_value(v0, returns),
         ]
         if self._evaluator is not None:
             found.append(self._gap(one, policy, discount, scale, shift))
         return found
 
-    def _gap(self, one: _Single, policy: TargetPolicy, discount: float, scale: float, shift: float) -> Diagnosis:
+    def _gap(self, one: _FirstSeed, policy: TargetPolicy, discount: float, scale: float, shift: float) -> Diagnosis:
         """V(s0) less what lies behind the time limit, against the discounted return of the same episodes."""
         assert self._evaluator is not None
 
@@ -315,7 +316,7 @@ class PolicyShiftMonitor(Callback):
         return offline_online_gap(offline, online, tail=float(behind.mean()))
 
     @staticmethod
-    def _v(one: _Single, policy: TargetPolicy, observation: Any, mask: Tensor | None) -> Tensor:
+    def _v(one: _FirstSeed, policy: TargetPolicy, observation: Any, mask: Tensor | None) -> Tensor:
         """Mean of the critics at the policy's actions, ``[B]``."""
         return one.q(observation, legal.sample(policy, observation, 1, torch.Generator(), mask)[0]).mean(0)
 
@@ -324,8 +325,8 @@ class PolicyShiftMonitor(Callback):
         return as_text(self.last)
 
 
-class _Single:
-    """A page as `from_algorithm` wants it; of stacked seeds, the first."""
+class _FirstSeed:
+    """An algorithm as `from_algorithm` takes it; of stacked seeds, the first."""
 
     def __init__(self, module: OfflineAlgorithm) -> None:
         self.module, self.spec, self.parameters = module, module.spec, module.parameters

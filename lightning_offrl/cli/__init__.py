@@ -195,6 +195,10 @@ def _collect(words: list[str]) -> None:
     from lightning_offrl.data.writers.collect import collect
 
     options["quality"] = _quality(options["quality"])
+    if options["policy"] is not None:
+        from lightning_offrl.policy import load_policy
+
+        options["policy"] = load_policy(options["policy"])
     done = collect(options.pop("environment"), options.pop("dataset_id"), **options)
     config = "iql" if done.action_kind == "box" else "discrete_cql"
     print(f"{done.table}\nwritten to {done.path}\nnext: offrl fit --config {config} --data.source {done.dataset_id}")

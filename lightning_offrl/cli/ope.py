@@ -325,11 +325,11 @@ def _direct(policy: TargetPolicy, log: Log, options: dict[str, Any]) -> list[Dir
 
 def _dynamics(log: Log, options: dict[str, Any]) -> DynamicsEnsemble | None:
     """One model for all policies of this command; None for tabular data, which need none."""
+    from lightning_offrl.data.episodes import is_tabular
     from lightning_offrl.dynamics.ensemble import fit_dynamics
-    from lightning_offrl.ope.direct.features import is_one_hot
 
     episodes = log.episodes
-    if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
+    if is_tabular(episodes):
         return None
     if "dynamics" not in options:
         updates = {} if options.get("updates") is None else {"updates": options["updates"]}

@@ -6,7 +6,7 @@ is the hash of the source's bytes and of the reader's version; ``sources/`` reme
 files beside their KEY. If these are unchanged the source is not even opened; if they are not it is hashed again: the
 same content (a copy, a touched file) finds its entry, other content is read. Columns are mapped copy-on-write: writing
 to the loaded table never reaches the file. An entry is written under a temporary name and renamed, so none is ever half
-there.
+there; what killed processes of this computer left is removed by the next that writes (`lightning_offrl.data.staging`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +27,8 @@ import torch
 from tensordict import TensorDict
 
 from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.staging import clear, staging
+from lightning_offrl.errors import InputError
 
 FORMAT = 2
 _ENTRY = "episodes.json"
@@ -38,7 +39,8 @@ _CHUNK = 1 << 18
 """Rows of the table written at a time."""
 # A file written so shortly before it was hashed may change again without its time changing.
 _RACY_NS = 2_000_000_000
-_STALE_SECONDS = 24 * 3600
+_UNFINISHED = ".tmp"
+"""How the folders of entries that are being written begin."""
 
 
 def directory(cache_dir: str | Path | None = None) -> Path:
@@ -141,32 +143,30 @@ def _remembered(base: Path, files: list[Path], reader: str) -> str | None:
 def _remember(base: Path, files: list[Path], reader: str, key: str, stamp: list[list[Any]], began: int) -> None:
     racy = any(max(mtime, ctime) > began - _RACY_NS for _, _, mtime, ctime in stamp)
     record = {"format": FORMAT, "key": key, "stamp": stamp, "racy": racy}
-    target = _memory(base, files, reader)
+    from lightning_offrl.training.files import write_atomically  # loads Lightning, which a cached start does not need
+
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            json.dump(record, file)
-        os.replace(name, target)
-    except OSError:  # a read-only cache: the next start hashes again
+        write_atomically(_memory(base, files, reader), json.dumps(record).encode())
+    except InputError:  # a read-only cache: the next start hashes again
         return
 
 
 def _write(entry: Path, episodes: Episodes) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(entry.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))
-    try:
+    clear(entry.parent, _UNFINISHED)
+    with staging(entry.parent, _UNFINISHED) as folder:
+        fresh = folder / entry.name
+        fresh.mkdir()
         columns: list[list[str]] = []
         packed: list[tuple[tuple[str, ...], torch.Tensor]] = []
         for path, value in leaves(episodes.data):
             if value.dtype == torch.float32 and value[:1].numel() <= _NARROW:
                 packed.append((path, value))
             else:
-                np.save(temporary / f"{len(columns)}.npy", value.numpy())
+                np.save(fresh / f"{len(columns)}.npy", value.numpy())
                 columns.append(list(path))
-        _write_table(temporary / _TABLE, [value for _, value in packed])
-        np.save(temporary / "length.npy", episodes.length.numpy())
+        _write_table(fresh / _TABLE, [value for _, value in packed])
+        np.save(fresh / "length.npy", episodes.length.numpy())
         record = {
             "format": FORMAT,
             "columns": columns,
@@ -180,17 +180,14 @@ def _write(entry: Path, episodes: Episodes) -> None:
             "names": episodes.columns,
             "fingerprint": episodes.fingerprint,
         }
-        (temporary / _ENTRY).write_text(json.dumps(record))
-        temporary.chmod(0o755)
+        (fresh / _ENTRY).write_text(json.dumps(record))
         try:
-            temporary.rename(entry)
+            fresh.rename(entry)
         except OSError:
             # Another process was faster, or what is there is damaged.
             if _open(entry) is None:
                 shutil.rmtree(entry, ignore_errors=True)
-                temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                fresh.rename(entry)
 
 
 def _write_table(file: Path, columns: list[torch.Tensor]) -> None:
@@ -203,16 +200,6 @@ def _write_table(file: Path, columns: list[torch.Tensor]) -> None:
         last = min(first + _CHUNK, rows)
         table[first:last] = torch.cat([column[first:last].reshape(last - first, -1) for column in columns], -1).numpy()
     table.flush()
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what writers that were killed left behind long ago."""
-    for path in parent.glob(".tmp-*"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue
 
 
 def _open(entry: Path) -> Episodes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -11,16 +11,18 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
-from lightning_offrl.data import returns as nstep
 from lightning_offrl.data.block_size import block_size, periods_of
-from lightning_offrl.data.clusters import clusters_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, resident
-from lightning_offrl.data.split import split_by_episode
-from lightning_offrl.data.strata import Sampling
+from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
 from lightning_offrl.errors import InputError
-from lightning_offrl.networks.normalizer import Statistics
+from lightning_offrl.networks.normalizer import Normalizer, Statistics
+
+if TYPE_CHECKING:  # what a first run does not use is imported where it is used
+    from lightning_offrl.data.strata import Sampling
+
+_FROM_NEIGHBORS: set[Key] = {("next", "action"), "mc_return", "timestep"}
+"""Batch keys that are made of other steps of the same episode."""
 
 
 class OfflineDataModule(pl.LightningDataModule):
@@ -42,7 +44,7 @@ class OfflineDataModule(pl.LightningDataModule):
         infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
             sparse tasks).
         filter: which episodes to keep.
-        sampling: how the transitions of a batch are chosen; None: uniformly.
+        sampling: how the transitions of a batch are chosen, a `lightning_offrl.Sampling`; None: uniformly.
         validation_fraction: share of the episodes held out for ``val/...`` losses.
         validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
         cluster: column of the data that says whom an episode belongs to (a patient, a machine): nobody is on both sides
@@ -82,7 +84,7 @@ class OfflineDataModule(pl.LightningDataModule):
             raise InputError(f"data.validation_fraction must lie in [0, 1), got {validation_fraction}")
         self.source, self.batch_size, self.updates_per_step = source, batch_size, updates_per_step
         self.discount, self.n_step, self.reward, self.filter = discount, n_step, reward, filter
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling
         self.infinite_horizon_return = infinite_horizon_return
         self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
         self.cluster = cluster
@@ -203,50 +205,25 @@ class OfflineDataModule(pl.LightningDataModule):
 
     def _prepare(self, episodes: Episodes, needs: tuple[Key, ...]) -> TensorDictBase:
         data, wanted = episodes.data, set(needs)
-        next_keys = {key for key in wanted if isinstance(key, tuple)}
-        out = TensorDict({}, batch_size=data.batch_size)
-        end = nstep.end_index(episodes.start, episodes.length)
         scale, shift = self.reward_transform if wanted & {("next", "reward"), "mc_return"} else (1.0, 0.0)
         reward = data["next", "reward"]
         if (scale, shift) != (1.0, 0.0):
             reward = (reward.double() * scale + shift).float()
-        steps = {
-            "reward": reward,
-            "terminated": data["next", "terminated"],
-            "truncated": data["next", "truncated"],
+        reads_next = any(isinstance(key, tuple) for key in needs)
+        known: dict[Key, Any] = {
+            ("next", "reward"): reward,
+            # takes no memory, however long the log
+            "discount": torch.tensor(self.discount).expand(data.batch_size),
         }
-        following = None
-        if self.n_step > 1 and (next_keys or "discount" in wanted):
-            result = nstep.n_step(reward, steps["terminated"], steps["truncated"], end, self.n_step, self.discount)
-            steps = {"reward": result.reward, "terminated": result.terminated, "truncated": result.truncated}
-            following, discount = result.last, result.discount
-        else:
-            discount = torch.tensor(self.discount).expand(data.batch_size)  # takes no memory, however long the log
-        masks: list[Key] = ["action_mask", ("next", "action_mask")] if next_keys else ["action_mask"]
+        if self.n_step > 1 and (reads_next or "discount" in wanted) or wanted & _FROM_NEIGHBORS:
+            known |= self._from_neighbors(episodes, reward, wanted)
+        if "return_quantile" in wanted:
+            known["return_quantile"] = return_quantile(episodes.returns(), episodes.length)
+        masks: list[Key] = ["action_mask", ("next", "action_mask")] if reads_next else ["action_mask"]
+        out = TensorDict({}, batch_size=data.batch_size)
         for key in (*needs, *(mask for mask in masks if mask not in needs and mask in data.keys(True))):
-            if isinstance(key, tuple) and key[1] in steps:
-                out[key] = steps[key[1]]
-            elif key == "discount":
-                out[key] = discount
-            elif key in (("next", "observation"), ("next", "action_mask")):
-                value = data[key]
-                out[key] = value if following is None else value[following]
-            elif key == ("next", "action"):
-                action = nstep.next_action(data["action"], end)
-                out[key] = action if following is None else action[following]
-            elif key == "mc_return":
-                out[key] = nstep.monte_carlo_return(
-                    reward,
-                    episodes.start,
-                    episodes.length,
-                    self.discount,
-                    terminated=data["next", "terminated"],
-                    infinite_horizon=self.infinite_horizon_return,
-                )
-            elif key == "return_quantile":
-                out[key] = return_quantile(episodes.returns(), episodes.length)
-            elif key == "timestep":
-                out[key] = nstep.timestep(episodes.start, episodes.length)
+            if key in known:
+                out[key] = known[key]
             elif key in data.keys(True):
                 out[key] = data[key]
             else:
@@ -256,11 +233,48 @@ class OfflineDataModule(pl.LightningDataModule):
                 )
         return out
 
+    def _from_neighbors(self, episodes: Episodes, reward: Tensor, wanted: set[Key]) -> dict[Key, Any]:
+        """What transitions need from other steps of their episode: n-step transitions, next actions, returns, time."""
+        from lightning_offrl.data import returns
+
+        data, end = episodes.data, episodes.end_index()
+        following: Any = slice(None)
+        known: dict[Key, Any] = {}
+        if self.n_step > 1:
+            flags = data["next", "terminated"], data["next", "truncated"]
+            summed = returns.n_step(reward, *flags, end, self.n_step, self.discount)
+            following = summed.last
+            known = {("next", name): getattr(summed, name) for name in ("reward", "terminated", "truncated")}
+            known["discount"] = summed.discount
+            for key in (("next", "observation"), ("next", "action_mask")):
+                if key in data.keys(True):
+                    known[key] = data[key][following]
+        if ("next", "action") in wanted:
+            known["next", "action"] = returns.next_action(data["action"], end)[following]
+        if "mc_return" in wanted:
+            known["mc_return"] = returns.monte_carlo_return(
+                reward,
+                episodes.start,
+                episodes.length,
+                self.discount,
+                terminated=data["next", "terminated"],
+                infinite_horizon=self.infinite_horizon_return,
+            )
+        if "timestep" in wanted:
+            known["timestep"] = returns.timestep(episodes.start, episodes.length)
+        return known
+
     def _split(self) -> tuple[Episodes, Episodes | None]:
         if self._splits is None:
             episodes = self.episodes
             if self.validation_fraction > 0.0:
-                together = None if self.cluster is None else clusters_of(episodes, self.cluster)
+                from lightning_offrl.data.split import split_by_episode
+
+                together = None
+                if self.cluster is not None:
+                    from lightning_offrl.data.clusters import clusters_of
+
+                    together = clusters_of(episodes, self.cluster)
                 train, held_out = split_by_episode(episodes, self.validation_fraction, self.seed, together)
                 self._splits = episodes.select(train), episodes.select(held_out)
             else:
@@ -297,14 +311,17 @@ class OfflineDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         algorithm = trainer.lightning_module
         columns = resident(self.columns(tuple(algorithm.needs)), trainer.strategy.root_device)
-        sampler = self.sampling.sampler(
-            self.train,
+        how = (
             self.batch_size,
             self.seed,
             int(algorithm.hparams.get("seeds", 1)),
             trainer.global_rank,
             trainer.world_size,
         )
+        if self.sampling is None:
+            sampler = UniformSampler(len(self.train), *how)
+        else:
+            sampler = self.sampling.sampler(self.train, *how)
         block = self.block or 1
         if trainer.max_steps > 0:
             return BlockLoader(columns, sampler, block, trainer.max_steps, trainer.max_steps)
@@ -323,3 +340,19 @@ class OfflineDataModule(pl.LightningDataModule):
             self.validation_batches,
             int(algorithm.hparams.get("seeds", 1)),
         )
+
+
+def fit_normalizer(normalizer: Normalizer, episodes: Episodes) -> None:
+    """Standardize by these episodes; numbers that never change, and one-hot observations, stay as they are.
+
+    A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
+    """
+    statistics = {}
+    for path, (mean, std) in OfflineDataModule(episodes).observation_statistics().items():
+        varies = std > 1e-6 * mean.abs().clamp(min=1.0)
+        statistics[path] = (torch.where(varies, mean, 0.0), torch.where(varies, std, 1.0))
+    observation = episodes.data["observation"]
+    tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
+    if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
+        return
+    normalizer.fit(statistics)

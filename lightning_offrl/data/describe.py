@@ -15,6 +15,7 @@ from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes, leaves
 from lightning_offrl.data.readers import load, locate
 from lightning_offrl.data.readers.reference_returns import D4RL, REFERENCES_NOTE
+from lightning_offrl.data.text_table import aligned
 
 BINS = 10
 ROWS = 16
@@ -68,7 +69,7 @@ def as_dict(source: Any, *, cache_dir: str | Path | None = None) -> dict[str, An
         facts["score"] = _summary(100.0 * (returns - low) / (high - low))
     if isinstance(source, str | Path):
         place = locate(source)
-        entry = cache.entry_of(place.files, place.reader, cache_dir)
+        entry = cache.entry_of(place.files, place.version, cache_dir)
         facts["cache"] = None if entry is None else str(entry)
     return facts
 
@@ -298,25 +299,17 @@ def _action_names(columns: dict[str, Any]) -> list[str]:
     return labels or [_column_name(column) for column in columns.get("action", [])]
 
 
-def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-
-
 def _actions_text(actions: list[dict[str, float]], kind: str, names: list[str]) -> list[str]:
     named = names if len(names) == len(actions) else [str(i) for i in range(len(actions))]
     rest = [f"... and {len(actions) - ROWS} more"] if len(actions) > ROWS else []
     if kind == "discrete":
         rows = [["action", "count", "share"]]
         rows += [[named[i], f"{a['count']:,}", _percent(a["share"])] for i, a in enumerate(actions[:ROWS])]
-        return _table(rows) + rest
+        return aligned(rows, numbers=True) + rest
     rows = [["action (scaled)", "min", "mean", "sd", "max", f"|a| > {SATURATED}"]]
     for i, a in enumerate(actions[:ROWS]):
         rows.append([named[i], *(f"{a[key]:.3f}" for key in ("min", "mean", "sd", "max")), _percent(a["saturated"])])
-    return _table(rows) + rest
+    return aligned(rows, numbers=True) + rest
 
 
 def _observations_text(found: list[dict[str, Any]], names: list[str]) -> list[str]:
@@ -334,7 +327,7 @@ def _observations_text(found: list[dict[str, Any]], names: list[str]) -> list[st
                 rows.append([name, *(_number(leaf[key][i]) for key in ("min", "mean", "sd", "max"))])
             if i in leaf["constant"]:
                 constant.append(name)
-    lines = _table(rows) + ([f"... and {hidden} more"] if hidden else [])
+    lines = aligned(rows, numbers=True) + ([f"... and {hidden} more"] if hidden else [])
     if constant:
         shown = ", ".join(constant[:ROWS]) + (f" and {len(constant) - ROWS} more" if len(constant) > ROWS else "")
         lines.append(f"constant: {shown}")

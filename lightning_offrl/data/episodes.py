@@ -112,46 +112,6 @@ class Episodes:
     columns: dict[str, Any] = field(default_factory=dict)
     _fingerprint: str | None = field(default=None, compare=False)
 
-    @staticmethod
-    def from_arrays(
-        observations: Any,
-        actions: Any,
-        rewards: Any,
-        terminated: Any,
-        truncated: Any = None,
-        *,
-        next_observations: Any = None,
-        behavior_log_prob: Any = None,
-        action_mask: Any = None,
-        next_action_mask: Any = None,
-        observation_space: Any = None,
-        action_space: Any = None,
-        spec: Spec | None = None,
-        name: str = "arrays",
-        environment: str | None = None,
-        references: tuple[float, float] | None = None,
-    ) -> Episodes:
-        """Episodes from arrays in memory, flat and in order; see `lightning_offrl.data.readers.arrays.from_arrays`."""
-        from lightning_offrl.data.readers.arrays import from_arrays
-
-        return from_arrays(
-            observations,
-            actions,
-            rewards,
-            terminated,
-            truncated,
-            next_observations=next_observations,
-            behavior_log_prob=behavior_log_prob,
-            action_mask=action_mask,
-            next_action_mask=next_action_mask,
-            observation_space=observation_space,
-            action_space=action_space,
-            spec=spec,
-            name=name,
-            environment=environment,
-            references=references,
-        )
-
     def __len__(self) -> int:
         return int(self.data.batch_size[0])
 
@@ -298,6 +258,16 @@ def leaves(
             yield (*prefix, key), value
         else:
             yield from leaves(value, (*prefix, key))
+
+
+def is_tabular(episodes: Episodes) -> bool:
+    """Whether actions are discrete and every observation ``[S]`` is one-hot, as those of Discrete spaces are stored."""
+    observation = episodes.data["observation"]
+    if episodes.spec["action_kind"] != "discrete" or not isinstance(observation, Tensor):
+        return False
+    if observation.ndim != 2 or observation.shape[-1] < 2:
+        return False
+    return bool(((observation == 0) | (observation == 1)).all()) and bool((observation.sum(-1) == 1).all())
 
 
 def _content_hash(episodes: Episodes) -> str:

@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.errors import InputError
 from lightning_offrl.rng import mix
 
 _STREAM = 0x5A3
@@ -50,119 +49,6 @@ class UniformSampler:
                 drawn = self.draw(rows, self._generator)
                 out[k, i] = drawn[start : start + self.batch_size]
         return out if self.seeds > 1 else out.squeeze(1)
-
-
-class WeightedSampler(UniformSampler):
-    """Transitions drawn with replacement, each with a probability in proportion to its weight.
-
-    Args:
-        weight: ``[T]``, not negative, at least one above zero; a weight of zero is never drawn.
-        batch_size: and all others as in `UniformSampler`.
-        seed: of the run.
-        seeds: stacked seeds S.
-        rank: this process.
-        world: number of processes.
-
-    Raises:
-        InputError: for weights that are negative, not finite, or all zero.
-    """
-
-    def __init__(
-        self, weight: Tensor, batch_size: int, seed: int, seeds: int = 1, rank: int = 0, world: int = 1
-    ) -> None:
-        super().__init__(len(weight), batch_size, seed, seeds, rank, world)
-        self._cumulative = _cumulative(weight)
-
-    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
-        """The joint batch of one update and seed, ``[rows]`` int64."""
-        return _invert(self._cumulative, torch.rand(rows, generator=generator, dtype=torch.float64))
-
-
-class StratifiedSampler(UniformSampler):
-    """Batches in which every stratum has its share, exactly.
-
-    With shares p and a joint batch of n rows, stratum h gets n p_h rows in every update where that is a whole number,
-    else ``floor(n p_h)`` or ``ceil(n p_h)`` with the mean n p_h (systematic sampling: one uniform offset, then equal
-    steps along the cumulative shares; Cochran, 1977, section 8.1). Within a stratum rows are drawn with replacement,
-    uniformly or by weight. The joint batch is shuffled, so that under DDP every rank sees all strata.
-
-    Args:
-        strata: ``[T]`` int64, the number of each transition's stratum, from 0.
-        shares: ``[H]``, not negative, in any unit; None gives every stratum the same. A stratum without rows must have
-            the share 0.
-        batch_size: and all others as in `UniformSampler`.
-        seed: of the run.
-        seeds: stacked seeds S.
-        rank: this process.
-        world: number of processes.
-        weight: ``[T]`` of the rows within their stratum; None: alike.
-
-    Raises:
-        InputError: for shares or weights that are negative, not finite or all zero, or a share of an empty stratum.
-    """
-
-    def __init__(
-        self,
-        strata: Tensor,
-        shares: Tensor | None,
-        batch_size: int,
-        seed: int,
-        seeds: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        weight: Tensor | None = None,
-    ) -> None:
-        super().__init__(len(strata), batch_size, seed, seeds, rank, world)
-        count = torch.bincount(strata)
-        if shares is None:
-            shares = (count > 0).double()
-        if len(shares) < len(count):
-            raise InputError(f"there are {len(count)} strata but {len(shares)} shares; give one share for each stratum")
-        count = torch.nn.functional.pad(count, (0, len(shares) - len(count)))
-        self._shares = _cumulative(shares, "shares of strata")
-        self._rows = torch.argsort(strata, stable=True)
-        self._end = count.cumsum(0)
-        self._start = self._end - count
-        weight = torch.ones(len(strata), dtype=torch.float64) if weight is None else weight
-        mass = torch.zeros(len(shares), dtype=torch.float64).index_add_(0, strata, weight.double())
-        empty = ((shares > 0) & (mass <= 0)).nonzero().reshape(-1)
-        if len(empty):
-            raise InputError(
-                f"stratum {int(empty[0])} has the share {float(shares[empty[0]]):g} but "
-                f"{'no transition' if count[empty[0]] == 0 else 'only transitions of weight 0'}; give it the share 0"
-            )
-        # One cumulative sum over all strata, in their order: a stratum is an interval of it.
-        self._within = _cumulative(weight[self._rows])
-        self._mass = mass / mass.sum()
-        self._before = self._mass.cumsum(0) - self._mass
-
-    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
-        """The joint batch of one update and seed, ``[rows]`` int64, shuffled."""
-        offset = torch.rand(1, generator=generator, dtype=torch.float64)
-        points = (torch.arange(rows, dtype=torch.float64) + offset) / rows
-        stratum = _invert(self._shares, points)
-        place = torch.rand(rows, generator=generator, dtype=torch.float64)
-        place = _invert(self._within, self._before[stratum] + place * self._mass[stratum])
-        # Rounding at a border must not leave the stratum.
-        drawn = self._rows[place.maximum(self._start[stratum]).minimum(self._end[stratum] - 1)]
-        return drawn[torch.randperm(rows, generator=generator)]
-
-
-def _cumulative(weight: Tensor, what: str = "sampling weights") -> Tensor:
-    """Cumulative shares ``[T]`` float64, the last of them exactly 1."""
-    weight = weight.double()
-    if weight.ndim != 1 or len(weight) == 0 or not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
-        raise InputError(f"{what} must be finite numbers from 0 on, one for each; got {weight.tolist()[:5]} ...")
-    total = weight.cumsum(0)
-    if float(total[-1]) <= 0.0:
-        raise InputError(f"{what} are all zero, so nothing could be drawn; give at least one above zero")
-    return total / total[-1]
-
-
-def _invert(cumulative: Tensor, points: Tensor) -> Tensor:
-    """The first index whose cumulative share lies above each point of [0, 1)."""
-    return torch.searchsorted(cumulative, points.clamp(max=1.0 - 2.0**-53), right=True)
 
 
 def gather(columns: TensorDictBase, indices: Tensor) -> TensorDict:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_offrl.data.clusters import ClusterLabels
 
 
 def split_by_episode(
@@ -37,7 +41,11 @@ def split_by_episode(
             f"{episodes.name} has {total} episode, so none can be held out while one is left to train on; use a "
             "validation fraction of 0 or more data"
         )
-    together = numbered(clusters, total)
+    together = None
+    if clusters is not None:
+        from lightning_offrl.data.clusters import numbered  # only who holds out persons needs them
+
+        together = numbered(clusters, total)
     units = total if together is None else together.n
     if units < 2:
         raise InputError(

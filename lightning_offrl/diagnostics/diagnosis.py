@@ -1,4 +1,4 @@
-"""What a diagnosis is: numbers, one sentence that says what they mean, and what to try.
+"""A diagnosis: numbers, a sentence that says what they mean, and a remedy to try.
 
 Lines drawn for Gaussian policies of equal variance, where everything has a closed form (z the distance of the means in
 standard deviations, Phi the normal distribution function):
@@ -28,21 +28,21 @@ LEAST_EPISODES = 30.0
 """Effective episodes below which importance sampling abstains."""
 
 CLOSER = "pull the policy to the data (see the algorithm's weight of conservatism or imitation)"
-"""What to try where nothing more is known."""
+"""The remedy where the algorithm names none of its own."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One question to policy and data, answered.
+    """One property of a policy or its values, measured and judged.
 
     Attributes:
-        name: of the main number, the same for ever: it is the metric's name.
-        value: the main number; nan where it could not be found.
+        name: The name of the main number, which is the metric's name and never changes.
+        value: The main number; nan where it could not be found.
         level: "ok", "caution", "alarm", or "unknown".
-        reading: what it means, one sentence.
-        remedy: what to try.
-        numbers: further numbers by their metrics' names.
-        curves: numbers by step of the episode, ``[H]`` each, for plots.
+        reading: One sentence that says what the number means.
+        remedy: What to try.
+        numbers: Further numbers by their metrics' names.
+        curves: Numbers by step of the episode, ``[H]`` each, for plots.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Diagnosis:
 
 
 def as_text(found: Iterable[Diagnosis]) -> str:
-    """One line for each, the number first; below them what to try for those that are not ok."""
-    lines, knobs = [], dict[str, list[str]]()
+    """One line for each diagnosis, the number first; below them the remedies of cautions and alarms."""
+    lines, remedies = [], dict[str, list[str]]()
     for one in found:
         number = "-" if math.isnan(one.value) else f"{one.value:.3g}"
         lines.append(f"{one.name:<16}{number:>9}  {one.level:<8}{one.reading}")
         if one.level in ("caution", "alarm"):
-            knobs.setdefault(one.remedy, []).append(one.name)
-    lines += [f"try ({', '.join(names)}): {remedy}" for remedy, names in knobs.items()]
+            remedies.setdefault(one.remedy, []).append(one.name)
+    lines += [f"try ({', '.join(names)}): {remedy}" for remedy, names in remedies.items()]
     return "\n".join(lines)
 
 

@@ -7,25 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_CHUNK = 512
-
-
-def nearest(points: Tensor, among: Tensor, k: int, *, skip_own: bool) -> Tensor:
-    """Distance of each of ``[Q, d]`` points to its k-th nearest of ``[M, d]``, ``[Q]``.
-
-    Args:
-        points: the askers.
-        among: the asked.
-        k: from 1.
-        skip_own: row i of ``among`` does not count for point i.
-    """
-    out = []
-    for rows in torch.arange(len(points)).split(_CHUNK):
-        distance = torch.cdist(points[rows], among)
-        if skip_own:
-            distance[torch.arange(len(rows)), rows] = math.inf
-        out.append(distance.topk(k, largest=False, sorted=False).values.amax(-1))
-    return torch.cat(out)
+from lightning_offrl.data.neighbors import nearest
 
 
 def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> float:
@@ -44,18 +26,19 @@ def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, qu
     Args:
         p: ``[n, d]``.
         q: ``[m, d]``.
-        k: neighbors; few are noisy, many are biased.
-        paired: row i of both belongs to one state, which both then leave out. Their common coordinates cancel, which
-            halves the error.
-        queries: points of p that ask.
+        k: The number of neighbors; few are noisy, many are biased.
+        paired: Whether row i of both belongs to one state, which both then leave out. Their common coordinates cancel,
+            which halves the error.
+        queries: The number of points of p whose neighbors are searched.
 
     Returns:
         The terms ``[Q]``, in bits; their mean may be slightly negative. None where points coincide (discrete data):
         distances say nothing then.
     """
-    asking = p[:queries]
-    rho = nearest(asking, p, k, skip_own=True)
-    nu = nearest(asking, q, k, skip_own=paired)
+    query = p[:queries]
+    own = torch.arange(len(query)), torch.arange(len(p))
+    rho = nearest(query, p, k, apart=own)[0][:, -1]
+    nu = nearest(query, q, k, apart=own if paired else None)[0][:, -1]
     if bool((rho <= 0.0).any()) or bool((nu <= 0.0).any()):
         return None
     others = len(q) - 1 if paired else len(q)
@@ -92,9 +75,9 @@ def paired_mmd(
     Args:
         p: ``[n, d]``.
         q: ``[n, d]``, row i in the same state.
-        bandwidth: None: the median distance of all points.
-        swaps: random exchanges.
-        seed: of these.
+        bandwidth: The width of the kernel; None: the median distance of all points.
+        swaps: The number of random exchanges.
+        seed: The seed of the exchanges.
 
     Returns:
         MMD^2 and the p-value.

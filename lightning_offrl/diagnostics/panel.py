@@ -1,4 +1,4 @@
-"""All that can be asked about a policy's shift from a log, with what is expensive done once."""
+"""All diagnoses of a policy's shift from a log; what is expensive and the same for all policies is done once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lightning_offrl.ope.policies.target import ClippedNormal, TargetPolicy
 
 
 class ShiftPanel:
-    """Asked about one policy after the other (as training goes on, or of several trained ones) on the same log.
+    """Diagnoses one policy after the other (during training, or several trained ones) on the same log.
 
         print(as_text(ShiftPanel(episodes, behavior).diagnose(policy)))
 
     Args:
-        episodes: the log, two episodes or more.
-        behavior: who made it, true or fitted (``ope.behavior.fit_behavior``); None leaves out what needs its
-            density, but for weights, where the log has probabilities.
-        horizon: count only the first steps of each episode.
-        states: logged steps that are looked at.
-        vae: train a VAE for the support of continuous actions.
-        features: of observations that are no vectors, see `samples.sample_steps`.
-        seed: of everything.
+        episodes: The log, with two episodes or more.
+        behavior: The policy that made the log, true or fitted (`ope.policies.behavior.fit_behavior`). None leaves out
+            what needs its density, except weights where the log has probabilities.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The number of logged steps that are used.
+        vae: Whether a VAE is trained for the support of continuous actions.
+        features: A function to vectors, for other observations, see `samples.sample_steps`.
+        seed: The seed of all random numbers.
 
     Raises:
         InputError: fewer than two episodes, or observations that need ``features``.
@@ -53,17 +53,17 @@ class ShiftPanel:
         self.episodes, self.behavior, self.horizon, self.seed = episodes, behavior, horizon, seed
         self.discrete = episodes.spec["action_kind"] == "discrete"
         self.steps = sample_steps(episodes, horizon=horizon, states=states, features=features, seed=seed)
-        """The logged steps that every policy is asked about."""
+        """The logged steps on which every policy is diagnosed."""
         self.vae = None
         if vae and not self.discrete:
             self.vae = VAESupport(episodes, horizon=horizon, features=features, seed=seed)
 
     def diagnose(self, policy: TargetPolicy, density: TargetPolicy | None = None) -> list[Diagnosis]:
-        """Everything that applies, support first.
+        """Every diagnosis that applies, support first.
 
         Args:
-            policy: as it acts.
-            density: of a policy that acts greedily, the density that it was trained with, for divergence and weights;
+            policy: The policy as it acts.
+            density: For a policy that acts greedily, the density that it was trained with, for divergence and weights;
                 one that is clipped when it acts is taken as truncated. None: the policy itself.
         """
         episodes, horizon, seed, behavior = self.episodes, self.horizon, self.seed, self.behavior

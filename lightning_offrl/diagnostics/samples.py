@@ -1,6 +1,6 @@
 """States of a log, each with the action that was taken there and one that the policy would take.
 
-Where the log says which actions were legal, policies are told, and one that goes beyond is refused: see
+Where the log has masks of legal actions, policies receive them, and a policy that takes illegal actions is refused: see
 `lightning_offrl.ope.policies.masked`.
 """
 
@@ -100,11 +100,11 @@ def sample_steps(
     """Draw logged steps without replacement.
 
     Args:
-        episodes: the log.
-        horizon: only the first steps of each episode; None: all.
-        states: at most so many steps.
-        features: of observations that are no vectors (pictures); None: all numbers.
-        seed: of the draws.
+        episodes: The log.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged steps that are used.
+        features: A function to vectors, for pictures; None: all numbers of the observation.
+        seed: The seed of the draws.
 
     Raises:
         InputError: observations that need ``features``.

@@ -1,8 +1,9 @@
 """Policy shift: how far the policy's actions are from the log's, at the states of the log.
 
-Of the states only those of the log are known. Where the policy would lead, and how far from the log that is, none of
-these numbers say: that takes density-ratio estimation over states or rollouts of a model. Where the log says which
-actions were legal, both policies are told, and one that puts probability on others is refused (`ope.legal`).
+Only the states of the log are known. None of these numbers says where the policy would lead, and how far from the log
+that is: this takes density-ratio estimation over states, or rollouts of a model. Where the log has masks of legal
+actions, both policies receive them, and one that puts probability on illegal actions is refused
+(`ope.policies.masked`).
 
     bits        `kl_divergence` (both densities), `knn_divergence` (samples), `distinguish` (a classifier's lower bound)
     surprise    `excess_surprisal`: for deterministic policies, which have no density and infinite divergence
@@ -62,13 +63,13 @@ def kl_divergence(
     of ``log2 pi(a|s) - log2 pi_b(a|s)`` over actions of the policy.
 
     Args:
-        episodes: the log; its states weigh equally.
-        policy: with a density.
-        behavior: who made the log, true or fitted (``ope.behavior.fit_behavior``); with a density.
-        horizon: count only the first steps of each episode.
-        states: at most so many logged states.
-        draws: actions of the policy per state, where needed.
-        seed: of the draws.
+        episodes: The log; its states weigh equally.
+        policy: A policy with a density.
+        behavior: The policy that made the log, true or fitted (`ope.policies.behavior.fit_behavior`); with a density.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged states that are used.
+        draws: The number of actions of the policy per state, where needed.
+        seed: The seed of the draws.
 
     Raises:
         InputError: one of the policies has no density (`excess_surprisal` applies to a deterministic one), or puts
@@ -142,13 +143,13 @@ def knn_divergence(
     It falls short in many dimensions, see `distances.knn_kl`.
 
     Args:
-        episodes: the log.
+        episodes: The log.
         policy: stochastic; of a deterministic one the divergence is infinite.
-        horizon: count only the first steps.
-        states: at most so many.
-        features: see `samples.sample_pairs`.
-        seed: of the draws.
-        pairs: the samples, where they are there already.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged steps that are used.
+        features: A function to vectors, see `samples.sample_pairs`.
+        seed: The seed of the draws.
+        pairs: The samples, if they exist already.
 
     Raises:
         InputError: discrete actions, or a deterministic policy.
@@ -189,32 +190,32 @@ def distinguish(
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
-    """How well a small classifier tells the policy's actions from logged ones: AUC, total variation, bits at least.
+    """How well a small classifier separates the policy's actions from logged ones: AUC, total variation and bits.
 
     The effective sample size of its density ratio is given up to 2 bits only; beyond that it is wrong by orders.
 
     Args:
-        episodes: the log; the classifier is judged on other episodes than it learnt from.
-        policy: any.
-        horizon: count only the first steps.
-        states: at most so many.
-        features: see `samples.sample_pairs`.
-        updates: of the classifier, twice; 400 take about a second.
-        seed: of everything.
-        pairs: the samples, where they are there already.
+        episodes: The log; the classifier is judged on other episodes than it learnt from.
+        policy: Any policy.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged steps that are used.
+        features: A function to vectors, see `samples.sample_pairs`.
+        updates: The number of updates of the classifier, which is trained twice; 400 take about a second.
+        seed: The seed of all random numbers.
+        pairs: The samples, if they exist already.
     """
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
-    told = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
-    numbers = {"tv": told.tv, "kl_bits_classifier": told.kl_bits}
-    if told.kl_bits <= RATIO_LIMIT_BITS:
-        numbers["learnt_ess_share_step"] = effective_sample_size(told.logits_q) / len(pairs)
-        numbers["learnt_ratio_q999"] = float(told.logits_q.quantile(0.999).exp())
-    level = level_of(told.auc, CAUTION_AUC, ALARM_AUC)
-    reading = f"a classifier tells policy from log with AUC {told.auc:.2f} (total variation at least {told.tv:.2f})"
+    result = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
+    numbers = {"tv": result.tv, "kl_bits_classifier": result.kl_bits}
+    if result.kl_bits <= RATIO_LIMIT_BITS:
+        numbers["learnt_ess_share_step"] = effective_sample_size(result.logits_q) / len(pairs)
+        numbers["learnt_ratio_q999"] = float(result.logits_q.quantile(0.999).exp())
+    level = level_of(result.auc, CAUTION_AUC, ALARM_AUC)
+    reading = f"a classifier tells policy from log with AUC {result.auc:.2f} (total variation at least {result.tv:.2f})"
     if policy.is_deterministic and not policy.discrete:
         level = "unknown"
         reading += "; a deterministic policy can always be told from a noisy log: see surprisal and support"
-    return Diagnosis("auc", told.auc, level, reading, CLOSER, numbers)
+    return Diagnosis("auc", result.auc, level, reading, CLOSER, numbers)
 
 
 def discrepancy(
@@ -232,13 +233,13 @@ def discrepancy(
     It answers whether there is a difference at all; its size depends on the kernel and is not comparable across data.
 
     Args:
-        episodes: the log.
-        policy: any.
-        horizon: count only the first steps.
-        states: at most so many; the cost grows with the square.
-        features: see `samples.sample_pairs`.
-        seed: of the draws.
-        pairs: the samples, where they are there already; the first ``states`` of them are used.
+        episodes: The log.
+        policy: Any policy.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged steps that are used; the cost grows with the square.
+        features: A function to vectors, see `samples.sample_pairs`.
+        seed: The seed of the draws.
+        pairs: The samples, if they exist already; the first ``states`` of them are used.
     """
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
     found, p = paired_mmd(pairs.policy[:states], pairs.data[:states], seed=seed)
@@ -262,13 +263,13 @@ def excess_surprisal(
     99 % of logged ones. Finite for deterministic policies; negative for one that takes the most likely actions.
 
     Args:
-        episodes: the log.
-        policy: any.
-        behavior: who made the log, true or fitted; with a density. A fitted one says of actions far from the log what
+        episodes: The log.
+        policy: Any policy.
+        behavior: The policy that made the log, true or fitted; with a density. A fitted one says of actions far from the log what
             its family says.
-        horizon: count only the first steps.
-        states: at most so many.
-        seed: of the draws.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The most logged steps that are used.
+        seed: The seed of the draws.
 
     Raises:
         InputError: the behavior has no density, or one of the policies puts probability on illegal actions.
@@ -299,11 +300,11 @@ def density_ratio(
     """Range of ``pi(a|s) / pi_b(a|s)`` at the logged actions, and the effective share of episodes, step by step.
 
     Args:
-        episodes: the log.
-        policy: with a density.
-        behavior: whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
+        episodes: The log.
+        policy: A policy with a density.
+        behavior: The policy whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
             learnt: beyond 2 bits its effective sample size means nothing.
-        horizon: count only the first steps.
+        horizon: The number of first steps of each episode that count; None: all.
 
     Raises:
         InputError: no weights; the sentence says why.

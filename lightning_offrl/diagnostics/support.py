@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, Level
 from lightning_offrl.diagnostics.samples import Features, clustered_error, sample_steps
@@ -47,16 +48,16 @@ def neighbor_support(
 ) -> Diagnosis:
     """Share of the policy's actions that the log shows in similar states of other episodes.
 
-    Continuous: they lie as near to logged ones as 99 % of the log's own do (`ope.support.far_share`). Discrete: they
-    were taken in one of the 50 most similar states.
+    Continuous actions count if they lie as near to logged ones as 99 % of the log's own do
+    (`ope.checks.support.far_share`), and discrete ones if they were taken in one of the 50 most similar states.
 
     Args:
-        episodes: the log, two episodes or more.
-        policy: any.
-        horizon: count only the first steps.
-        states: how many are asked about.
-        pool: how many are searched for neighbors.
-        seed: of all draws.
+        episodes: The log, with two episodes or more.
+        policy: Any policy.
+        horizon: The number of first steps of each episode that count; None: all.
+        states: The number of states whose neighbors are searched.
+        pool: The number of states among which they are searched.
+        seed: The seed of all draws.
 
     Raises:
         InputError: fewer than two episodes.
@@ -84,13 +85,12 @@ def _taken_nearby(
 ) -> tuple[float, float, float]:
     """Share of the policy's actions, its standard error, and share of the log's actions."""
     if episodes.n_episodes < 2:
-        raise InputError("what was done in other episodes can only be asked of at least two")
+        raise InputError("support by other episodes needs at least two episodes in the log")
     steps = sample_steps(episodes, horizon=horizon, states=max(states, pool), seed=seed)
     chosen = steps.with_actions(policy, seed).chosen[:states]
-    distance = torch.cdist(steps.state[:states], steps.state[:pool])
-    distance[steps.episode[:states, None] == steps.episode[:pool]] = torch.inf
-    near = distance.topk(min(neighbors, distance.shape[-1]), largest=False)
-    taken = torch.where(near.values.isfinite(), steps.action[:pool][near.indices], -1)
+    apart = steps.episode[:states], steps.episode[:pool]
+    _, near = nearest(steps.state[:states], steps.state[:pool], neighbors, apart=apart)
+    taken = torch.where(near >= 0, steps.action[:pool][near], -1)
     seen, own = ((taken == action[:states, None]).any(-1).double() for action in (chosen, steps.action))
     return float(seen.mean()), clustered_error(seen, steps.episode[:states]), float(own.mean())
 
@@ -129,17 +129,17 @@ class ActionVAE(nn.Module):
 
 
 class VAESupport:
-    """A VAE of the log's continuous actions, trained once and asked about any number of policies.
+    """A VAE of the log's continuous actions, trained once and used for any number of policies.
 
     Args:
-        episodes: the log; a tenth of its episodes are held out for the 1 % quantile.
-        horizon: learn from the first steps of each episode only.
-        features: of observations that are no vectors, see `samples.sample_pairs`.
-        states: at most so many logged steps.
-        updates: of Adam; 1,000 take about two seconds.
-        batch_size: B.
-        hidden: widths.
-        seed: of everything.
+        episodes: The log; a tenth of its episodes are held out for the 1 % quantile.
+        horizon: The number of first steps of each episode that are learned from; None: all.
+        features: A function to vectors, for other observations, see `samples.sample_steps`.
+        states: The most logged steps that are used.
+        updates: The number of updates of Adam; 1,000 take about two seconds.
+        batch_size: The batch size.
+        hidden: The widths of the hidden layers.
+        seed: The seed of all random numbers.
 
     Raises:
         InputError: discrete actions, or fewer than two episodes.

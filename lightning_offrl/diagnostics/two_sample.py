@@ -1,4 +1,4 @@
-"""A classifier that tells two sets of points apart, judged on points it did not learn from.
+"""A classifier two-sample test: two sets of points, separated by a small network and judged on held-out points.
 
 With equally many points of each kind its logit tends to the log density ratio, whatever the two distributions are
 (Sugiyama, Suzuki and Kanamori, 2012). On held-out points it bounds from below
@@ -6,7 +6,10 @@ With equally many points of each kind its logit tends to the log density ratio, 
     TV >= share of p called p - share of q called p                                       (2 accuracy - 1)
     KL >= E_p[logit] - log E_q[exp logit]                                                 (Donsker and Varadhan, 1975)
 
-up to sampling error: it cannot make two policies look farther apart than they are.
+up to sampling error: the test cannot make two policies look farther apart than they are.
+
+The network is ours, because scikit-learn's `MLPClassifier` keeps its weights by held-out accuracy instead of held-out
+loss, so that every number here would change.
 """
 
 from __future__ import annotations
@@ -21,19 +24,19 @@ from torch.nn import functional as F
 from lightning_offrl.networks.mlp import MLP
 from lightning_offrl.rng import mix
 
-_LOOKS = 16
+_CHECKS = 16
 
 
 @dataclass(frozen=True)
 class TwoSampleResult:
-    """What the classifier could tell.
+    """How well the classifier separates the two sets.
 
     Attributes:
-        auc: probability that a point of p has a larger logit than one of q.
-        tv: lower bound of the total variation.
-        kl_bits: lower bound of ``KL(p || q)``, at least 0.
-        logits_p: ``[N]``, each from the network that did not see its fold.
-        logits_q: ``[N]``.
+        auc: The probability that a point of p has a larger logit than one of q.
+        tv: A lower bound of the total variation.
+        kl_bits: A lower bound of ``KL(p || q)``, at least 0.
+        logits_p: The logits of p, ``[N]``, each from the network that did not see its half.
+        logits_q: The logits of q, ``[N]``.
     """
 
     auc: float
@@ -55,17 +58,18 @@ def two_sample_test(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> TwoSampleResult:
-    """Learn from one half, judge the other, and the other way round.
+    """Train on one half and judge the other half, and the other way round.
 
     Args:
         p: ``[N, d]`` points, roughly standardized.
         q: ``[N, d]``, row i paired with row i of p.
         group: ``[N]`` int64; rows of one group (an episode) go to the same half. A single group is halved by row.
-        updates: of AdamW, for each half; the weights with the smallest loss on a fifth of the learning half are kept.
-        batch_size: pairs.
-        hidden: widths.
-        learning_rate: at the beginning; it falls to 0 along a cosine.
-        seed: of halves, weights and batches.
+        updates: The number of updates of AdamW for each half; the weights with the smallest loss on a fifth of the
+            training half are kept.
+        batch_size: The number of pairs in a batch.
+        hidden: The widths of the hidden layers.
+        learning_rate: The learning rate at the beginning; it falls to 0 along a cosine.
+        seed: The seed of halves, weights and batches.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(mix(seed, 0xC1A5))
@@ -126,7 +130,7 @@ def _learn(
         _loss(network, p[rows], q[rows]).backward()
         optimizer.step()
         schedule.step()
-        if (update + 1) % max(updates // _LOOKS, 1) == 0:
+        if (update + 1) % max(updates // _CHECKS, 1) == 0:
             with torch.no_grad():
                 loss = float(_loss(network, p[test], q[test]))
             if loss < best[0]:

@@ -126,11 +126,11 @@ def q_drift(updates: Sequence[int], q_mean: Sequence[float]) -> Diagnosis:
     """Relative change of mean Q over the last fifth of training so far.
 
     Args:
-        updates: gradient updates at each look, ascending.
-        q_mean: mean Q at each look.
+        updates: The numbers of gradient updates at which Q was recorded, ascending.
+        q_mean: The mean Q at each of them.
     """
     if len(updates) < 2 or updates[-1] <= 0:
-        return Diagnosis("q_drift", math.nan, "unknown", "a drift shows after two looks at Q", CALMER)
+        return Diagnosis("q_drift", math.nan, "unknown", "a drift shows after two records of Q", CALMER)
     begin = 0.8 * updates[-1]
     before = max(i for i, at in enumerate(updates[:-1]) if at <= begin or i == 0)
     scale = max(abs(q_mean[-1]), abs(q_mean[before]), 1e-12)

@@ -8,7 +8,7 @@
 initial weights, batches and, by default, its own bootstrap resample of the episodes.
 
 Targets are standardized over the data. Predicted observations and rewards are clipped to the range of the data, since
-a network's error grows without bound outside it; who rolls out is told where that happened.
+a network's error grows without bound outside it; a `Step` says where that happened.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from lightning_offrl.batch import Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels, numbered
+from lightning_offrl.data.datamodule import fit_normalizer
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.normalization import fit_normalizer
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.mlp import MLP
@@ -37,9 +37,9 @@ Termination = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Prediction(NamedTuple):
-    """What every member says of the same steps.
+    """Every member's distribution of the same steps, in raw units.
 
-    The last number of ``mean`` and ``std`` is the reward, those before are the next observation; raw units.
+    The last number of ``mean`` and ``std`` is the reward, and those before it are the next observation.
     """
 
     mean: Tensor
@@ -81,13 +81,13 @@ class DynamicsEnsemble(OfflineAlgorithm):
     """Stacked one-step models; `fit_dynamics` trains one, and so does a ``Trainer``, after `fit_scales`.
 
     Args:
-        spec: the spaces; one vector as observation, either kind of action.
-        beta: exponent of the variance that weighs the likelihood.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        decay_over: the learning rate falls to 0 along a cosine over so many updates; None: constant.
-        log_std_range: of the standardized targets.
-        hidden: widths of the hidden layers.
+        spec: The spaces, with one vector as observation and either kind of action.
+        beta: The exponent of the variance that weighs the likelihood.
+        learning_rate: The learning rate of AdamW.
+        weight_decay: The weight decay of AdamW.
+        decay_over: The number of updates over which the learning rate falls to 0 along a cosine; None: constant.
+        log_std_range: The range of the log standard deviation of the standardized targets.
+        hidden: The widths of the hidden layers.
         **common: see `OfflineAlgorithm`; ``seeds`` is the number of members M.
     """
 
@@ -119,7 +119,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
         size = int(shape[0])
         self.size = size
         self.termination: Termination | None = None
-        """A known rule, in place of the learned one; not part of a checkpoint."""
+        """A known rule for the end of an episode, in place of the learned one; not part of a checkpoint."""
         self.resampled: Tensor | None = None
         """``[M, W]`` int64, the episodes of each member (-1 where it has fewer), or None."""
         self.clusters: Tensor | None = None
@@ -133,7 +133,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
 
     def fit_scales(self, episodes: Episodes) -> None:
         """Standardize by these episodes, and take their range as the model's."""
-        fit_normalizer(self, episodes)
+        fit_normalizer(self.normalizer, episodes)
         data = episodes.data
         reward = data["next", "reward"].double().unsqueeze(-1)
         before, after = data["observation"].double(), data["next", "observation"].double()
@@ -164,6 +164,11 @@ class DynamicsEnsemble(OfflineAlgorithm):
         explained = 1.0 - (target - mean).square().mean((-2, -1))
         return {"loss": loss, "end_cross_entropy": cross_entropy, "explained": explained}
 
+    @property
+    def members(self) -> int:
+        """The number M of models."""
+        return (self.lead or (1,))[0]
+
     @torch.no_grad()
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """Every member's distribution of the next step.
@@ -172,9 +177,9 @@ class DynamicsEnsemble(OfflineAlgorithm):
             observation: raw, ``[B, D]`` for all members, or ``[M, B, D]``, each its own.
             action: scaled, ``[B, A]`` or ``[M, B, A]``; discrete ``[B]`` or ``[M, B]``.
         """
-        lead = self.lead or (1,)
         if observation.ndim == 2:
-            observation, action = observation.expand(*lead, *observation.shape), action.expand(*lead, *action.shape)
+            observation = observation.expand(self.members, *observation.shape)
+            action = action.expand(self.members, *action.shape)
         inputs = (observation, action) if self.lead else (observation[0], action[0])
         mean, log_std, end = self._outputs(self.normalizer(inputs[0]), inputs[1])
         mean = mean * self.target_std + self.target_mean
@@ -189,22 +194,23 @@ class DynamicsEnsemble(OfflineAlgorithm):
         return self._draw(observation, action, self.predict(observation, action), generator)
 
     def step(self, observation: Tensor, action: Tensor, generator: torch.Generator) -> tuple[Step, Prediction]:
-        """Every row ``[B, D]`` is stepped by a member drawn at random (MBPO, MOPO); also what all members say."""
-        said = self.predict(observation, action)
-        member = torch.randint(len(said.mean), (len(observation),), generator=generator)
+        """A step of each row ``[B, D]`` by a member drawn at random (MBPO, MOPO), and the prediction of all members."""
+        all_members = self.predict(observation, action)
+        member = torch.randint(len(all_members.mean), (len(observation),), generator=generator)
         row = torch.arange(len(observation))
-        one = Prediction(said.mean[member, row], said.std[member, row], said.end[member, row], said.scale)
-        return self._draw(observation, action, one, generator), said
+        mean, std, end = (x[member, row] for x in all_members[:3])
+        one = Prediction(mean, std, end, all_members.scale)
+        return self._draw(observation, action, one, generator), all_members
 
-    def _draw(self, observation: Tensor, action: Tensor, said: Prediction, generator: torch.Generator) -> Step:
-        drawn = said.mean + said.std * torch.randn(said.mean.shape, generator=generator)
+    def _draw(self, observation: Tensor, action: Tensor, prediction: Prediction, generator: torch.Generator) -> Step:
+        drawn = prediction.mean + prediction.std * torch.randn(prediction.mean.shape, generator=generator)
         kept = torch.maximum(torch.minimum(drawn, self.high), self.low)
         following, reward = kept[..., :-1], kept[..., -1]
         if self.termination is not None:
             ended = self.termination(observation, action, following)
         else:
-            ended = torch.rand(said.end.shape, generator=generator) < said.end
-        outside = ((drawn < self.low - said.std) | (drawn > self.high + said.std)).any(-1)
+            ended = torch.rand(prediction.end.shape, generator=generator) < prediction.end
+        outside = ((drawn < self.low - prediction.std) | (drawn > self.high + prediction.std)).any(-1)
         return Step(following, reward, ended, outside)
 
     def _outputs(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +232,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
 
     def _unit(self) -> Tensor | float:
         """Raw units per normalized one, ``[D]``."""
-        if not self.normalizer._is_active():
+        if not self.normalizer.is_active():
             return 1.0
         return self.normalizer.get_buffer("std_0") + self.normalizer.epsilon
 
@@ -251,34 +257,32 @@ def fit_dynamics(
     batch_size: int = 256,
     bootstrap: bool = True,
     held_out: float = 0.1,
-    termination: Termination | None = None,
     clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> DynamicsEnsemble:
     """An ensemble fitted to these episodes.
 
     Args:
-        episodes: the data, with raw rewards.
-        members: M.
-        updates: gradient updates of each member.
-        hidden: widths of each member (PETS: 200 x 3).
-        learning_rate: of AdamW at the beginning; it falls to 0 along a cosine.
-        batch_size: B, rows per member and update.
-        bootstrap: give each member its own resample of the episodes, else all of them.
-        held_out: share of the episodes that no member sees; ``measured`` is of these.
-        termination: a known rule in place of the learned one.
-        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled and held out.
-        seed: of everything.
+        episodes: The data, with raw rewards.
+        members: The number M of models.
+        updates: The number of gradient updates of each member.
+        hidden: The widths of each member (PETS: 200 x 3).
+        learning_rate: The learning rate of AdamW at the beginning; it falls to 0 along a cosine.
+        batch_size: The number of rows for each member and update.
+        bootstrap: Whether each member gets its own resample of the episodes, or all of them.
+        held_out: The share of the episodes that no member sees, and that ``measured`` is of.
+        clusters: ``[E]`` labels of the cluster of each episode: whole clusters are resampled and held out.
+        seed: The seed of all random numbers.
 
     Returns:
-        In eval mode, with ``measured``: ``explained`` (share of the variance of the changes that the members' mean
-        explains), ``worst`` (of the worst number), ``end_cross_entropy`` (nats per step), ``disagreement``.
+        The ensemble in eval mode, with ``measured``: ``explained`` (the share of the variance of the changes that the
+        members' mean explains), ``worst`` (the share of the worst number), ``end_cross_entropy`` (nats per step) and
+        ``disagreement``.
     """
     model = DynamicsEnsemble(
         episodes.spec, hidden=hidden, learning_rate=learning_rate, decay_over=updates, seeds=members, seed=seed
     )
     model.fit_scales(episodes)
-    model.termination = termination
     together = numbered(clusters, episodes.n_episodes)
     _, test = split_by_episode(episodes, held_out, seed, together)
     length = episodes.length.clone()
@@ -300,13 +304,13 @@ def measure(model: DynamicsEnsemble, episodes: Episodes, chunk: int = 16_384) ->
     square, cross, apart = torch.zeros(model.size + 1, dtype=torch.float64), 0.0, 0.0
     for i in range(0, size, chunk):
         rows = data[i : i + chunk]
-        said = model.predict(rows["observation"], rows["action"])
+        prediction = model.predict(rows["observation"], rows["action"])
         target = torch.cat([rows["next", "observation"], rows["next", "reward"].unsqueeze(-1)], -1)
-        square += ((said.mean.mean(0) - target) / said.scale).double().square().sum(0)
-        end = said.end.mean(0).clamp(1e-7, 1.0 - 1e-7).double()
+        square += ((prediction.mean.mean(0) - target) / prediction.scale).double().square().sum(0)
+        end = prediction.end.mean(0).clamp(1e-7, 1.0 - 1e-7).double()
         ended = rows["next", "terminated"]
         cross -= float(torch.where(ended, end.log(), torch.log1p(-end)).sum())
-        apart += float(said.disagreement().sum())
+        apart += float(prediction.disagreement().sum())
     unexplained = square / size
     return {
         "explained": 1.0 - float(unexplained.mean()),

@@ -10,7 +10,8 @@ import sys
 import warnings
 from typing import Any
 
-from lightning_offrl.batch import Spec, make_spec
+from lightning_offrl.batch import Spec
+from lightning_offrl.envs.spaces import make_spec
 from lightning_offrl.errors import InputError
 
 _NAME_IT = "; if you trust it, name it yourself: --environment {} (while training: EvaluateEnv's environment)"
@@ -187,7 +188,7 @@ def environment_name(environment: str) -> str:
 
 
 def environment_spec(environment: Any) -> Spec:
-    """`batch.make_spec` of an environment that was made."""
+    """`spaces.make_spec` of an environment that was made."""
     return make_spec(environment.observation_space, environment.action_space)
 
 

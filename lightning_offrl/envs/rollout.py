@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_offrl.batch import Spec, encode_observation, nested, unscale_action, without_mask
+from lightning_offrl.batch import Spec, nested, unscale_action
 from lightning_offrl.envs.action_masks import mask_of, takes_mask
 from lightning_offrl.envs.make import check_match, environment_name, environment_spec, make_environment
+from lightning_offrl.envs.spaces import encode_observation, without_mask
 from lightning_offrl.errors import InputError
 
 Act = Callable[..., Any]

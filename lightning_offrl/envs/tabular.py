@@ -131,11 +131,10 @@ class TabularMDP:
         _check_discount(discount, 1.0)
         step = np.einsum("sa,sat->st", policy, self.transition)
         if discount == 1.0:
-            self._must_end(step)
+            must_end(step, self.terminal)
         live = ~self.terminal
         value = np.zeros(self.n_states)
-        system = np.eye(int(live.sum())) - discount * step[np.ix_(live, live)]
-        value[live] = np.linalg.solve(system, (policy * self.reward).sum(-1)[live])
+        value[live] = state_values(step[np.ix_(live, live)], (policy * self.reward).sum(-1)[live], discount)
         return value, self._backup(value, discount)
 
     def optimal(self, discount: float) -> Optimal:
@@ -324,18 +323,36 @@ class TabularMDP:
             raise InputError(f"start must be {self.n_states} probabilities that add up to one")
         return start
 
-    def _must_end(self, step: Array) -> None:
-        ends = self.terminal.copy()
-        while True:
-            more = ends | (step[:, ends] > 0.0).any(-1)
-            if (more == ends).all():
-                break
-            ends = more
-        if not ends.all():
-            raise InputError(
-                f"this policy never ends from state {int(np.argmin(ends))}, so its undiscounted value is not finite; "
-                "take a discount below 1, or finite_horizon_value"
-            )
+
+def state_values(step: Array, reward: Array, discount: float) -> Array:
+    """The solution V ``[S]`` of ``V = reward + discount * step V``.
+
+    Args:
+        step: ``[S, S]``, the probability of each next state under a policy; what a row lacks to one is the chance that
+            the episode ends.
+        reward: ``[S]``, the expected reward of the step.
+        discount: in [0, 1]; 1 only where `must_end` holds.
+    """
+    return np.linalg.solve(np.eye(len(step)) - discount * step, reward)
+
+
+def must_end(step: Array, ends: Array) -> None:
+    """Raise `InputError` unless the end can be reached from every state.
+
+    Args:
+        step: ``[S, S]`` as in `state_values`.
+        ends: ``[S]`` bool, where the episode is over, or where its next step may end it.
+    """
+    while True:
+        more = ends | (step[:, ends] > 0.0).any(-1)
+        if (more == ends).all():
+            break
+        ends = more
+    if not ends.all():
+        raise InputError(
+            f"this policy never ends from state {int(np.argmin(ends))}, so its undiscounted value is not finite; "
+            "take a discount below 1, or a horizon"
+        )
 
 
 def without_action(policy: Array, action: int, states: Array | None = None) -> Array:

@@ -103,7 +103,7 @@ def _check_state(path: Path, state: Any) -> None:
 
 
 def _check_spec(path: Path, spec: Any, hyper: Mapping[str, Any]) -> None:
-    """Spaces in the form of `batch.make_spec`."""
+    """Spaces in the form of `lightning_offrl.envs.spaces.make_spec`."""
 
     def shape(value: Any) -> bool:
         if isinstance(value, Mapping):

@@ -47,7 +47,7 @@ class Normalizer(nn.Module):
 
     def forward(self, observation: Any) -> Any:
         """Normalized observation of the same structure, ``[..., D]``; uint8 entries stay as they are."""
-        if not self._is_active():
+        if not self.is_active():
             return observation
         if isinstance(observation, TensorDictBase):
             out = observation.clone(recurse=False)
@@ -61,7 +61,8 @@ class Normalizer(nn.Module):
         mean, std = self.get_buffer(f"mean_{i}"), self.get_buffer(f"std_{i}")
         return (full_precision(x) - mean) / (std + self.epsilon)
 
-    def _is_active(self) -> bool:
+    def is_active(self) -> bool:
+        """Whether it was fitted; if not, it is the identity."""
         # a Python bool, read once after loading: a tensor in an `if` would stop a graph and a GPU
         if self._active is None:
             self._active = bool(self.get_buffer("fitted"))

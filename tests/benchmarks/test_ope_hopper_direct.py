@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +12,9 @@ import pytest
 @pytest.fixture
 def page(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(repo / "benchmarks"))
-    import ope_hopper_direct
+    import ope_hopper_direct_page
 
-    return ope_hopper_direct
+    return ope_hopper_direct_page
 
 
 def record(name: str, truth: float, error: float, fqe: float, mb: float, flags: tuple[str, ...] = ()) -> dict:
@@ -64,12 +65,11 @@ def test_ties_errors_coverage_and_flags_by_hand(page: ModuleType) -> None:
 
 
 def test_the_page_says_which_numbers_are_flagged(page: ModuleType, tmp_path: Path) -> None:
-    found = page.summary(RECORDS)
-    said = page.markdown(RECORDS, found)
+    said = page.markdown({"made up": RECORDS}, {})
     assert "| c | 30.0 ± 1.0 | 99.0 [95, 103] ⚑1 | +230% |" in said and "1. c, fqe: far off." in said
     assert "Tied in truth: c = d" in said
     assert "evaluation: flagged are 1 of the 2 that are off by more than 10 %, and 0 of the other 2" in said
-    page.plot(RECORDS, found, tmp_path / "picture.png")
+    page.plot({"made up": RECORDS, "another": RECORDS[:1]}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
@@ -79,7 +79,35 @@ def test_the_pessimistic_ranking_is_of_those_that_have_it(page: ModuleType) -> N
     found = page.summary(low)
     assert found["pessimistic"]["spearman"] == pytest.approx(3.0 / (5.0 * 4.5) ** 0.5)  # 1 3 2 4 against 1 2 3.5 3.5
     assert found["pessimistic"]["chosen"] == "d" and found["pessimistic"]["regret_at_1"] == 0.0
-    assert "the truth: d 4, c 2, b 3, a 1." in page.markdown(low, found)
+    assert "the truth: d 4, c 2, b 3, a 1." in page.markdown({"made up": low}, {})
     low[3].pop("pessimistic")
     found = page.summary(low)
     assert found["pessimistic"]["policies"] == 3 and found["pessimistic"]["spearman"] == pytest.approx(0.5)
+
+
+def test_old_numbers_stand_beside_new_ones(page: ModuleType) -> None:
+    """Of the policies that have both: a, flagged and right before, off now, and b, which did not move."""
+    before = {"made up": [record("a", 10.0, 0.1, 10.0, 90.0, ("doubtful",)), RECORDS[1]]}
+    said = page.markdown({"made up": RECORDS, "alone": RECORDS[:1]}, before)
+    assert "| made up | 2 | 35.0 | FQE | 0.5 → 1.5 | 1.0 (1) → 1.5 (2) | 1.00 → 1.00 | 0, 0 → 1, 0 | 1 → 0 |" in said
+    assert "| +20% (was +0%) | 90.0 [86, 94] | +800% |" in said and "## alone" in said
+    assert "| alone |" not in said
+
+
+def test_the_report_reads_what_is_there(page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "OUT", tmp_path)
+    with pytest.raises(SystemExit, match="no results"):
+        page.report()
+    for folder, records in (
+        ("direct/made up", RECORDS[:2]),
+        ("direct/one", RECORDS[:1]),
+        ("direct/before/one", RECORDS),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for one in records:
+            (tmp_path / folder / f"{one['policy']}.json").write_text(json.dumps(one))
+    page.report()
+    numbers = json.loads((tmp_path / "hopper_direct.json").read_text(), parse_constant=pytest.fail)
+    assert list(numbers["logs"]) == ["made up", "one"] and list(numbers["before"]) == ["one"]
+    assert numbers["logs"]["made up"]["summary"]["fqe"]["mean_absolute_error"] == pytest.approx(1.5)
+    assert (tmp_path / "hopper_direct.png").stat().st_size > 10_000

@@ -216,7 +216,7 @@ def test_a_resumed_run_goes_on(arrays, tmp_path: Path) -> None:
     _, trainer = fit(arrays, second, ModelCheckpoint(dirpath=tmp_path), steps=6, resume=tmp_path / "last.ckpt")
     whole = PolicyShiftMonitor(every=2, **PLAIN)
     _, once = fit(arrays, whole, steps=6)
-    assert [at for at, _ in second._looks] == [2, 4, 6] and second._looks == whole._looks
+    assert [at for at, _ in second._mean_q] == [2, 4, 6] and second._mean_q == whole._mean_q
     for a, b in zip(trainer.lightning_module.parameters(), once.lightning_module.parameters(), strict=True):
         assert torch.equal(a, b)
     assert shift(trainer)["q_drift"] == shift(once)["q_drift"]
@@ -300,7 +300,7 @@ def test_knobs_name_arguments_that_exist() -> None:
             assert argument in arguments, f"{name} has no {argument}"
 
 
-def test_the_knob_of_the_algorithm_is_told(arrays) -> None:
+def test_the_remedy_of_the_algorithm_is_reported(arrays) -> None:
     callback = PolicyShiftMonitor(every=0, **PLAIN)
     fit(arrays, callback, kind=IQL)
     assert any("lower model.inverse_temperature" in one.remedy for one in callback.last)

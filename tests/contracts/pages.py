@@ -16,6 +16,7 @@ from tensordict import TensorDict
 from lightning_offrl.algorithms import all_algorithms
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 ALGORITHMS = all_algorithms()
@@ -36,13 +37,15 @@ def episodes_for(algorithm: type[OfflineAlgorithm], episodes: int = 8, length: i
     ends[0, 1::2, -1], ends[1, 0::2, -1] = True, True
     box = algorithm.action_kind == "box"
     size = (episodes * length, 2)
-    return Episodes.from_arrays(
-        observations=path[:, :-1].reshape(-1, 3),
-        actions=rng.uniform(-1, 1, size).astype(np.float32) if box else rng.integers(0, 3, size[0]),
-        rewards=rng.normal(size=size[0]).astype(np.float32),
-        terminated=ends[0].reshape(-1),
-        truncated=ends[1].reshape(-1),
-        next_observations=path[:, 1:].reshape(-1, 3),
+    return from_arrays(
+        {
+            "observations": path[:, :-1].reshape(-1, 3),
+            "actions": rng.uniform(-1, 1, size).astype(np.float32) if box else rng.integers(0, 3, size[0]),
+            "rewards": rng.normal(size=size[0]).astype(np.float32),
+            "terminated": ends[0].reshape(-1),
+            "truncated": ends[1].reshape(-1),
+            "next_observations": path[:, 1:].reshape(-1, 3),
+        }
     )
 
 

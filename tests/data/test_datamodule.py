@@ -10,19 +10,22 @@ from torch.testing import assert_close
 from lightning_offrl.batch import TRANSITION
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.errors import InputError
 
 
 def two_episodes() -> Episodes:
     """Rewards 1, 2, 3 (terminal) and 10, 20 (time limit); observations count the steps."""
-    return Episodes.from_arrays(
-        observations=np.array([[0.0], [1], [2], [10], [11]], dtype=np.float32),
-        actions=np.array([[0.0], [0.1], [0.2], [0.3], [0.4]], dtype=np.float32),
-        rewards=np.array([1.0, 2, 3, 10, 20], dtype=np.float32),
-        terminated=np.array([0, 0, 1, 0, 0], dtype=bool),
-        truncated=np.array([0, 0, 0, 0, 1], dtype=bool),
-        next_observations=np.array([[1.0], [2], [3], [11], [12]], dtype=np.float32),
+    return from_arrays(
+        {
+            "observations": np.array([[0.0], [1], [2], [10], [11]], dtype=np.float32),
+            "actions": np.array([[0.0], [0.1], [0.2], [0.3], [0.4]], dtype=np.float32),
+            "rewards": np.array([1.0, 2, 3, 10, 20], dtype=np.float32),
+            "terminated": np.array([0, 0, 1, 0, 0], dtype=bool),
+            "truncated": np.array([0, 0, 0, 0, 1], dtype=bool),
+            "next_observations": np.array([[1.0], [2], [3], [11], [12]], dtype=np.float32),
+        }
     )
 
 

@@ -13,8 +13,16 @@ import torch
 
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.samplers import StratifiedSampler, UniformSampler, WeightedSampler
-from lightning_offrl.data.strata import Sampling, copies, episode_hashes, quantile_group, return_weight
+from lightning_offrl.data.samplers import UniformSampler
+from lightning_offrl.data.strata import (
+    Sampling,
+    StratifiedSampler,
+    WeightedSampler,
+    copies,
+    episode_hashes,
+    quantile_group,
+    return_weight,
+)
 from lightning_offrl.errors import InputError
 
 STRATA = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)

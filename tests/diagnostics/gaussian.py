@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.ope.policies.target import TruncatedNormal
 
 STD = 0.05  # actions stay far inside the box, so that truncation changes nothing
@@ -38,13 +39,15 @@ def log_of(states: int, actions: int, steps: int = 5_000, length: int = 5, seed:
     behavior = policy(0.0, actions)
     action = behavior.sample(observation[:-1], 1, generator)[0]
     last = torch.arange(1, steps + 1) % length == 0
-    return Episodes.from_arrays(
-        observation[:-1].numpy(),
-        action.numpy(),
-        action[:, 0].numpy(),
-        last.numpy(),
-        next_observations=observation[1:].numpy(),
-        behavior_log_prob=behavior.log_prob(observation[:-1], action).numpy(),
-        observation_space=spaces.Box(-math.inf, math.inf, (states,)),
-        action_space=spaces.Box(-1.0, 1.0, (actions,)),
+    return from_arrays(
+        {
+            "observations": observation[:-1].numpy(),
+            "actions": action.numpy(),
+            "rewards": action[:, 0].numpy(),
+            "terminated": last.numpy(),
+            "next_observations": observation[1:].numpy(),
+            "behavior_log_prob": behavior.log_prob(observation[:-1], action).numpy(),
+            "observation_space": spaces.Box(-math.inf, math.inf, (states,)),
+            "action_space": spaces.Box(-1.0, 1.0, (actions,)),
+        }
     )

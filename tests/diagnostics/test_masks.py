@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.diagnostics.panel import ShiftPanel
 from lightning_offrl.diagnostics.samples import sample_pairs
 from lightning_offrl.diagnostics.shift import (
@@ -38,18 +39,20 @@ def log_of(seed: int = 0) -> Episodes:
     action = (state + rng.integers(2, size=STEPS + 1))[:-1]
     end = np.arange(1, STEPS + 1) % LENGTH == 0
     eye = np.eye(2, dtype=np.float32)
-    return Episodes.from_arrays(
-        eye[state[:-1]],
-        action,
-        np.ones(STEPS),
-        end,
-        np.zeros(STEPS, dtype=bool),
-        next_observations=eye[state[1:]],
-        behavior_log_prob=np.full(STEPS, math.log(0.5)),
-        action_mask=LEGAL.numpy()[state[:-1]],
-        next_action_mask=LEGAL.numpy()[state[1:]],
-        observation_space=spaces.Box(0.0, 1.0, (2,), np.float32),
-        action_space=spaces.Discrete(3),
+    return from_arrays(
+        {
+            "observations": eye[state[:-1]],
+            "actions": action,
+            "rewards": np.ones(STEPS),
+            "terminated": end,
+            "truncated": np.zeros(STEPS, dtype=bool),
+            "next_observations": eye[state[1:]],
+            "behavior_log_prob": np.full(STEPS, math.log(0.5)),
+            "action_mask": LEGAL.numpy()[state[:-1]],
+            "next_action_mask": LEGAL.numpy()[state[1:]],
+            "observation_space": spaces.Box(0.0, 1.0, (2,), np.float32),
+            "action_space": spaces.Discrete(3),
+        }
     )
 
 

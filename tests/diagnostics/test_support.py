@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.diagnostics.support import VAESupport, coverage_level, neighbor_support
 from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
@@ -40,14 +41,16 @@ def log_of(behavior: object, states: int = 2, actions: int = 1, steps: int = 4_0
     generator = torch.Generator().manual_seed(0)
     observation = torch.randn(steps, states, generator=generator)
     action = behavior.sample(observation, 1, generator)[0]
-    return Episodes.from_arrays(
-        observation.numpy(),
-        action.float().numpy(),
-        np.zeros(steps, dtype=np.float32),
-        (torch.arange(1, steps + 1) % length == 0).numpy(),
-        next_observations=observation.numpy(),
-        observation_space=spaces.Box(-math.inf, math.inf, (states,)),
-        action_space=spaces.Box(-1.0, 1.0, (actions,)),
+    return from_arrays(
+        {
+            "observations": observation.numpy(),
+            "actions": action.float().numpy(),
+            "rewards": np.zeros(steps, dtype=np.float32),
+            "terminated": (torch.arange(1, steps + 1) % length == 0).numpy(),
+            "next_observations": observation.numpy(),
+            "observation_space": spaces.Box(-math.inf, math.inf, (states,)),
+            "action_space": spaces.Box(-1.0, 1.0, (actions,)),
+        }
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Prediction, fit_dynamics
 from lightning_offrl.errors import InputError
 from tests.ope.linear_quadratic import ACTION_COST, BEHAVIOR, BOX, NOISE, STATE_COST, A, B
@@ -91,15 +92,17 @@ def test_the_end_is_learned_and_a_known_rule_takes_its_place() -> None:
     x, action = rng.uniform(-1.0, 1.0, 4000), rng.integers(0, 2, 4000)
     following = x + np.where(action == 1, 0.3, -0.3)
     ended = following > 1.0
-    episodes = Episodes.from_arrays(
-        x[:, None].astype(np.float32),
-        action,
-        following,
-        ended,
-        ~ended,
-        next_observations=following[:, None].astype(np.float32),
-        observation_space=spaces.Box(-np.inf, np.inf, (1,), np.float32),
-        action_space=spaces.Discrete(2),
+    episodes = from_arrays(
+        {
+            "observations": x[:, None].astype(np.float32),
+            "actions": action,
+            "rewards": following,
+            "terminated": ended,
+            "truncated": ~ended,
+            "next_observations": following[:, None].astype(np.float32),
+            "observation_space": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+            "action_space": spaces.Discrete(2),
+        }
     )
     model = fit_dynamics(episodes, members=2, updates=800, hidden=(32,), learning_rate=1e-2)
     at = torch.tensor([[0.5], [0.9], [0.9], [-0.9]])

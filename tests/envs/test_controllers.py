@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.writers.collect import play
 from lightning_offrl.envs.controllers import (
     CONTROLLERS,
     Behavior,
@@ -20,6 +19,7 @@ from lightning_offrl.envs.controllers import (
     pendulum,
 )
 from lightning_offrl.envs.make import environment_spec, make_environment
+from lightning_offrl.envs.play import play
 from lightning_offrl.errors import InputError
 
 BOX = {"observation_shape": [3], "action_kind": "box", "action_size": 1, "action_low": [-2.0], "action_high": [2.0]}

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.ope.policies.target import TruncatedNormal, _double, _draw, _lower_tail
 
@@ -69,15 +70,17 @@ def random_mdp(states: int = 4, actions: int = 3, ends: bool = True, seed: int =
 def episodes_of(steps: dict[str, np.ndarray], states: int, actions: int) -> Episodes:
     """What ``sample_transitions`` returned, as episodes with one-hot observations."""
     eye = np.eye(states, dtype=np.float32)
-    return Episodes.from_arrays(
-        eye[steps["state"]],
-        steps["action"].astype(np.int64),
-        steps["reward"],
-        steps["terminated"],
-        steps["truncated"],
-        next_observations=eye[steps["next_state"]],
-        observation_space=spaces.Box(0.0, 1.0, (states,), np.float32),
-        action_space=spaces.Discrete(actions),
+    return from_arrays(
+        {
+            "observations": eye[steps["state"]],
+            "actions": steps["action"].astype(np.int64),
+            "rewards": steps["reward"],
+            "terminated": steps["terminated"],
+            "truncated": steps["truncated"],
+            "next_observations": eye[steps["next_state"]],
+            "observation_space": spaces.Box(0.0, 1.0, (states,), np.float32),
+            "action_space": spaces.Discrete(actions),
+        }
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from tests.ope.doubles import Linear
 
 A = np.array([[0.95, 0.15], [-0.10, 0.90]])
@@ -63,15 +64,17 @@ class Gaussian:
         flat = {k: np.stack(v, 1).reshape(count * length, *v[0].shape[1:]) for k, v in columns.items()}
         cut = np.zeros((count, length), bool)
         cut[:, -1] = True
-        return Episodes.from_arrays(
-            flat["s"].astype(np.float32),
-            flat["a"].astype(np.float32),
-            flat["r"],
-            np.zeros(count * length, bool),
-            cut.reshape(-1),
-            next_observations=flat["n"].astype(np.float32),
-            observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float32),
-            action_space=spaces.Box(-BOX, BOX, (2,), np.float32),
+        return from_arrays(
+            {
+                "observations": flat["s"].astype(np.float32),
+                "actions": flat["a"].astype(np.float32),
+                "rewards": flat["r"],
+                "terminated": np.zeros(count * length, bool),
+                "truncated": cut.reshape(-1),
+                "next_observations": flat["n"].astype(np.float32),
+                "observation_space": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+                "action_space": spaces.Box(-BOX, BOX, (2,), np.float32),
+            }
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.weighting.bandits import bandit_log
 from lightning_offrl.ope.weighting.importance import importance_sampling
@@ -70,12 +70,14 @@ def test_coverage_of_refits():
     for i in range(500):
         effect = torch.randn(40, generator=generator)[person]
         reward = 1.0 + effect + torch.randn(240, generator=generator)
-        episodes = Episodes.from_arrays(
-            torch.nn.functional.one_hot(torch.arange(240) % 2, 2).float().numpy(),
-            torch.randint(2, (240,), generator=generator).numpy(),
-            reward.numpy(),
-            torch.ones(240, dtype=torch.bool).numpy(),
-            torch.zeros(240, dtype=torch.bool).numpy(),
+        episodes = from_arrays(
+            {
+                "observations": torch.nn.functional.one_hot(torch.arange(240) % 2, 2).float().numpy(),
+                "actions": torch.randint(2, (240,), generator=generator).numpy(),
+                "rewards": reward.numpy(),
+                "terminated": torch.ones(240, dtype=torch.bool).numpy(),
+                "truncated": torch.zeros(240, dtype=torch.bool).numpy(),
+            }
         )
         for name, clusters in (("episodes", None), ("clusters", person)):
             fit = lstd(POLICY, episodes, discount=0.9, replicates=20, clusters=clusters, seed=i)

@@ -16,10 +16,10 @@ from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, weights_by_step
-from lightning_offrl.ope.direct.dice import dice
+from lightning_offrl.ope.direct.dice import DICESettings, dice
 from lightning_offrl.ope.direct.double_reinforcement import drl
 from lightning_offrl.ope.direct.estimate import DirectEstimate
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
@@ -241,11 +241,12 @@ def test_clusters_of_one_episode_change_no_bit():
 def test_fits_to_clusters_of_one_episode_change_no_bit():
     episodes = BEHAVIOR.episodes(12, 6, seed=2)
     policy, alone = TARGET.policy(), list(range(12))
-    small: dict[str, Any] = {"discount": 0.9, "updates": 6, "hidden": (4,), "batch_size": 32, "replicates": 3}
+    small: dict[str, Any] = {"discount": 0.9, "updates": 6, "replicates": 3}
+    net: dict[str, Any] = {"hidden": (4,), "batch_size": 32}
     models = [fit_dynamics(episodes, members=3, updates=3, hidden=(4,), clusters=c) for c in (None, alone)]
     pairs = [
-        [fqe(policy, episodes, clusters=c, **small) for c in (None, alone)],
-        [dice(policy, episodes, clusters=c, **small) for c in (None, alone)],
+        [fqe(policy, episodes, settings=FQESettings(**net), clusters=c, **small) for c in (None, alone)],
+        [dice(policy, episodes, settings=DICESettings(**net), clusters=c, **small) for c in (None, alone)],
         [model_rollouts(policy, episodes, discount=0.9, model=m, horizon=3) for m in models],
     ]
     for one, other in pairs:
@@ -266,11 +267,12 @@ def whole(counts: Tensor, labels: list[int]) -> bool:
 def test_refits_draw_whole_clusters():
     episodes, labels = BEHAVIOR.episodes(14, 6, seed=2), together(14, 5)
     policy = TARGET.policy()
-    small: dict[str, Any] = {"discount": 0.9, "batch_size": 32, "hidden": (4,), "updates": 4, "replicates": 6}
+    small: dict[str, Any] = {"discount": 0.9, "updates": 4, "replicates": 6}
+    net: dict[str, Any] = {"hidden": (4,), "batch_size": 32}
     model = fit_dynamics(episodes, members=4, updates=3, hidden=(4,), clusters=labels)
     found = [
-        fqe(policy, episodes, clusters=labels, **small),
-        dice(policy, episodes, clusters=labels, **small),
+        fqe(policy, episodes, settings=FQESettings(**net), clusters=labels, **small),
+        dice(policy, episodes, settings=DICESettings(**net), clusters=labels, **small),
         lstd(policy, episodes, discount=0.9, replicates=6, clusters=labels),
         model_rollouts(policy, episodes, discount=0.9, model=model, horizon=3, clusters=labels),
     ]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.estimate import DirectEstimate, multiplicities
 from lightning_offrl.ope.direct.lstd import lstd
@@ -29,15 +30,17 @@ def finite_log(n=400, steps=3, seed=0, p=0.4, reward=None):
     end[steps - 1 :: steps] = True
     probability = torch.where(action == 1, p, 1 - p)
     one_hot = torch.nn.functional.one_hot(state, 2).float()
-    return Episodes.from_arrays(
-        one_hot.numpy(),
-        action.numpy(),
-        paid.numpy(),
-        end.numpy(),
-        torch.zeros_like(end).numpy(),
-        next_observations=one_hot.roll(-1, 0).numpy(),
-        behavior_log_prob=probability.log().numpy(),
-        name="coins",
+    return from_arrays(
+        {
+            "observations": one_hot.numpy(),
+            "actions": action.numpy(),
+            "rewards": paid.numpy(),
+            "terminated": end.numpy(),
+            "truncated": torch.zeros_like(end).numpy(),
+            "next_observations": one_hot.roll(-1, 0).numpy(),
+            "behavior_log_prob": probability.log().numpy(),
+            "name": "coins",
+        }
     )
 
 
@@ -153,13 +156,15 @@ def test_deterministic_policies_are_refused_with_what_applies_and_blurred_on_req
     behavior = SquashedNormal(lambda o: (0.3 * o[:, :1].double(), torch.full((len(o), 1), 0.6).double()))
     observation = torch.randn(3000, 2, generator=generator)
     action = behavior.sample(observation, 1, generator)[0].float()
-    episodes = Episodes.from_arrays(
-        observation.numpy(),
-        action.numpy(),
-        (1.0 - (action[:, 0] - 0.2) ** 2).numpy(),
-        torch.ones(3000, dtype=torch.bool).numpy(),
-        torch.zeros(3000, dtype=torch.bool).numpy(),
-        behavior_log_prob=behavior.log_prob(observation, action).numpy(),
+    episodes = from_arrays(
+        {
+            "observations": observation.numpy(),
+            "actions": action.numpy(),
+            "rewards": (1.0 - (action[:, 0] - 0.2) ** 2).numpy(),
+            "terminated": torch.ones(3000, dtype=torch.bool).numpy(),
+            "truncated": torch.zeros(3000, dtype=torch.bool).numpy(),
+            "behavior_log_prob": behavior.log_prob(observation, action).numpy(),
+        }
     )
     policy = Deterministic(lambda o: torch.full((len(o), 1), 0.2))
     found = evaluate(policy, episodes, discount=1.0)

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from lightning_offrl.dynamics.ensemble import fit_dynamics
-from lightning_offrl.ope.direct.dice import dice
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.dice import DICESettings, dice
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.training.compile import choose as compile_choice
 from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
 from tests.ope.linear_quadratic import BEHAVIOR, TARGET
 
 EPISODES = BEHAVIOR.episodes(8, 10, seed=0)
-SHORT = {"discount": 0.9, "updates": 12, "hidden": (8,)}
+SHORT = {"discount": 0.9, "updates": 12, "replicates": 2}
 
 
 def _fqe() -> list[float]:
-    return fqe(TARGET.policy(), EPISODES, replicates=2, **SHORT).replicates.tolist()
+    return fqe(TARGET.policy(), EPISODES, settings=FQESettings(hidden=(8,)), **SHORT).replicates.tolist()
 
 
 def _dice() -> list[float]:
-    return dice(TARGET.policy(), EPISODES, replicates=2, **SHORT).replicates.tolist()
+    return dice(TARGET.policy(), EPISODES, settings=DICESettings(hidden=(8,)), **SHORT).replicates.tolist()
 
 
 def _dynamics() -> list[float]:

@@ -19,15 +19,16 @@ discharge code), a reward that counts the same outcome in every row, and a prope
 
 Inside:
 
-    mapping     the map, checked before any log is opened; `EXAMPLE` shows every setting
-    units       conversions
-    files       pieces of a file
-    values      cells to numbers
-    masks       which actions were legal
-    tables      rows as numbers; means, categories and bounds of the whole log
-    order       rows brought in order on disk
-    assemble    rows to episodes
-    tally       what happened on the way, in sentences
+    mapping        the map, checked before any log is opened; `EXAMPLE` shows every setting
+    mask_setting   its setting ``action_mask``
+    units          conversions
+    files          pieces of a file
+    values         cells to numbers
+    masks          cells to masks of legal actions
+    tables         rows as numbers; means, categories and bounds of the whole log
+    order          rows brought in order on disk
+    assemble       rows to episodes
+    notes          what happened on the way, in sentences
 
 Nothing holds a whole log: memory is one piece of 65,536 rows, the longest episode, and 8 bytes for each episode.
 `lightning_offrl.data.logs.import_logs` writes what comes out as a Minari dataset.

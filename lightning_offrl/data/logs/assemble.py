@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -240,7 +241,7 @@ def _pieces(
     action = _actions(log, tally, table, steps, before)
     reward = _rewards(log, tally, table, outcome)
     density = _densities(log, table, steps)
-    mask = masks.checked(log, table, action, terminal)
+    mask = masks.checked(settings, table.legal, action, terminal, partial(log.error, table))
     if steps == len(table):
         observation = np.concatenate([observation, observation[-1:]])
     limit = settings.max_length or steps

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.batch import make_spec
 from lightning_offrl.data.logs.assemble import LogEpisode, episodes
 from lightning_offrl.data.logs.files import expand
 from lightning_offrl.data.logs.mapping import LogMap, parse_map, read_map
@@ -18,9 +17,10 @@ from lightning_offrl.data.logs.notes import ImportNotes
 from lightning_offrl.data.logs.order import FOLDER
 from lightning_offrl.data.logs.settings import Column, action_count, action_labels
 from lightning_offrl.data.logs.tables import Log, survey
+from lightning_offrl.data.staging import clear
 from lightning_offrl.data.writers.convert import Converted
-from lightning_offrl.data.writers.minari import clear_half_written, store
-from lightning_offrl.data.writers.staging import clear
+from lightning_offrl.data.writers.minari import free_path, store
+from lightning_offrl.envs.spaces import make_spec
 from lightning_offrl.errors import InputError
 
 
@@ -48,24 +48,16 @@ def import_logs(
         InputError: with one sentence that names file, row and column, for anything in the logs that the map does not
             allow for; or the setting of the map that is wrong.
     """
-    from lightning_offrl.data.writers.collect import dataset_path
-
     if isinstance(settings, str | Path):
         settings = read_map(settings)
     elif not isinstance(settings, LogMap):
         settings = parse_map(settings)
     paths = expand([files] if isinstance(files, str | Path) else files)
     name = dataset_id or settings.dataset_id or f"logs/{_stem(paths[0])}-v0"
-    target = dataset_path(name)
-    removed = clear_half_written(target.parent)
+    target, removed = free_path(name, overwrite)
     gone = clear(Path(tempfile.gettempdir()), FOLDER)
     if gone:
         removed.append(f"removed what a killed import had left in {tempfile.gettempdir()}: {', '.join(gone)}")
-    if target.exists() and not overwrite:
-        raise InputError(
-            f"a dataset {name!r} already exists in {target}; choose another id (--dataset_id), or overwrite it "
-            "(--overwrite)"
-        )
     named, world = environment or settings.environment, None
     if named is not None:
         from lightning_offrl.envs.make import make_environment

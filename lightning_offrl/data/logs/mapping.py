@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.data.logs.masks import LegalActions, read_mask
+from lightning_offrl.data.logs.mask_setting import LegalActions, read_mask
 from lightning_offrl.data.logs.settings import Column, category_text, choice, number, only, read_column, text
 from lightning_offrl.data.logs.units import conversion, seconds
 from lightning_offrl.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_offrl.data.logs.tables import Log, Table
-from lightning_offrl.data.writers.staging import staging
+from lightning_offrl.data.staging import staging
 
 BUCKET = 400_000
 """Rows of a bucket, unless a single episode has more."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.data.readers.reference_returns import with_known_references
 from lightning_offrl.errors import InputError
 
-HDF5 = (".hdf5", ".h5")
+READERS = {"d4rl": (".hdf5", ".h5"), "npz": (".npz",), "minari": ()}
+"""The readers of what lies on disk, with the suffixes of their files; a reader of directories has none.
+
+Each is a module of this folder with ``VERSION``, ``read(path, environment, ask)`` and ``unread(path)``; one of
+directories also has ``files(directory)``. A file with any other suffix is tried with the first.
+"""
+SUFFIXES = tuple(suffix for suffixes in READERS.values() for suffix in suffixes)
 
 
 def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = True) -> Episodes:
@@ -32,9 +39,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     if isinstance(source, Episodes):
         return source
     if isinstance(source, Mapping):
-        from lightning_offrl.data.readers import arrays
-
-        return with_known_references(arrays.read(source))
+        return with_known_references(from_arrays(source))
     if isinstance(source, list | tuple):
         return Episodes.join([load(one, cache_dir=cache_dir, use_cache=use_cache) for one in source])
     if not isinstance(source, str | Path):
@@ -43,37 +48,49 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
             f"{type(source).__name__}"
         )
     place = locate(source)
-    episodes = cache.cached(place.files, place.read, place.reader, cache_dir) if use_cache else place.read()
+    if use_cache:
+        from lightning_offrl.data import cache  # only what lies on disk is cached
+
+        episodes = cache.cached(place.files, place.read, place.version, cache_dir)
+    else:
+        episodes = place.read()
     if place.name is not None:
         # The cache goes by content: a copy of the file may have been read first.
         episodes = replace(episodes, name=place.name)
     return with_known_references(episodes)
 
 
+@dataclass(frozen=True)
 class DataSource:
-    """A source on disk: its files, and how they are read.
+    """A source on disk and its reader.
 
     Attributes:
+        kind: one of `READERS`.
         path: of the file or directory.
-        files: all files whose content matters.
-        reader: name and version of the reader; part of the cache's key.
-        name: of the dataset, where it is not in the content.
     """
 
-    def __init__(self, kind: str, path: Path) -> None:
-        self.kind, self.path = kind, path
-        self.files, self.name = [path], path.stem if kind != "minari" else None
-        if kind == "minari":
-            from lightning_offrl.data.readers import minari
+    kind: str
+    path: Path
 
-            self.files, version = minari.files(path), minari.VERSION
-        elif kind == "d4rl":
-            from lightning_offrl.data.readers import d4rl
+    @property
+    def reader(self) -> Any:
+        """The module that reads it; see `READERS`."""
+        return import_module(f"{__name__}.{self.kind}")
 
-            version = d4rl.VERSION
-        else:
-            version = 2
-        self.reader = f"{kind}-{version}"
+    @property
+    def version(self) -> str:
+        """Name and version of the reader, which are part of the cache's key."""
+        return f"{self.kind}-{self.reader.VERSION}"
+
+    @property
+    def files(self) -> list[Path]:
+        """All files whose content matters."""
+        return [self.path] if self.path.is_file() else self.reader.files(self.path)
+
+    @property
+    def name(self) -> str | None:
+        """Name of the dataset, where it is not in the content."""
+        return self.path.stem if READERS[self.kind] else None
 
     def read(self, environment: str | None = None, *, ask: bool = False) -> Episodes:
         """Read everything into RAM.
@@ -83,18 +100,9 @@ class DataSource:
             ask: make the environment where a file does not store the bounds of its actions. False: no environment is
                 made, whatever the file names.
         """
-        who: Any = "nobody" if not ask else "file" if environment is None else "typed"
-        if self.kind == "minari":
-            from lightning_offrl.data.readers import minari
-
-            return minari.read(self.path)
-        if self.kind == "d4rl":
-            from lightning_offrl.data.readers import d4rl
-
-            return d4rl.read(self.path, environment, who)
-        from lightning_offrl.data.readers import arrays
-
-        return arrays.read_npz(self.path, environment, who)
+        who = "nobody" if not ask else "file" if environment is None else "typed"
+        episodes: Episodes = self.reader.read(self.path, environment, who)
+        return episodes
 
 
 def locate(source: str | Path) -> DataSource:
@@ -107,7 +115,7 @@ def locate(source: str | Path) -> DataSource:
 
     path = Path(source).expanduser()
     if path.is_file():
-        return DataSource("npz" if path.suffix == ".npz" else "d4rl", path)
+        return DataSource(next((kind for kind, known in READERS.items() if path.suffix in known), "d4rl"), path)
     directory = minari.data_directory(source)
     if directory is not None:
         return DataSource("minari", directory)
@@ -115,10 +123,8 @@ def locate(source: str | Path) -> DataSource:
         return DataSource("minari", minari.download(source))
     if path.is_dir():
         raise InputError(f"{path} is a directory without a Minari dataset; give its file, or a Minari id")
-    if path.suffix in (*HDF5, ".npz") or isinstance(source, Path):
-        siblings = (
-            [p.name for p in path.parent.glob("*") if p.suffix in (*HDF5, ".npz")] if path.parent.is_dir() else []
-        )
+    if path.suffix in SUFFIXES or isinstance(source, Path):
+        siblings = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, 3, cutoff=0.5) or sorted(siblings)[:5]
         hint = f"{path.parent} has {', '.join(near)}" if near else f"{path.parent} holds no dataset"
         raise InputError(f"there is no file {path}; {hint}")

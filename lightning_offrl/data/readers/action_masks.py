@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.batch import Spec, without_mask
+from lightning_offrl.batch import Spec
 from lightning_offrl.data.readers.checks import check_rows, numbers, place
+from lightning_offrl.envs.spaces import without_mask
 from lightning_offrl.errors import InputError
 
 

@@ -19,6 +19,9 @@ from lightning_offrl.errors import InputError
 VERSION = 3
 """Raised when the same file would be read differently, so that caches of before are not used."""
 
+ENVIRONMENT, REFERENCES = "metadata/env_id", ("metadata/ref_min_score", "metadata/ref_max_score")
+METADATA = {ENVIRONMENT, *REFERENCES}
+
 _SMALL, _DENSEST = 1 << 26, 5_000
 """An array above 64 MiB is at most so many times as large as what is stored of it; gzip packs zeros 1,000 to one."""
 
@@ -44,8 +47,8 @@ def read(path: Path, environment: str | None = None, ask: arrays.Ask = "nobody")
                 for alias in aliases:
                     if alias in file:
                         found[alias] = _load(file[alias])
-            environment = environment or _text(file, "metadata/env_id")
-            low, high = _number(file, "metadata/ref_min_score"), _number(file, "metadata/ref_max_score")
+            environment = environment or _text(file, ENVIRONMENT)
+            low, high = (_number(file, key) for key in REFERENCES)
             present = list(file.keys())
     except InputError:
         raise
@@ -64,16 +67,23 @@ def read(path: Path, environment: str | None = None, ask: arrays.Ask = "nobody")
     for alias in arrays.NAMES["behavior_log_prob"]:
         if alias in found:
             found[alias] = usable_log_prob(found[alias], alias, notes)
-    episodes = arrays.read(
-        found,
-        name=path.stem,
-        strict=False,
-        environment=environment,
-        ask=ask,
-        references=None if low is None or high is None else (low, high),
-    )
+    found["environment"] = environment
+    found["references"] = None if low is None or high is None else (low, high)
+    episodes = arrays.from_arrays(found, name=path.stem, ask=ask, strict=False)
     episodes.notes.extend(notes)
     return episodes
+
+
+def unread(path: Path) -> set[str]:
+    """Names of what the file holds and `read` leaves out."""
+    import h5py
+
+    found: set[str] = set()
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: found.add(name) if isinstance(item, h5py.Dataset) else None)
+    known = {alias for aliases in arrays.NAMES.values() for alias in aliases}
+    groups = tuple(f"{name}/" for name in known)
+    return {name for name in found - known - METADATA if not name.startswith(groups)}
 
 
 def _load(item: Any) -> Any:

@@ -20,12 +20,17 @@ import numpy as np
 import torch
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.readers.arrays import from_arrays
+from lightning_offrl.data.readers.arrays import NAMES, Ask, from_arrays
 from lightning_offrl.data.readers.checks import usable_log_prob
 from lightning_offrl.errors import InputError
 
 VERSION = 2
 """Raised when the same dataset would be read differently, so that caches of before are not used."""
+
+LOG = "infos/log"
+"""Where times and groups of imported logs stand."""
+STEPS = ("actions", "rewards", "terminations", "truncations")
+"""What Minari stores once for every step; of observations there is one more."""
 
 # Minari's own pattern (minari.dataset.minari_dataset), with the version it then needs; here so that a cached dataset
 # is opened without importing Minari.
@@ -131,8 +136,13 @@ def open_dataset(directory: Path) -> Any:
     return minari.MinariDataset(directory)
 
 
-def read(directory: Path) -> Episodes:
+def read(directory: Path, environment: str | None = None, ask: Ask = "nobody") -> Episodes:
     """All episodes of a dataset.
+
+    Args:
+        directory: the one with ``metadata.json``.
+        environment: not used: a Minari dataset keeps its own.
+        ask: not used: the spaces are always stored.
 
     Raises:
         InputError: for a damaged dataset, unsupported spaces, or numbers that cannot be used.
@@ -163,22 +173,24 @@ def read(directory: Path) -> Episodes:
     discrete = hasattr(dataset.spec.action_space, "n")
     mask, next_mask = _masks(episodes, notes) if discrete else (None, None)
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    whole = {key: _concatenate([episode[key] for episode in episodes]) for key in STEPS}
     out = from_arrays(
-        _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
-        _concatenate([episode["actions"] for episode in episodes]),
-        np.concatenate([episode["rewards"] for episode in episodes]),
-        np.concatenate([episode["terminations"] for episode in episodes]),
-        np.concatenate([episode["truncations"] for episode in episodes]),
-        next_observations=_concatenate([_slice(episode["observations"], slice(1, None)) for episode in episodes]),
-        behavior_log_prob=log_prob,
-        action_mask=mask,
-        next_action_mask=next_mask,
-        lengths=[len(episode["rewards"]) for episode in episodes],
-        observation_space=dataset.spec.observation_space,
-        action_space=dataset.spec.action_space,
+        {
+            **whole,
+            "observations": _concatenate([_slice(episode["observations"], slice(None, -1)) for episode in episodes]),
+            "next_observations": _concatenate(
+                [_slice(episode["observations"], slice(1, None)) for episode in episodes]
+            ),
+            "behavior_log_prob": log_prob,
+            "action_mask": mask,
+            "next_action_mask": next_mask,
+            "observation_space": dataset.spec.observation_space,
+            "action_space": dataset.spec.action_space,
+            "environment": _environment(metadata),
+            "references": None if low is None or high is None else (low, high),
+        },
         name=name,
-        environment=_environment(metadata),
-        references=None if low is None or high is None else (low, high),
+        lengths=[len(episode["rewards"]) for episode in episodes],
     )
     out.notes.extend(notes)
     columns = metadata.get("columns")
@@ -189,8 +201,14 @@ def read(directory: Path) -> Episodes:
     return out
 
 
+def unread(directory: Path) -> set[str]:
+    """Names of the infos in the first episode that `read` leaves out."""
+    first = next(iter(open_dataset(directory).iterate_episodes([0])))
+    return {f"infos/{key}" for key in first.infos or {}} - {name for names in NAMES.values() for name in names} - {LOG}
+
+
 def _episode(episode: Any) -> dict[str, Any]:
-    out = {key: getattr(episode, key) for key in ("observations", "actions", "rewards", "terminations", "truncations")}
+    out = {key: getattr(episode, key) for key in ("observations", *STEPS)}
     mask = (episode.infos or {}).get("action_mask")
     if mask is not None:
         out["action_mask"] = np.asarray(mask)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_offrl.batch import Spec, encode_observation, scale_action
+from lightning_offrl.batch import Spec, scale_action
 from lightning_offrl.data.readers.checks import array_leaves, check_finite, place
+from lightning_offrl.envs.spaces import encode_observation
 from lightning_offrl.errors import InputError
 
 # Logged actions may overshoot their bounds by rounding, up to this share of the range; they are clipped.

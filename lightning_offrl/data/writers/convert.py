@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lightning_offrl.batch import log_volume, scale_action, unscale_action
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.readers import DataSource, load, locate
-from lightning_offrl.data.readers.arrays import NAMES, SAME_STATE, SETTINGS, differ, read
+from lightning_offrl.data.readers import load, locate
+from lightning_offrl.data.readers.arrays import KNOWN, from_arrays
+from lightning_offrl.data.readers.borders import SAME_STATE, differ
 from lightning_offrl.data.readers.checks import count
-from lightning_offrl.data.writers.minari import clear_half_written, store
+from lightning_offrl.data.writers.minari import free_path, store
 from lightning_offrl.errors import InputError
 
 STORED = ("observation", "action", "next", "behavior_log_prob", "action_mask", "log")
@@ -79,14 +80,7 @@ def convert(
         InputError: for a malformed or existing id, an environment that does not exist or does not fit, episodes whose
             steps (observations or masks) do not follow each other, and all that `load` raises.
     """
-    from lightning_offrl.data.writers.collect import dataset_path
-
-    target = dataset_path(dataset_id)
-    removed = clear_half_written(target.parent)
-    if target.exists() and not overwrite:
-        raise InputError(
-            f"a dataset {dataset_id!r} already exists in {target}; choose another id, or overwrite it (--overwrite)"
-        )
+    target, removed = free_path(dataset_id, overwrite)
     episodes, unread = _read(source, environment)
     notes = list(episodes.notes)
     _check_continuity(episodes, notes)
@@ -114,12 +108,12 @@ def _read(source: Any, environment: str | None) -> tuple[Episodes, set[str]]:
     """The episodes, and the names of what they leave unread in the source."""
     # Straight from the file: its environment decides on the bounds of actions, and known references stay out.
     if isinstance(source, Mapping):
-        unread = {str(key) for key in source} - {name for names in NAMES.values() for name in names} - set(SETTINGS)
-        return read(source if environment is None else {**source, "environment": environment}), unread
+        unread = {str(key) for key in source} - KNOWN
+        return from_arrays(source if environment is None else {**source, "environment": environment}), unread
     if not isinstance(source, str | Path):
         return load(source), set()
     place = locate(source)
-    return place.read(environment, ask=True), _unread(place)
+    return place.read(environment, ask=True), place.reader.unread(place.path)
 
 
 def _check_continuity(episodes: Episodes, notes: list[str]) -> None:
@@ -168,28 +162,6 @@ def _left_out(episodes: Episodes, unread: set[str]) -> list[str]:
 def _finite_log_prob(episodes: Episodes) -> bool:
     log_prob = episodes.data.get("behavior_log_prob", None)
     return log_prob is None or bool(log_prob.isfinite().all())
-
-
-def _unread(place: DataSource) -> set[str]:
-    """Names of what a source holds and no reader of ours reads; of a Minari dataset, in its first episode."""
-    known = {name for names in NAMES.values() for name in names}
-    if place.kind == "npz":
-        with np.load(place.path, allow_pickle=False) as file:
-            return set(file.files) - known - set(SETTINGS)
-    if place.kind == "minari":
-        from lightning_offrl.data.readers.minari import open_dataset
-
-        first = next(iter(open_dataset(place.path).iterate_episodes([0])))
-        return {f"infos/{key}" for key in first.infos or {}} - known - {"infos/log"}
-    import h5py
-
-    found: set[str] = set()
-    with h5py.File(place.path, "r") as file:
-        file.visititems(lambda name, item: found.add(name) if isinstance(item, h5py.Dataset) else None)
-    read_too = {f"metadata/{name}" for name in ("env_id", "ref_min_score", "ref_max_score")}
-    return {
-        name for name in found - read_too if name not in known and not name.startswith(tuple(f"{k}/" for k in known))
-    }
 
 
 def _environment(environment: str | None, episodes: Episodes, notes: list[str]) -> tuple[Any, Any]:

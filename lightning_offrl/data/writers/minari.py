@@ -7,11 +7,52 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.data.writers.staging import clear, staging
+from lightning_offrl.data.staging import clear, staging
 from lightning_offrl.errors import InputError
 
 HALF_WRITTEN = ".converting"
 """How the folders of datasets that are being written begin; Minari passes over names that begin with a dot."""
+
+
+def dataset_path(dataset_id: str) -> Path:
+    """Where Minari keeps this dataset, whether or not it exists.
+
+    Raises:
+        InputError: a malformed id. Minari itself finds that out only after writing, and what it leaves behind breaks
+            the listing of all other datasets. Or a store that cannot be made.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as problem:
+        raise InputError(
+            f"{dataset_id!r} is not a dataset id: it has the form namespace/name-v0 "
+            "(letters, digits, - and _; a namespace of at least two characters; a version at the end)"
+        ) from problem
+    try:
+        return Path(get_dataset_path(dataset_id))
+    except OSError as problem:
+        raise InputError(
+            f"{dataset_id} cannot be written: Minari's store {problem.filename} cannot be made ({problem.strerror}); "
+            "set MINARI_DATASETS_PATH to a folder"
+        ) from problem
+
+
+def free_path(dataset_id: str, overwrite: bool) -> tuple[Path, list[str]]:
+    """Where the dataset will lie, and a sentence on what killed processes had left there, if they had.
+
+    Raises:
+        InputError: for a malformed id, or one that exists already, unless it is to be overwritten.
+    """
+    target = dataset_path(dataset_id)
+    removed = clear_half_written(target.parent)
+    if target.exists() and not overwrite:
+        raise InputError(
+            f"a dataset {dataset_id!r} already exists in {target}; choose another id, or overwrite it (--overwrite)"
+        )
+    return target, removed
 
 
 def store(
@@ -88,7 +129,7 @@ def clear_half_written(parent: Path) -> list[str]:
     if not gone:
         return []
     again = f", and put back what it was replacing: {', '.join(back)}" if back else ""
-    return [f"removed what a killed import or convert had left half written in {parent}: {', '.join(gone)}{again}"]
+    return [f"removed what a killed process had left half written in {parent}: {', '.join(gone)}{again}"]
 
 
 def _put_back(folder: Path) -> list[str]:

@@ -35,7 +35,7 @@ same. How strong a hidden cause would have to be is asked by `lightning_offrl.op
     ward.value(ward.policies()["protocol"])                       exact; all else that is exact is in ``ward.mdp``
     ward.dataset(ward.clinician(), 5000)                          a source for a data module
 
-Importing this module registers ``offrl/Sepsis-v0``, ``offrl/Sepsis-confounded-v0`` (diabetes hidden) and
+Importing this package registers ``offrl/Sepsis-v0``, ``offrl/Sepsis-confounded-v0`` (diabetes hidden) and
 ``offrl/Sepsis-missing-v0`` (a fifth of the measurements missing), cut after 50 steps (which 1 in 2,000 reaches).
 """
 
@@ -71,7 +71,6 @@ HORIZON = 50
 DISCOUNT = 0.99
 TEMPERATURE, SLIP = 0.03, 0.05
 """How the clinician errs. 8 % of the patients die, 27 % are discharged; under the best policy 1 % and 33 %."""
-ENTRY_POINT = "lightning_offrl.envs.sepsis:Sepsis"
 
 _HALF_RANGE = np.array([1.0, 1.0, 1.0, 2.0])  # levels from normal to an end of the scale
 
@@ -386,32 +385,3 @@ class Sepsis(gymnasium.Env):
             columns += [gap] if self.missing > 0.0 else []
             parts.append(np.concatenate(columns, -1))
         return np.stack(parts).astype(np.float32)
-
-
-def sepsis_id(*, max_episode_steps: int = HORIZON, **arguments: Any) -> str:
-    """What names a bed of one's own wherever an environment's id is asked for: its specification as JSON.
-
-    Args:
-        max_episode_steps: when episodes are truncated.
-        arguments: those of `Sepsis`.
-    """
-    from gymnasium.envs.registration import EnvSpec
-
-    Sepsis(**arguments)  # refuse here what could not be made later
-    spec = EnvSpec("offrl/Sepsis-v0", entry_point=ENTRY_POINT, max_episode_steps=max_episode_steps, kwargs=arguments)
-    return str(spec.to_json())
-
-
-def register() -> None:
-    """Make Gymnasium know the ids of the module's docstring; done when this module is imported."""
-    ids: dict[str, dict[str, Any]] = {
-        "offrl/Sepsis-v0": {},
-        "offrl/Sepsis-confounded-v0": {"hidden_diabetes": True},
-        "offrl/Sepsis-missing-v0": {"missing": 0.2},
-    }
-    for name, arguments in ids.items():
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=ENTRY_POINT, max_episode_steps=HORIZON, kwargs=arguments)
-
-
-register()

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import TargetPolicy
@@ -73,12 +74,12 @@ def unseen_share(
 
     Args:
         episodes: logged data.
-        policy: with a density.
+        policy: A policy with a density.
         behavior: with a density: the true one, or a fit.
         horizon: steps that count; None: all.
         draws: artificial episodes per logged one: each keeps its states, with actions of the policy.
         max_steps: so many logged steps are used, of episodes drawn at random (of 30 episodes at least).
-        seed: of the draws.
+        seed: The seed of the draws.
 
     Raises:
         InputError: a policy without density.
@@ -126,13 +127,13 @@ def far_share(
 
     Args:
         episodes: logged data, two episodes or more.
-        policy: any.
+        policy: Any policy.
         horizon: only states of the first steps; None: all.
         neighbors: how many of the nearest states.
         queries: states asked about.
         pool: states searched for neighbors.
         draws: actions of the policy per state.
-        seed: of all draws.
+        seed: The seed of all draws.
 
     Raises:
         InputError: fewer than two episodes.
@@ -145,11 +146,10 @@ def far_share(
     asked = torch.randperm(len(flat), generator=generator)[:queries]
     searched = torch.randperm(len(flat), generator=generator)[:pool]
     features = _features(episodes, flat)
-    distance = torch.cdist(features[asked], features[searched])
-    distance[owner[asked].unsqueeze(-1) == owner[searched]] = torch.inf
-    near = distance.topk(min(neighbors, len(searched)), largest=False)
-    taken = episodes.data["action"][flat[searched]][near.indices]  # [Q, K, A] or [Q, K]
-    usable = near.values.isfinite()
+    apart = owner[asked], owner[searched]
+    _, near = nearest(features[asked], features[searched], neighbors, apart=apart)
+    taken = episodes.data["action"][flat[searched]][near]  # [Q, K, A] or [Q, K]
+    usable = near >= 0
     own = _gap(episodes.data["action"][flat[asked]], taken, usable)
     limit = own.quantile(FAR_QUANTILE)
     allowed = legal.legal_actions(episodes, flat[asked])

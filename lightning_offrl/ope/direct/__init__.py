@@ -1,1 +1,1 @@
-"""Estimators that fit values, density ratios or a model to the data and ask them for V(s0)."""
+"""Direct methods: estimates of a policy's value from fitted values, density ratios or models of the environment."""

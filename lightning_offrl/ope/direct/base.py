@@ -1,4 +1,4 @@
-"""What the pages that evaluate a policy share: its actions are put into every batch."""
+"""The base of algorithms that evaluate a policy: it puts the policy's actions into every batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STREAM = 0xAC7
 
 
 class PolicyEvaluationAlgorithm(OfflineAlgorithm):
-    """Base of pages that learn from the data what a given policy is worth; for either kind of action.
+    """The base of algorithms that learn from the data what a given policy is worth, with either kind of action.
 
     The policy sees raw observations. Its actions at the next observation are drawn anew for every update, from the
     seed, the update and the stacked head, and stand in the batch as ``("next", "policy_action")`` ``[*lead, B, P, A]``
@@ -30,8 +30,8 @@ class PolicyEvaluationAlgorithm(OfflineAlgorithm):
     ``[T, M, A]``, every draw is one of these M.
 
     Args:
-        spec: the spaces.
-        samples: actions per observation of a stochastic continuous policy.
+        spec: The spaces.
+        samples: The number of actions per observation of a stochastic continuous policy.
         **common: see `OfflineAlgorithm`.
     """
 
@@ -43,7 +43,7 @@ class PolicyEvaluationAlgorithm(OfflineAlgorithm):
         self._policy: tuple[TargetPolicy, ...] = ()  # in a tuple: if it is a module, it is not trained or saved here
 
     def of(self, policy: TargetPolicy) -> Self:
-        """Say which policy to evaluate; it is not part of the checkpoint."""
+        """Set the policy to evaluate; it is not part of the checkpoint."""
         if policy.discrete != (self.action_kind == "discrete"):
             raise InputError(f"the policy's actions are not {self.action_kind}, as those of the data are")
         self._policy = (policy,)
@@ -72,12 +72,12 @@ class PolicyEvaluationAlgorithm(OfflineAlgorithm):
         lead = self.lead or (1,)
         for k in range(block.batch_size[0]):
             for head in range(lead[0]):
-                seen = observation[k, head] if self.lead else observation[k]
+                at = observation[k, head] if self.lead else observation[k]
                 words = (self.draws.seed + head, self.updates + k, _STREAM, self.draws.rank)
                 generator = torch.Generator().manual_seed(mix(*words))
                 if draws is None:
                     legal = None if mask is None else mask[k, head] if self.lead else mask[k]
-                    action, weight = self.actions_at(seen, generator, legal)
+                    action, weight = self.actions_at(at, generator, legal)
                 else:
                     action, weight = self._picked(draws[k, head] if self.lead else draws[k], generator)
                 actions.append(action)

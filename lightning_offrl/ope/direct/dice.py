@@ -16,7 +16,7 @@ that stands above; without ends c is 1.
 All three take one step at once, on one batch, by Adam without momentum (betas 0 and .99, as DOPE's DualDICE), because
 momentum makes play between them circle; zeta is read from a Polyak average. On a process of four states and 3,000
 updates, betas of 0.9 and 0.999 ended at a mass of 0.88 and errors of 15 %, these at 1.00 and 0.1 %.
-A minimax problem has no loss that tells whether it is solved: look at the mass, at the drift and at other seeds.
+A minimax problem has no loss that shows whether it is solved. The mass, the drift and other seeds do.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from torch import Tensor, nn
 from lightning_offrl.batch import TRANSITION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
-from lightning_offrl.data.datamodule import OfflineDataModule
+from lightning_offrl.data.datamodule import OfflineDataModule, fit_normalizer
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.normalization import fit_normalizer
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.action_values import action_value
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Multiplier(nn.Module):
-    """One free number."""
+    """A parameter that is one number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,15 +64,15 @@ class DICE(PolicyEvaluationAlgorithm):
     """The regularized Lagrangian for the policy given to `of`, from the first states given to `starting_at`.
 
     Args:
-        spec: the spaces; either kind of action.
-        discount: gamma, that of the data.
+        spec: The spaces, with either kind of action.
+        discount: gamma, the same as the data module's.
         dual_regularizer: alpha.
-        nu_learning_rate: of Adam (authors' scripts: 1e-4 for 100,000 updates of batches of 2048).
-        zeta_learning_rate: of Adam; ascends.
-        lambda_learning_rate: of Adam.
-        decay: first and last update of a linear decay of all learning rates to 0; None: constant.
-        tau: of the average from which zeta is read.
-        hidden: widths of both networks (authors' scripts: 64, 64); none: linear.
+        nu_learning_rate: The learning rate of nu (authors' scripts: 1e-4 for 100,000 updates of batches of 2048).
+        zeta_learning_rate: The learning rate of zeta, which ascends.
+        lambda_learning_rate: The learning rate of lambda.
+        decay: The first and last update of a linear decay of all learning rates to 0; None: constant.
+        tau: The rate of the Polyak average from which zeta is read.
+        hidden: The widths of both networks (authors' scripts: 64, 64); none: linear.
         **common: see `PolicyEvaluationAlgorithm` and `OfflineAlgorithm`.
     """
 
@@ -101,7 +100,7 @@ class DICE(PolicyEvaluationAlgorithm):
         self._first: tuple[Any, Sequence[Tensor] | None, Tensor | None] | None = None
 
     def starting_at(self, observations: Any, rows: Sequence[Tensor] | None = None, masks: Tensor | None = None) -> Self:
-        """Say where episodes begin.
+        """Set the states in which episodes begin.
 
         Args:
             observations: raw, ``[E, ...]``.
@@ -196,6 +195,27 @@ class RatioEstimate(DirectEstimate):
     ratio: Callable[[Episodes], Tensor] = field(default=lambda episodes: torch.empty(0))
 
 
+@dataclass(frozen=True)
+class DICESettings:
+    """The networks of `dice` and how they are trained.
+
+    Attributes:
+        hidden: The widths of the hidden layers of both networks; none: linear.
+        dual_regularizer: alpha.
+        samples: The number of actions per observation of a stochastic continuous policy.
+        learning_rate: The learning rate of all three Adams for the first half of the updates. Then it falls to 0.
+        batch_size: The number of rows for each fit and update.
+        tau: The rate of the Polyak average from which zeta is read.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    dual_regularizer: float = 1.0
+    samples: int = 1
+    learning_rate: float = 1e-3
+    batch_size: int = 1024
+    tau: float = 0.005
+
+
 @torch.inference_mode(False)
 def dice(
     policy: TargetPolicy,
@@ -205,32 +225,22 @@ def dice(
     updates: int = 20_000,
     seeds: int = 1,
     replicates: int = 0,
-    dual_regularizer: float = 1.0,
-    learning_rate: float = 1e-3,
-    tau: float = 0.005,
-    samples: int = 1,
-    hidden: tuple[int, ...] = (64, 64),
-    batch_size: int = 1024,
+    settings: DICESettings | None = None,
     clusters: ClusterLabels | None = None,
     seed: int = 0,
 ) -> RatioEstimate:
     """The value of a policy by its density ratio. Experimental: judge it by its mass and against other methods.
 
     Args:
-        policy: to evaluate.
-        episodes: the data, with raw rewards.
+        policy: The policy to evaluate.
+        episodes: The data, with raw rewards.
         discount: gamma, below 1.
-        updates: gradient updates.
-        seeds: fits to the data itself; the estimate is their mean.
-        replicates: more fits, each to its own resample of the episodes.
-        dual_regularizer: alpha.
-        learning_rate: of all three Adams for the first half of the updates; then it falls to 0.
-        tau: of the average from which zeta is read.
-        samples: actions per observation of a stochastic continuous policy.
-        hidden: widths of both networks.
-        batch_size: B, rows per head and update.
-        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled.
-        seed: of everything.
+        updates: The number of gradient updates.
+        seeds: The number of fits to the data itself; the estimate is their mean.
+        replicates: The number of further fits, each to its own resample of the episodes.
+        settings: The networks and their training; None: the defaults of `DICESettings`.
+        clusters: ``[E]`` labels of the cluster of each episode: whole clusters are resampled.
+        seed: The seed of all random numbers.
 
     Returns:
         ``V = sum zeta r / (sum zeta c) / (1 - gamma)``, divided by the fitted mass.
@@ -244,24 +254,24 @@ def dice(
     std = float(episodes.data["next", "reward"].double().std(correction=0))
     scale = 1.0 / std if std > 1e-8 else 1.0
     columns = OfflineDataModule(episodes, discount=discount, reward=RewardTransform(scale)).columns(TRANSITION)
-    heads = seeds + replicates
+    chosen = settings or DICESettings()
     module = DICE(
         episodes.spec,
         discount=discount,
-        dual_regularizer=dual_regularizer,
-        nu_learning_rate=learning_rate,
-        zeta_learning_rate=learning_rate,
-        lambda_learning_rate=learning_rate,
+        dual_regularizer=chosen.dual_regularizer,
+        nu_learning_rate=chosen.learning_rate,
+        zeta_learning_rate=chosen.learning_rate,
+        lambda_learning_rate=chosen.learning_rate,
         decay=(updates // 2, updates),
-        tau=tau,
-        hidden=hidden,
-        samples=samples,
-        seeds=heads,
+        tau=chosen.tau,
+        hidden=chosen.hidden,
+        samples=chosen.samples,
+        seeds=seeds + replicates,
         seed=seed,
     ).of(policy)
-    fit_normalizer(module, episodes)
+    fit_normalizer(module.normalizer, episodes)
     together = numbered(clusters, episodes.n_episodes)
-    sampler = EpisodeBootstrap(episodes.start, episodes.length, batch_size, seed, seeds, replicates, together)
+    sampler = EpisodeBootstrap(episodes.start, episodes.length, chosen.batch_size, seed, seeds, replicates, together)
     module.starting_at(first_observations(episodes), [row[row >= 0] for row in sampler.episodes], first_masks(episodes))
     times = times_picked(sampler.episodes, episodes.n_episodes)
     weight = times[:, episodes.episode_index()]
@@ -274,10 +284,10 @@ def dice(
         mass = (weight * zeta * share).sum(-1) / weight.sum(-1)
         return (weight * zeta * reward).sum(-1) / weight.sum(-1) / mass / (1.0 - discount), mass
 
-    def look() -> None:
+    def record() -> None:
         trace.append(measure()[0])
 
-    fit_without_trainer(module, columns, sampler, updates, targets=SoftTargetUpdate(tau), looks=10, look=look)
+    fit_without_trainer(module, columns, sampler, updates, targets=SoftTargetUpdate(chosen.tau), looks=10, look=record)
     values, mass = measure()
     value, own = float(values[:seeds].mean()), mass[:seeds]
     zeta = _ratios(module, episodes)[:seeds].mean(0)

@@ -23,7 +23,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import RatioEstimate, dice
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, first_masks, first_observations
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
 from lightning_offrl.ope.weighting.intervals import Resamples
 from lightning_offrl.rng import mix
@@ -97,19 +97,20 @@ def drl(
     """The value of a policy by values and density ratios, each fitted to the other folds of the episodes.
 
     Args:
-        policy: to evaluate.
-        episodes: the data, with raw rewards.
+        policy: The policy to evaluate.
+        episodes: The data, with raw rewards.
         discount: gamma, below 1.
-        folds: parts of the episodes; each is left out of its own fits.
-        updates: gradient updates of each fit.
-        values: episodes to a fit with ``q`` and ``v``; None: `fqe` with LayerNorm.
-        ratios: episodes to a fit with ``ratio``; None: `dice`.
-        n_boot: resamples of episodes, with the fits held fixed.
-        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled, and each is in one fold.
-        seed: of everything.
+        folds: The number of parts of the episodes; each part is left out of its own fits.
+        updates: The number of gradient updates of each fit.
+        values: A function from episodes to a fit with ``q`` and ``v``; None: `fqe` with LayerNorm.
+        ratios: A function from episodes to a fit with ``ratio``; None: `dice`.
+        n_boot: The number of resamples of episodes, with the fits held fixed.
+        clusters: ``[E]`` labels of the cluster of each episode: whole clusters are resampled, and each is in one fold.
+        seed: The seed of all random numbers.
 
     Returns:
-        With the flags of all fits: either kind may be wrong without harm, but nothing says which one is right.
+        The estimate with the flags of all fits: either kind of fit may be wrong without harm, but nothing says which
+        one is right.
 
     Raises:
         InputError: a discount of 1, fewer than two folds, or fewer episodes than folds.
@@ -126,7 +127,7 @@ def drl(
             f"folds of {units} {unit}s"
         )
     how: dict[str, Any] = {"discount": discount, "updates": updates, "seed": seed}
-    values = values or (lambda train: fqe(policy, train, layer_norm=True, **how))
+    values = values or (lambda train: fqe(policy, train, settings=FQESettings(layer_norm=True), **how))
     ratios = ratios or (lambda train: dice(policy, train, **how))
     order = torch.randperm(units, generator=torch.Generator().manual_seed(mix(seed, 0xF01D)))
     of_unit = torch.empty_like(order)
@@ -178,5 +179,5 @@ def drl(
 
 
 def _values(fit: DirectEstimate, observation: Any, mask: Tensor | None) -> Tensor:
-    """``[B]`` float64; the fit is told what is legal where the log says so."""
+    """V of the observations, ``[B]`` float64; the fit is given the legal actions where the log has them."""
     return (fit.v(observation) if mask is None else fit.v(observation, mask)).double()

@@ -1,4 +1,4 @@
-"""What direct methods return, and what they share."""
+"""The result of a direct method, and what direct methods share."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class DirectEstimate:
-    """What a direct method says of a policy. All values are discounted returns in the data's raw rewards.
+    """The estimate of a direct method. All values are discounted returns in the data's raw rewards.
 
     Attributes:
-        method: its name.
-        value: the estimate of V, the mean of ``per_initial_state``.
+        method: The name of the method.
+        value: The estimate of V, the mean of ``per_initial_state``.
         per_initial_state: ``[E]`` float64, V at the first state of each of ``episodes``. Its spread is that of first
             states, *not* the uncertainty of the value.
-        q: episodes to ``[T]`` float64, Q^pi of every logged pair.
-        v: raw observations ``[B, ...]``, and legal actions ``[B, n]`` where the log has masks, to ``[B]`` float64:
-            V^pi.
+        q: A function from episodes to Q^pi of every logged pair, ``[T]`` float64.
+        v: A function from raw observations ``[B, ...]``, and legal actions ``[B, n]`` where the log has masks, to
+            V^pi, ``[B]`` float64.
         replicates: ``[R]`` float64, the value of R refits to bootstrap resamples of the episodes, or None.
         counts: ``[R, E]`` float64, how often each episode is in these resamples, or None.
         per_seed: ``[seeds]`` float64, the estimates of the fits to the data itself whose mean is ``value``, or None.
-        diagnostics: numbers by name.
-        flags: sentences; with one, the estimate is not to be relied on.
+        diagnostics: Numbers by name.
+        flags: Sentences that say why the estimate is not to be relied on; none where nothing was found.
         return_quantiles: ``[m]`` float64, quantiles ``(i + 1/2) / m`` of the discounted return, where the method has a
             distribution of it, or None.
         episodes: ``[E]`` int64, the episodes that ``per_initial_state`` belongs to; None: all, in order.
-        horizon: steps that count; None: whole episodes.
+        horizon: The number of steps that count; None: whole episodes.
         clusters: ``[E]`` int64, the clusters that were resampled whole; None: refits are to resamples of episodes.
     """
 
     has_values: ClassVar[bool] = True
-    """Whether ``q`` and ``v`` can be asked."""
+    """Whether ``q`` and ``v`` give values."""
     method: str
     value: float
     per_initial_state: Tensor

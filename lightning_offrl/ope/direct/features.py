@@ -10,18 +10,11 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.episodes import Episodes, is_tabular, leaves
 from lightning_offrl.errors import InputError
 
 Features = Callable[[Any, Tensor], Tensor]
 """Observations ``[B, ...]`` and actions ``[B, A]`` (discrete ``[B]``) to ``[B, F]`` float64."""
-
-
-def is_one_hot(observation: Any) -> bool:
-    """Whether every observation ``[B, S]`` is a one-hot vector, as Discrete spaces are stored."""
-    if not isinstance(observation, Tensor) or observation.ndim != 2 or observation.shape[-1] < 2:
-        return False
-    return bool(((observation == 0) | (observation == 1)).all()) and bool((observation.sum(-1) == 1).all())
 
 
 def one_hot_features(n_actions: int) -> Features:
@@ -73,8 +66,7 @@ def quadratic_features(episodes: Episodes) -> Features:
 
 def default_features(episodes: Episodes) -> Features:
     """Tabular where observations are one-hot and actions discrete, else quadratic."""
-    discrete = episodes.spec["action_kind"] == "discrete"
-    if discrete and is_one_hot(episodes.data["observation"]):
+    if is_tabular(episodes):
         return one_hot_features(int(episodes.spec["action_size"]))
     return quadratic_features(episodes)
 

@@ -1,4 +1,4 @@
-"""Reading a fitted Q in raw rewards, and the signs that it is not to be relied on."""
+"""Values of a fitted Q in raw rewards, and signs that the fit is not to be relied on."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from lightning_offrl.ope.policies.expectation import weighted_actions
 from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
-    from lightning_offrl.ope.direct.fqe import FQE
+    from lightning_offrl.ope.direct.fqe_algorithm import FQE
 
 SAMPLES = 16
-"""Actions per observation of a stochastic continuous policy when a fitted Q is read."""
-LOOK_SAMPLES = 4
-"""The same while it is only followed."""
+"""Actions per observation of a stochastic continuous policy when the fitted Q is read."""
+RECORD_SAMPLES = 4
+"""Actions per observation in the records that are made during the fit."""
 
 
 @dataclass
 class FQEMonitor:
-    """Reads a fit in raw rewards, follows it on fixed states and held-out steps, and says what is wrong with it.
+    """Reads a fit in raw rewards, records its progress on fixed states and held-out steps, and flags a bad fit.
 
     Args:
-        module: the fit.
-        episodes: whose first states the value is of.
-        columns: all transitions, rewards transformed.
-        probe: rows to measure the Bellman error on.
-        seeds: the first so many heads make the estimate.
-        transform: scale and shift of the rewards.
-        seed: of the policy's actions.
+        module: The fit.
+        episodes: The episodes whose first states are evaluated.
+        columns: All transitions, with transformed rewards.
+        probe: The rows on which the Bellman error is measured.
+        seeds: The number of heads, counted from the first, whose mean is the estimate.
+        transform: The scale and shift of the rewards.
+        seed: The seed of the policy's actions.
     """
 
     module: FQE
@@ -57,12 +57,12 @@ class FQEMonitor:
         self.first_actions = weighted_actions(policy, self.first, SAMPLES, generator, masks)
         picked = torch.randperm(self.episodes.n_episodes, generator=generator)[:256]
         some, allowed = self.first[picked], None if masks is None else masks[picked]
-        self.followed = some, *weighted_actions(policy, some, LOOK_SAMPLES, generator, allowed)
+        self.followed = some, *weighted_actions(policy, some, RECORD_SAMPLES, generator, allowed)
         rows = self.probe[torch.randperm(len(self.probe), generator=generator)[:1024]]
         table = self.columns[rows]
         if table.get(("next", "policy_action"), None) is None:
             mask = table.get(("next", "action_mask"), None)
-            action, weight = weighted_actions(policy, table["next", "observation"], LOOK_SAMPLES, generator, mask)
+            action, weight = weighted_actions(policy, table["next", "observation"], RECORD_SAMPLES, generator, mask)
             table["next", "policy_action"] = action if policy.discrete else action.float()
             table["next", "policy_weight"] = weight.float()
         self.table = table
@@ -91,8 +91,8 @@ class FQEMonitor:
         """``[S, E]``: V at the first state of every episode."""
         return self.read(self.first, *self.first_actions)
 
-    def look(self) -> None:
-        """Note where the fit stands."""
+    def record(self) -> None:
+        """Record the value, the Bellman error and the share of clipped targets as they are now."""
         self.trace.append(self.read(*self.followed).mean(-1))
         lead = self.module.lead
         table = self.table.expand(*lead, len(self.table))
@@ -107,8 +107,14 @@ class FQEMonitor:
         self.errors.append(float(error[: self.seeds].mean()) / self.transform[0])
         self.clipped.append(float(clipped.expand(lead or (1,))[: self.seeds].mean()))
 
-    def verdict(self, per_head: Tensor, sweeps: float, discount: float) -> tuple[dict[str, float], list[str]]:
-        """Diagnostics and flags."""
+    def diagnose(self, per_head: Tensor, sweeps: float, discount: float) -> tuple[dict[str, float], list[str]]:
+        """Numbers that describe the fit, and a sentence for each sign that it is not to be relied on.
+
+        Args:
+            per_head: ``[S, E]``, the values of the first states.
+            sweeps: The number of time constants ``1 / (tau (1 - gamma))`` in the fit.
+            discount: gamma.
+        """
         returns, best = largest_return(self.episodes, discount)
         spread = max(float(returns.max() - returns.min()), 1e-12)
         values = torch.stack(self.trace)[:, : self.seeds].mean(-1)

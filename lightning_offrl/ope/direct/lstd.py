@@ -1,4 +1,4 @@
-"""Least-squares temporal differences for Q: fitted Q evaluation that is linear, and solved instead of stepped."""
+"""Least-squares temporal differences for Q: linear fitted Q evaluation, solved exactly instead of by gradients."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def lstd(
     Features that the data never shows keep the weight 0; where A is singular, the smallest solution is taken.
 
     Args:
-        policy: to evaluate.
-        episodes: the data, with raw rewards.
-        discount: in [0, 1]; 1 only where episodes end.
-        features: of observation and action; None: one-hot for tabular data, else quadratic.
-        samples: actions per next observation of a stochastic continuous policy.
-        ridge: added to the diagonal of A, in the units of the mean of phi^2.
-        replicates: refits to bootstrap resamples of the episodes.
-        clusters: ``[E]`` labels of what episodes belong to: whole clusters are resampled.
-        seed: of sampled actions and resamples.
+        policy: The policy to evaluate.
+        episodes: The data, with raw rewards.
+        discount: gamma in [0, 1]; 1 only where episodes end.
+        features: A function of observation and action; None: one-hot for tabular data, else quadratic.
+        samples: The number of actions per next observation of a stochastic continuous policy.
+        ridge: A number added to the diagonal of A, in the units of the mean of phi^2.
+        replicates: The number of refits to bootstrap resamples of the episodes.
+        clusters: ``[E]`` labels of the cluster of each episode: whole clusters are resampled.
+        seed: The seed of sampled actions and resamples.
 
     Raises:
         InputError: a discount outside [0, 1], or actions of another kind than the policy's.

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_offrl.data.bootstrap import mean_of_picked, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, Clusters, numbered
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.dynamics.ensemble import DynamicsEnsemble, Step, fit_dynamics
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.sample_check import sample_reasons
@@ -24,7 +24,6 @@ from lightning_offrl.ope.direct.estimate import (
     largest_return,
     multiplicities,
 )
-from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from lightning_offrl.ope.policies.masked import probabilities
 from lightning_offrl.rng import mix
@@ -34,7 +33,10 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What `model_rollouts` needs of a model: `DynamicsEnsemble`, or one of your own."""
+    """What `model_rollouts` needs of a model: `DynamicsEnsemble`, or one of your own.
+
+    With an attribute ``members`` it is M models in one; without, it is one.
+    """
 
     def step_each(self, observation: Tensor, action: Tensor, generator: torch.Generator) -> Step:
         """One step of every member's own rows, ``[M, B, D]`` and ``[M, B, A]`` (discrete ``[M, B]``)."""
@@ -48,7 +50,6 @@ def model_rollouts(
     *,
     discount: float,
     model: Model | None = None,
-    members: int | None = None,
     horizon: int | None = None,
     rollouts: int = 1,
     starts: int | None = None,
@@ -63,26 +64,25 @@ def model_rollouts(
     network: the empirical process is propagated without sampling, and refits are exact.
 
     Args:
-        policy: to evaluate.
-        episodes: the data; their first states begin the rollouts.
-        discount: in [0, 1]; 1 only with a horizon, or where tabular episodes end.
-        model: one model for many policies; None fits a `DynamicsEnsemble` to these episodes.
-        members: M of ``model``; None: read from a `DynamicsEnsemble`.
-        horizon: steps of an episode; None: until the discount has left 1/1000 of the weight.
-        rollouts: per first state and member.
-        starts: begin from so many first states, drawn without replacement; None: all.
-        replicates: refits of tabular data; a model has as many as members.
-        clusters: ``[E]`` labels of what episodes belong to: refits are to resamples of whole clusters. A ``model``
-            whose members saw resamples of episodes has none, so no interval: give ``clusters`` to `fit_dynamics`, too.
-        seed: of everything.
+        policy: The policy to evaluate.
+        episodes: The data; their first states begin the rollouts.
+        discount: gamma in [0, 1]; 1 only with a horizon, or where tabular episodes end.
+        model: A model that several policies share; None fits a `DynamicsEnsemble` to these episodes.
+        horizon: The number of steps of an episode; None: until the discount has left 1/1000 of the weight.
+        rollouts: The number of rollouts per first state and member.
+        starts: The number of first states, drawn without replacement; None: all.
+        replicates: The number of refits of tabular data; a model has as many refits as members.
+        clusters: ``[E]`` labels of the cluster of each episode: refits are to resamples of whole clusters. A ``model``
+            whose members saw resamples of episodes has no such refits, so no interval: give ``clusters`` to
+            `fit_dynamics`, too.
+        seed: The seed of all random numbers.
 
     Raises:
         InputError: an undiscounted value without a horizon, or actions of another kind than the policy's.
     """
     check_estimand(policy, episodes, discount, largest=1.0)
     together = numbered(clusters, episodes.n_episodes)
-    discrete = episodes.spec["action_kind"] == "discrete"
-    if model is None and discrete and is_one_hot(episodes.data["observation"]):
+    if model is None and is_tabular(episodes):
         return _tabular(policy, episodes, discount, horizon, replicates, together, seed)
     if "action_mask" in episodes.data.keys():
         raise InputError(
@@ -95,8 +95,7 @@ def model_rollouts(
     if model is None:
         with torch.enable_grad():
             model = fit_dynamics(episodes, clusters=together, seed=seed)
-    if members is None:
-        members = (model.lead or (1,))[0] if isinstance(model, DynamicsEnsemble) else 1
+    members = int(getattr(model, "members", 1))
     imagined = _Rollouts(policy, model, members, discount, steps)
     index = torch.arange(episodes.n_episodes)
     if starts is not None and starts < len(index):
@@ -105,7 +104,7 @@ def model_rollouts(
     first = first_observations(episodes, index)
     per_member = imagined(first.repeat_interleave(rollouts, 0), seed).view(members, len(index), rollouts).mean(-1)
     per_state = per_member.mean(0)
-    diagnostics, flags = _imagined_well(imagined, model, episodes, per_member, discount)
+    diagnostics, flags = _diagnose(imagined, model, episodes, per_member, discount)
     flags += sample_reasons(policy, episodes)
     picked = _resampled(model, index, members, together, seed)
     return DirectEstimate(
@@ -127,7 +126,7 @@ def model_rollouts(
 
 @dataclass
 class _Rollouts:
-    """Discounted returns of imagined episodes; notes how they went."""
+    """Discounted returns of imagined episodes, with a record of how many were clipped or still alive."""
 
     policy: TargetPolicy
     model: Model
@@ -168,7 +167,7 @@ class _Rollouts:
         return torch.cat(parts, -1)
 
     def checked(self, observation: Tensor, seed: int, action: Tensor | None = None, limit: float = 5e7) -> Tensor:
-        """Mean over members, ``[B]``, of so few rows that it ends today."""
+        """Mean over members, ``[B]``; refused for so many rows that the rollouts would take hours."""
         made = len(observation) * self.members * self.steps
         if made > limit:
             raise InputError(
@@ -184,10 +183,10 @@ class _Rollouts:
         return action.unflatten(0, observation.shape[:2])
 
 
-def _imagined_well(
+def _diagnose(
     imagined: _Rollouts, model: Model, episodes: Episodes, per_member: Tensor, discount: float
 ) -> tuple[dict[str, float], list[str]]:
-    """Diagnostics and flags of rollouts."""
+    """Numbers that describe the rollouts, and a sentence for each sign that they are not to be relied on."""
     means = per_member.mean(-1)
     apart, value = float(means.max() - means.min()), float(means.mean())
     returns, best = largest_return(episodes, discount)
@@ -220,9 +219,9 @@ def _imagined_well(
 
 
 def _resampled(model: Model, index: Tensor, members: int, together: Clusters | None, seed: int) -> Tensor | None:
-    """``[M, W]``: which first states each member's refit averages (-1: none).
+    """The first states that each member's refit averages, ``[M, W]`` (-1: none).
 
-    None if the members saw the same data, or resamples of another kind than ``together`` asks for.
+    None if the members saw the same data, or resamples of other clusters than ``together``.
     """
     own, whole = getattr(model, "resampled", None), getattr(model, "clusters", None)
     if own is None or members < 2:

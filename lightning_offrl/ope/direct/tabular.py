@@ -1,9 +1,9 @@
-"""The maximum-likelihood model of a finite process, and what it says of a policy, by four roads.
+"""The maximum-likelihood model of a finite process, and the value of a policy in it by four methods.
 
 On one empirical distribution, with ``P`` the counted transitions that go on, ``r`` the mean rewards, ``d`` the shares
 of the pairs in the data and ``m`` the first states, these agree to rounding:
 
-    fitted Q          Q <- r + discount P_pi Q, repeated                      (the limit of fitted Q evaluation)
+    fitted Q          Q = r + discount P_pi Q, the limit of fitted Q evaluation, solved (`envs.tabular.state_values`)
     model rollout     sum_t discount^t E[r_t], the state distribution propagated
     flow              zeta d = (1 - discount) m pi + discount P_pi^T (zeta d),  J = E_d[zeta r] / (1 - discount)
     DualDICE          zeta = nu - discount P_pi nu, where nu minimizes
@@ -22,14 +22,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.episodes import Episodes, is_tabular
+from lightning_offrl.envs.tabular import must_end, state_values
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.features import is_one_hot
 
 
 @dataclass(frozen=True)
 class EmpiricalMDP:
-    """What a dataset says of a finite process, all float64.
+    """The empirical frequencies of a finite process in a dataset, all float64.
 
     Attributes:
         transition: ``[S, A, S]``, the share of steps that *went on* in each state; a truncated step goes on.
@@ -47,7 +47,7 @@ class EmpiricalMDP:
 
     @staticmethod
     def from_episodes(episodes: Episodes, weights: Tensor | None = None) -> EmpiricalMDP:
-        """Count.
+        """Count transitions, rewards and ends.
 
         Args:
             episodes: with one-hot observations and discrete actions.
@@ -57,7 +57,7 @@ class EmpiricalMDP:
             InputError: observations that are not one-hot, or continuous actions.
         """
         data = episodes.data
-        if episodes.spec["action_kind"] != "discrete" or not is_one_hot(data["observation"]):
+        if not is_tabular(episodes):
             raise InputError(
                 f"a tabular model needs discrete actions and one-hot observations (a Discrete space), and "
                 f"{episodes.name} has others; use fqe or lstd"
@@ -83,46 +83,31 @@ class EmpiricalMDP:
             start=start / start.sum(),
         )
 
-    def fitted_q(
-        self,
-        policy: Tensor,
-        discount: float,
-        horizon: int | None = None,
-        tolerance: float = 1e-14,
-        sweeps: int = 1_000_000,
-    ) -> Tensor:
-        """The fixed point of fitted Q evaluation by repeated backups, or the value of ``horizon`` steps.
+    def fitted_q(self, policy: Tensor, discount: float, horizon: int | None = None) -> Tensor:
+        """The fixed point of fitted Q evaluation, solved exactly, or the value of ``horizon`` steps.
 
         Args:
             policy: ``[S, A]``.
             discount: in [0, 1]; 1 only where the policy's episodes end.
-            horizon: number of backups; None: until they converge.
-            tolerance: stop when no value moves by more than this times the largest value.
-            sweeps: give up after so many backups.
+            horizon: number of backups; None: their limit.
 
         Returns:
             Q ``[S, A]``, 0 for pairs without data.
 
         Raises:
-            InputError: it has not converged.
+            InputError: at discount 1 without a horizon, if the episodes of this policy may go on for ever.
         """
-        q, change = torch.zeros_like(self.reward), float("inf")
-        for sweep in range(sweeps if horizon is None else horizon):
-            value = (policy * q).sum(-1)
-            new = self.reward + discount * self.transition @ value
-            if horizon is None and float((new - q).abs().max()) <= tolerance * max(1.0, float(new.abs().max())):
-                return new
-            if horizon is None and discount == 1.0 and sweep % 1000 == 999:
-                before, change = change, float((new - q).abs().max())
-                if change > 0.99 * before:
-                    break
-            q = new
-        if horizon is not None:
-            return q
-        raise InputError(
-            f"fitted Q evaluation does not converge at discount {discount}: with this policy episodes do not end; take "
-            "a discount below 1, or a horizon"
-        )
+        if horizon is None:
+            step = torch.einsum("sa,sat->st", policy, self.transition).numpy()
+            if discount == 1.0:
+                may_end = (self.terminated > 0.0) | (self.data == 0.0)
+                must_end(step, (policy * may_end).sum(-1).numpy() > 0.0)
+            value = torch.from_numpy(state_values(step, (policy * self.reward).sum(-1).numpy(), discount))
+            return self.reward + discount * self.transition @ value
+        q = torch.zeros_like(self.reward)
+        for _ in range(horizon):
+            q = self.reward + discount * self.transition @ (policy * q).sum(-1)
+        return q
 
     def value(self, policy: Tensor, q: Tensor) -> float:
         """``E_{s0, a ~ pi} Q``."""

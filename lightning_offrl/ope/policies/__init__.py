@@ -1,1 +1,1 @@
-"""What is evaluated and what made the data: policies as densities and samplers."""
+"""Policies as densities and samplers: the policy to evaluate, and the behavior policy that made the data."""

@@ -1,4 +1,4 @@
-"""Who collected the data: a behavior policy estimated by maximum likelihood.
+"""The behavior policy, which collected the data, estimated by maximum likelihood.
 
 Importance sampling with the behavior regressed on the *same* data that is evaluated is `ris` (Hanna, Niekum and
 Stone, 2019, https://arxiv.org/abs/1806.01347): its error is usually below that of the true behavior's weights, and it
@@ -22,13 +22,12 @@ from torch import Tensor
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels
-from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.normalization import fit_normalizer
+from lightning_offrl.data.datamodule import fit_normalizer
+from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.discrete import CategoricalPolicy
 from lightning_offrl.networks.mixtures import MixturePolicy
-from lightning_offrl.ope.direct.features import is_one_hot
 from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
 from lightning_offrl.rng import mix
@@ -39,17 +38,17 @@ Family = Literal["auto", "squashed", "truncated"]
 
 
 class BehaviorDensity(OfflineAlgorithm):
-    """Maximum likelihood of the logged actions.
+    """A density of the logged actions, trained by maximum likelihood.
 
     Args:
-        spec: the spaces; either kind of action.
-        family: continuous actions: components are tanh of normals, or truncated normals.
-        components: of the mixture; continuous actions.
-        learning_rate: of AdamW (DOPE's behavior cloning: 3e-4 for far longer fits).
-        weight_decay: of AdamW.
-        decay_over: the learning rate falls to 0 along a cosine over so many updates; None: constant.
-        hidden: widths of the hidden layers.
-        normalize_observations: standardize observations.
+        spec: The spaces, with either kind of action.
+        family: Whether the components of continuous actions are tanh of normals, or truncated normals.
+        components: The number of components of the mixture of continuous actions.
+        learning_rate: The learning rate of AdamW (DOPE's behavior cloning: 3e-4 for far longer fits).
+        weight_decay: The weight decay of AdamW.
+        decay_over: The number of updates over which the learning rate falls to 0 along a cosine; None: constant.
+        hidden: The widths of the hidden layers.
+        normalize_observations: Whether observations are standardized.
         **common: see `OfflineAlgorithm`.
     """
 
@@ -106,7 +105,7 @@ class BehaviorDensity(OfflineAlgorithm):
 
 
 class BehaviorModel:
-    """An estimated behavior policy; what a `TargetPolicy` can be asked, it can be asked.
+    """An estimated behavior policy, which is itself a `TargetPolicy`.
 
     Args:
         kind: "counts", "categorical", "squashed" or "truncated".
@@ -189,25 +188,25 @@ def fit_behavior(
     """The policy that most likely chose the logged actions.
 
     Args:
-        episodes: the data; for `ris` the same that is evaluated.
-        held_out: share of the episodes on which the likelihood is measured. Networks keep the weights of the best of
-            20 looks at it; counts are of all episodes, whatever is held out.
-        updates: gradient updates; not used for counts. More is better on locomotion: on hopper medium, whose true
-            behavior has -3.09 nats per action, 5,000 reach -2.38 at 3e-3 and -2.15 at 1e-3.
-        family: of continuous actions. "auto" takes truncated normals where more than 0.1 % of the action's numbers lie
-            on a face of the box (a squashed density has no mass there), else squashed ones.
-        components: of the mixture.
-        hidden: widths of the network.
-        learning_rate: of AdamW at the beginning; it falls to 0 along a cosine.
-        batch_size: B.
-        clusters: ``[E]`` labels of what episodes belong to: whole clusters are held out.
-        seed: of the split, the initial weights and the batches.
+        episodes: The data; for `ris` the same that is evaluated.
+        held_out: The share of the episodes on which the likelihood is measured, 20 times during a fit. Networks keep
+            the weights of the best measurement; counts are of all episodes, whatever is held out.
+        updates: The number of gradient updates; not used for counts. More is better on locomotion: on hopper medium,
+            whose true behavior has -3.09 nats per action, 5,000 reach -2.38 at 3e-3 and -2.15 at 1e-3.
+        family: The density of continuous actions. "auto" takes truncated normals where more than 0.1 % of the action's
+            numbers lie on a face of the box (a squashed density has no mass there), else squashed ones.
+        components: The number of components of the mixture.
+        hidden: The widths of the hidden layers.
+        learning_rate: The learning rate of AdamW at the beginning; it falls to 0 along a cosine.
+        batch_size: The number of rows for each update.
+        clusters: ``[E]`` labels of the cluster of each episode: whole clusters are held out.
+        seed: The seed of the split, the initial weights and the batches.
 
     Raises:
         InputError: fewer than two episodes.
     """
     train, test = split_by_episode(episodes, held_out, seed, clusters)
-    if episodes.spec["action_kind"] == "discrete" and is_one_hot(episodes.data["observation"]):
+    if is_tabular(episodes):
         return _counts(episodes, train, test)
     action = episodes.data["action"]
     if episodes.spec["action_kind"] == "discrete":
@@ -225,7 +224,7 @@ def fit_behavior(
         hidden=hidden,
         seed=seed,
     )
-    fit_normalizer(module, episodes)
+    fit_normalizer(module.normalizer, episodes)
     keys = (*IMITATION, "action_mask") if "action_mask" in episodes.data.keys() else IMITATION
     held = episodes.select(test).data.select(*keys)
     length = episodes.length.clone()
@@ -233,13 +232,13 @@ def fit_behavior(
     sampler = EpisodeBootstrap(episodes.start, length, batch_size, mix(seed, 0xBE1A))
     best: tuple[float, dict[str, Tensor]] = (float("inf"), {})
 
-    def look() -> None:
+    def keep_the_best() -> None:
         nonlocal best
         nll = _nll(BehaviorModel(kind, module, 0.0), held)
         if nll < best[0]:
             best = nll, copy.deepcopy(module.state_dict())
 
-    fit_without_trainer(module, episodes.data.select(*keys), sampler, updates, looks=20, look=look)
+    fit_without_trainer(module, episodes.data.select(*keys), sampler, updates, looks=20, look=keep_the_best)
     if best[1]:
         module.load_state_dict(best[1])
     return BehaviorModel(kind, module, best[0])

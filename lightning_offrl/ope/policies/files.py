@@ -1,4 +1,4 @@
-"""Policies of others: Gaussian networks as ``name.json`` + ``name.pt``, TorchScript, ONNX, and Python functions.
+"""Policies from other projects: Gaussians as ``name.json`` + ``name.pt``, TorchScript, ONNX, and Python functions.
 
 The Gaussian format is a description (JSON) beside a ``state_dict``:
 
@@ -121,7 +121,7 @@ def load_gaussian(path: str | Path) -> TargetPolicy:
 
 
 def _misfit(about: Any, weights: dict[str, Any]) -> str | None:
-    """What a description says that the weights do not bear out, or None; nothing of its sizes is made before."""
+    """Where description and weights disagree, or None; checked before anything of the described sizes is made."""
     try:
         net = about["net"]
         inner = list(net["hidden"])
@@ -163,7 +163,7 @@ def load_function(path: str | Path, spec: Spec, *, scaled: bool = False) -> Targ
 
     Args:
         path: the file; ONNX needs the package ``onnxruntime``.
-        spec: the spaces of the data.
+        spec: The spaces of the data.
         scaled: its actions are in [-1, 1] already; False: in the environment's units.
 
     Raises:
@@ -202,7 +202,7 @@ def load_callable(name: str, spec: Spec) -> TargetPolicy:
     Args:
         name: of a function from raw observations ``[B, ...]`` to actions in the environment's units, see
             `from_function`, or of an object that is a `TargetPolicy`.
-        spec: the spaces of the data.
+        spec: The spaces of the data.
 
     Raises:
         InputError: no such file, module or name.
@@ -229,14 +229,14 @@ def from_function(function: Callable[..., Any], spec: Spec, *, scaled: bool = Fa
 
     Args:
         function: continuous: to ``[B, A]``; discrete: to numbers of actions ``[B]``, or to probabilities ``[B, n]``.
-            With an argument ``action_mask`` it is told which are legal, ``[B, n]`` bool, where the log says so.
-        spec: the spaces of the data.
+            With an argument ``action_mask`` it receives the legal actions, ``[B, n]`` bool, where the log has them.
+        spec: The spaces of the data.
         scaled: its actions are in [-1, 1] already; False: in the environment's units.
     """
-    told = takes_mask(function)
+    masked = takes_mask(function)
 
     def raw(observation: Any, mask: Tensor | None) -> Tensor:
-        legal = {"action_mask": mask} if told and mask is not None else {}
+        legal = {"action_mask": mask} if masked and mask is not None else {}
         return torch.as_tensor(function(observation, **legal))
 
     def act(observation: Any) -> Tensor:

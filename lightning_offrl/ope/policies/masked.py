@@ -1,8 +1,8 @@
-"""Policies asked where the log says which actions were legal: they are told, and may not go beyond.
+"""Policies where the log has masks of legal actions: they receive the masks, and may not take illegal actions.
 
-A policy whose ``probabilities`` takes ``action_mask`` (bool ``[B, n]``, True for legal) is told. Told or not, a policy
-that puts probability on illegal actions is refused: the environment would not let it act so, and what it would do
-instead is nothing that an estimate could guess. After the end of an episode nothing is legal and nothing counts.
+A policy whose ``probabilities`` takes ``action_mask`` (bool ``[B, n]``, True for legal) receives it. Any policy that
+puts probability on illegal actions is refused: the environment would not let it act so, and no estimate could guess
+what it would do instead. After the end of an episode no action is legal, and none counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
 
 ROUNDING = 1e-6
-"""So much probability on illegal actions is rounding."""
+"""The most probability on illegal actions that is taken for rounding."""
 
 
 def legal_actions(episodes: Episodes, rows: Tensor | slice, following: bool = False) -> Tensor | None:
@@ -40,8 +40,8 @@ def probabilities(policy: TargetPolicy, observation: Any, mask: Tensor | None) -
         assert table is not None
         return table.double()
     mask = mask | ~mask.any(-1, keepdim=True)
-    told = {"action_mask": mask} if takes_mask(policy.probabilities) else {}
-    found = policy.probabilities(observation, **told)
+    given = {"action_mask": mask} if takes_mask(policy.probabilities) else {}
+    found = policy.probabilities(observation, **given)
     assert found is not None
     table = found.double()
     illegal = (table * ~mask).sum(-1)

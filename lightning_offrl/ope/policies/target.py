@@ -1,4 +1,4 @@
-"""What is evaluated: policies that say their actions and, where they have one, the density of an action.
+"""Policies to evaluate: they sample actions and, where they have a density, give that of an action.
 
 Importance sampling needs a density ratio. A deterministic continuous policy has none, and neither has a Gaussian that
 is clipped into the box: clipping puts atoms on its faces. Such policies return None as ``log_prob`` and carry a
@@ -107,7 +107,7 @@ class Deterministic:
         """One-hot if discrete, else None."""
         if self.n_actions is None:
             return None
-        return F.one_hot(_told(self.act, observation, action_mask), self.n_actions).double()
+        return F.one_hot(_with_mask(self.act, observation, action_mask), self.n_actions).double()
 
 
 class Discrete:
@@ -126,7 +126,7 @@ class Discrete:
     @torch.no_grad()
     def probabilities(self, observation: Any, action_mask: Tensor | None = None) -> Tensor:
         """``[B, n]`` float64."""
-        p = _told(self.table, observation, action_mask).double()
+        p = _with_mask(self.table, observation, action_mask).double()
         if p.ndim != 2 or bool((p < 0.0).any()) or bool(((p.sum(-1) - 1.0).abs() > 1e-4).any()):
             raise InputError(
                 f"the policy's probabilities must be [B, n], >= 0, and add up to one for each observation, got shape "
@@ -338,8 +338,8 @@ def smoothed(policy: TargetPolicy, bandwidth: float) -> Smoothed:
     return Smoothed(parameters, bandwidth)
 
 
-def _told(function: Callable[..., Tensor], observation: Any, mask: Tensor | None) -> Tensor:
-    """What a function says of an observation, told what is legal where it can be."""
+def _with_mask(function: Callable[..., Tensor], observation: Any, mask: Tensor | None) -> Tensor:
+    """The function's value, with the mask of legal actions where there is one and the function takes it."""
     return (
         function(observation) if mask is None or not takes_mask(function) else function(observation, action_mask=mask)
     )

@@ -1,4 +1,4 @@
-"""Trained pages as target policies."""
+"""Trained algorithms as target policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_offrl.ope.policies.target import ClippedNormal, Deterministic, Di
 
 
 def from_algorithm(trained: Any, stochastic: bool = False) -> TargetPolicy:
-    """A page, or the policy that `load_policy` read, as a target policy.
+    """A trained algorithm, or the policy that `load_policy` read, as a target policy.
 
     Args:
         trained: an `OfflineAlgorithm` in eval mode, or an object with one as ``algorithm``.

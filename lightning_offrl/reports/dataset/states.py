@@ -15,6 +15,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
+from lightning_offrl.data.neighbors import nearest
 
 WIDEST = 128
 _FARTHEST = 10.0
@@ -250,42 +251,10 @@ def find_links(episodes: Episodes, scale: Scale, seed: int = 0, sample: int = SA
         state = torch.unique(hashes, return_inverse=True)[1]
         neighbors = _equal_elsewhere(state, owner, len(x), seed)
     else:
-        neighbors, _ = nearest_elsewhere(query, owner, x, number, LINKS, radius)
+        _, neighbors = nearest(query, x, LINKS, apart=(owner, number), radius=radius)
     linked = neighbors[: len(x), 0] >= 0
     surprise, pairs = _surprise(part, neighbors[: len(x)], following, step)
     return Links(part, chosen, radius, step, neighbors, state, cut, float(linked.double().mean()), surprise, pairs)
-
-
-def nearest_elsewhere(
-    query: Tensor, owner: Tensor, points: Tensor, number: Tensor, k: int, radius: float
-) -> tuple[Tensor, Tensor]:
-    """The nearest points of other episodes within a radius.
-
-    Args:
-        query: ``[Q, D]``.
-        owner: ``[Q]``, the episode of each query.
-        points: ``[N, D]``.
-        number: ``[N]``, the episode of each point.
-        k: at most so many.
-        radius: none farther than this.
-
-    Returns:
-        ``[Q, k]`` indices of points, nearest first, -1 where there are fewer; and their distances, inf there.
-    """
-    k_found = min(k, len(points))
-    index = torch.full((len(query), k), -1, dtype=torch.int64)
-    distance = torch.full((len(query), k), torch.inf)
-    squared = points.square().sum(1)
-    for start in range(0, len(query), 1024):
-        rows = slice(start, start + 1024)
-        gap = query[rows].square().sum(1, keepdim=True) + squared - 2.0 * (query[rows] @ points.T)
-        gap.masked_fill_(owner[rows, None] == number, torch.inf)
-        value, place = gap.topk(k_found, dim=1, largest=False)
-        value = value.clamp(min=0.0).sqrt()
-        far = value > radius
-        index[rows, :k_found] = place.masked_fill(far, -1)
-        distance[rows, :k_found] = value.masked_fill(far, torch.inf)
-    return index, distance
 
 
 def noise_variance(
@@ -315,7 +284,7 @@ def noise_variance(
         return total, total
     x, number = scale(part.data["observation"]), part.episode_index()
     some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:queries]
-    index, distance = nearest_elsewhere(x[some], number[some], x, number, 10, torch.inf)
+    distance, index = nearest(x[some], x, 10, apart=(number[some], number))
     found = (index >= 0).all(0)
     index, distance = index[:, found], distance[:, found].double()
     half = 0.5 * (action[some][:, None] - action[index]).square().mean(0)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.logs import EXAMPLE, assemble, files, order, parse_map
 from lightning_offrl.data.logs.import_logs import import_logs
-from lightning_offrl.data.logs.masks import LegalActions
+from lightning_offrl.data.logs.mask_setting import LegalActions
 from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
 from tests.data.logs.bad_log import run

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from lightning_offrl.batch import TRANSITION, check, unscale_action
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.readers.arrays import from_arrays
 
 
 def line(rows: int, **changes: Any) -> dict[str, Any]:
@@ -155,13 +156,15 @@ def test_random_arrays_are_sound(arrays: dict[str, Any]) -> None:
 
 
 def test_arguments_and_dictionary_give_the_same(arrays: dict[str, Any]) -> None:
-    given = Episodes.from_arrays(
-        arrays["observations"],
-        arrays["actions"],
-        arrays["rewards"],
-        arrays["terminals"],
-        arrays["timeouts"],
-        next_observations=arrays["next_observations"],
+    given = from_arrays(
+        {
+            "observations": arrays["observations"],
+            "actions": arrays["actions"],
+            "rewards": arrays["rewards"],
+            "terminated": arrays["terminals"],
+            "truncated": arrays["timeouts"],
+            "next_observations": arrays["next_observations"],
+        }
     )
     assert given.fingerprint == load(arrays).fingerprint
 

@@ -10,10 +10,11 @@ import minari
 import numpy as np
 import pytest
 import torch
+from minari.dataset.minari_storage import MinariStorage
 
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.writers import collect as module
 from lightning_offrl.data.writers.collect import Collected, collect, collect_arrays
+from lightning_offrl.envs import play
 from lightning_offrl.envs.controllers import behaviors, pendulum
 from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.errors import InputError
@@ -21,7 +22,7 @@ from lightning_offrl.errors import InputError
 
 @pytest.fixture(autouse=True)
 def few_reference_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REFERENCE_EPISODES", 3)
+    monkeypatch.setattr(play, "REFERENCE_EPISODES", 3)
 
 
 @pytest.fixture
@@ -117,18 +118,18 @@ def test_a_policy_in_place_of_the_controller(root: Path) -> None:
 
 def test_an_exported_policy(root: Path, tmp_path: Path) -> None:
     from lightning_offrl.algorithms.bc import BC
-    from lightning_offrl.policy import export_policy
+    from lightning_offrl.policy import export_policy, load_policy
 
     algorithm = BC(environment_spec(make_environment("Pendulum-v1")), hidden=(8,))
-    path = export_policy(algorithm, tmp_path / "policy.pt")
-    done = collect("Pendulum-v1", "test/bc-v0", episodes=1, quality=1.0, policy=path)
+    policy = load_policy(export_policy(algorithm, tmp_path / "policy.pt"))
+    done = collect("Pendulum-v1", "test/bc-v0", episodes=1, quality=1.0, policy=policy)
     episode = minari.load_dataset("test/bc-v0")[0]
     with torch.no_grad():
         intended = 2.0 * algorithm.eval().act(torch.from_numpy(episode.observations[:-1])).numpy()
     assert np.abs(episode.actions - intended).mean() < 0.3  # the noise has standard deviation 0.2
     assert len(done.returns) == 1
     with pytest.raises(InputError, match="the policy was trained on"):
-        collect("CartPole-v1", "test/bc2-v0", episodes=1, quality=1.0, policy=path)
+        collect("CartPole-v1", "test/bc2-v0", episodes=1, quality=1.0, policy=policy)
 
 
 @pytest.mark.parametrize("name", ["x/name-v0", "name", "test/name", "test/na me-v0", "", "../up-v0"])
@@ -140,7 +141,7 @@ def test_bad_ids_write_nothing(root: Path, name: str) -> None:
 
 
 def test_existing_ids_need_overwrite(collected: Collected) -> None:
-    with pytest.raises(InputError, match="exists already .* --overwrite"):
+    with pytest.raises(InputError, match="already exists .*--overwrite"):
         collect("Pendulum-v1", "test/pendulum-v0", episodes=1)
     again = collect("Pendulum-v1", "test/pendulum-v0", episodes=2, quality=0.0, overwrite=True)
     assert len(list(minari.load_dataset("test/pendulum-v0"))) == 2
@@ -149,13 +150,13 @@ def test_existing_ids_need_overwrite(collected: Collected) -> None:
 
 def test_a_failed_overwrite_keeps_the_old_dataset(collected: Collected, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args, **kwargs):
-        Path(collected.path / "data").mkdir(parents=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(minari, "create_dataset_from_buffers", fail)
+    monkeypatch.setattr(MinariStorage, "update_metadata", fail)
     with pytest.raises(KeyboardInterrupt):
         collect("Pendulum-v1", "test/pendulum-v0", episodes=2, quality=0.0, overwrite=True)
     assert len(list(minari.load_dataset("test/pendulum-v0"))) == 8
+    assert [path.name for path in collected.path.parent.iterdir() if path.is_dir()] == ["pendulum-v0"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_failed_overwrite_keeps_the_old_dataset(collected: Collected, monkeypa
         ("Pendlum-v1", {}, "nearest: Pendulum-v1"),
         ("Pendulum-v1", {"episodes": 0}, "at least 1 episode"),
         ("Pendulum-v1", {"quality": 2.0}, "numbers from 0"),
-        ("Pendulum-v1", {"policy": "nothing.pt"}, "no policy at nothing.pt"),
+        ("Pendulum-v1", {"policy": "nothing.pt"}, "got str; read a file with lightning_offrl.load_policy"),
     ],
 )
 def test_bad_input(root: Path, environment: str, arguments: dict, message: str) -> None:

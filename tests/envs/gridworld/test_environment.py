@@ -15,11 +15,12 @@ from gymnasium.utils.env_checker import check_env
 
 from lightning_offrl.data.describe import describe
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.writers.collect import collect, collect_arrays, play, reference_scores
+from lightning_offrl.data.writers.collect import collect, collect_arrays
 from lightning_offrl.envs.controllers import behaviors
 from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld, grid_id
 from lightning_offrl.envs.gridworld.layouts import LAYOUTS, STITCH_HALVES, STITCH_POLICIES
 from lightning_offrl.envs.make import environment_name, environment_spec, make_environment
+from lightning_offrl.envs.play import play, reference_scores
 from lightning_offrl.envs.rollout import evaluate
 from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError

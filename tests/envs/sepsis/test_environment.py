@@ -12,11 +12,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lightning_offrl.data.readers import load
-from lightning_offrl.data.writers.collect import collect, collect_arrays, reference_scores
+from lightning_offrl.data.writers.collect import collect, collect_arrays
 from lightning_offrl.envs.controllers import behaviors, built_in_controller
 from lightning_offrl.envs.make import environment_spec, make_environment
-from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis, sepsis_id
+from lightning_offrl.envs.play import reference_scores
+from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis
 from lightning_offrl.envs.sepsis.patient import DIED, DISCHARGED, TRANSFERRED, describe, process, states, treatments_of
+from lightning_offrl.envs.sepsis.registration import sepsis_id
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.errors import InputError
 

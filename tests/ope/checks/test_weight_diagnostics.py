@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.support import far_share, unseen_share
 from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, effective_sample_size
@@ -39,15 +40,17 @@ def logged(behavior, n=300, steps=4, seed=0) -> Episodes:
     action = behavior.sample(observation, 1, generator)[0]
     end = torch.zeros(n * steps, dtype=torch.bool)
     end[steps - 1 :: steps] = True
-    return Episodes.from_arrays(
-        observation.numpy(),
-        action.float().numpy() if action.is_floating_point() else action.numpy(),
-        torch.ones(n * steps).numpy(),
-        end.numpy(),
-        torch.zeros_like(end).numpy(),
-        behavior_log_prob=behavior.log_prob(
-            observation, action.float() if action.is_floating_point() else action
-        ).numpy(),
+    return from_arrays(
+        {
+            "observations": observation.numpy(),
+            "actions": action.float().numpy() if action.is_floating_point() else action.numpy(),
+            "rewards": torch.ones(n * steps).numpy(),
+            "terminated": end.numpy(),
+            "truncated": torch.zeros_like(end).numpy(),
+            "behavior_log_prob": behavior.log_prob(
+                observation, action.float() if action.is_floating_point() else action
+            ).numpy(),
+        }
     )
 
 

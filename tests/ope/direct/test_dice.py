@@ -11,8 +11,8 @@ import torch
 from lightning_offrl.batch import TRANSITION
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.direct.dice import DICE, dice
-from lightning_offrl.ope.direct.fqe import fqe
+from lightning_offrl.ope.direct.dice import DICE, DICESettings, dice
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
@@ -42,10 +42,10 @@ def test_the_solved_ratio_and_one_value_by_four_methods(ends: bool) -> None:
     episodes, policy, value, ratio, span = solved(ends)
     assert lstd(policy, episodes, discount=0.9).value == pytest.approx(value, abs=1e-10)
     assert model_rollouts(policy, episodes, discount=0.9, replicates=0).value == pytest.approx(value, abs=1e-10)
-    linear = {"discount": 0.9, "hidden": (), "learning_rate": 1e-2, "batch_size": 1024}
-    fitted = fqe(policy, episodes, updates=800, tau=0.08, held_out=0.0, **linear)
+    linear = {"hidden": (), "learning_rate": 1e-2, "batch_size": 1024}
+    fitted = fqe(policy, episodes, discount=0.9, updates=800, settings=FQESettings(tau=0.08, held_out=0.0, **linear))
     assert fitted.value == pytest.approx(value, abs=0.02 * span)
-    found = dice(policy, episodes, updates=1200, tau=0.01, **linear)
+    found = dice(policy, episodes, discount=0.9, updates=1200, settings=DICESettings(tau=0.01, **linear))
     assert found.value == pytest.approx(value, abs=0.02 * span)
     assert 0.95 <= found.diagnostics["mass"] <= 1.05 and not found.flags
     torch.testing.assert_close(found.ratio(episodes), ratio, atol=0.1, rtol=0.0)
@@ -58,7 +58,7 @@ def test_the_solved_ratio_and_one_value_by_four_methods(ends: bool) -> None:
 def test_networks_reach_five_per_cent() -> None:
     """Two hidden layers on one-hot states, 5,000 updates: V within 5 %, E_D[zeta] within 5 % of one."""
     episodes, policy, value, _, _ = solved(ends=False)
-    found = dice(policy, episodes, discount=0.9, hidden=(32, 32), updates=5000)
+    found = dice(policy, episodes, discount=0.9, updates=5000, settings=DICESettings(hidden=(32, 32)))
     assert found.value == pytest.approx(value, rel=0.05)
     assert 0.95 <= found.diagnostics["mass"] <= 1.05
 
@@ -67,7 +67,8 @@ def test_the_end_takes_its_share_of_the_mass() -> None:
     """One step that ends, gamma .9: d_pi is 0.1 on it and 0.9 on the time after, so zeta is 0.1 and V the reward."""
     episodes = scripted([[(0, 0, 3.0)], [(0, 1, 1.0)]] * 20, 2, 2)
     policy = Table(np.tile([1.0, 0.0], (2, 1)))
-    found = dice(policy, episodes, discount=0.9, hidden=(), learning_rate=1e-2, updates=500, batch_size=64, tau=0.02)
+    settings = DICESettings(hidden=(), learning_rate=1e-2, batch_size=64, tau=0.02)
+    found = dice(policy, episodes, discount=0.9, updates=500, settings=settings)
     assert found.value == pytest.approx(3.0, rel=0.05)
     ratio = found.ratio(episodes)
     assert ratio[episodes.data["action"] == 0].numpy() == pytest.approx(0.2, abs=0.02)  # half the data takes action 0
@@ -76,12 +77,13 @@ def test_the_end_takes_its_share_of_the_mass() -> None:
 
 def test_continuous_actions_heads_and_refits() -> None:
     episodes = BEHAVIOR.episodes(12, 10, seed=0)
-    found = dice(TARGET.policy(), episodes, discount=0.9, updates=30, seeds=2, replicates=3, hidden=(8,))
+    how = {"discount": 0.9, "updates": 30, "seeds": 2, "replicates": 3, "settings": DICESettings(hidden=(8,))}
+    found = dice(TARGET.policy(), episodes, **how)
     assert found.per_seed.shape == (2,) and found.replicates.shape == (3,) and found.counts.shape == (3, 12)
     assert found.value == pytest.approx(float(found.per_seed.mean()))
     assert found.counts.sum(-1).tolist() == [12.0] * 3
     assert found.ratio(episodes).shape == (120,)
-    again = dice(TARGET.policy(), episodes, discount=0.9, updates=30, seeds=2, replicates=3, hidden=(8,))
+    again = dice(TARGET.policy(), episodes, **how)
     assert torch.equal(found.replicates, again.replicates)
     assert math.isnan(float(found.per_initial_state[0]))
     with pytest.raises(InputError, match="not values; take q and v from fqe"):
@@ -109,5 +111,5 @@ def test_refusals() -> None:
     page = DICE(episodes.spec, discount=0.9, hidden=(4,)).of(TARGET.policy())
     with pytest.raises(InputError, match="starting_at"):
         page.prepare(OfflineDataModule(episodes).columns()[:4].unsqueeze(0))
-    short = dice(TARGET.policy(), episodes, discount=0.9, updates=10, hidden=(4,))
+    short = dice(TARGET.policy(), episodes, discount=0.9, updates=10, settings=DICESettings(hidden=(4,)))
     assert any("add up to" in flag for flag in short.flags)

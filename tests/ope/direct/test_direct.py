@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.estimate import multiplicities
 from lightning_offrl.ope.direct.features import quadratic_features
@@ -122,7 +123,7 @@ def test_undiscounted_without_an_end_is_refused() -> None:
     episodes = scripted([[(0, 0, 1.0)]], 2, 2, terminal=False)
     model = EmpiricalMDP.from_episodes(episodes)
     policy = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    with pytest.raises(InputError, match="do not end"):
+    with pytest.raises(InputError, match="never ends from state 0"):
         model.fitted_q(policy, 1.0)
     with pytest.raises(InputError, match="do not end"):
         model.rollout_value(policy, 1.0)
@@ -194,17 +195,17 @@ def test_quadratic_features_hold_a_linear_quadratic_value_exactly() -> None:
     reward = -s.square().sum(-1) - 0.5 * u.square().sum(-1)
     from gymnasium import spaces
 
-    from lightning_offrl.data.episodes import Episodes
-
-    episodes = Episodes.from_arrays(
-        s.float().numpy(),
-        u.float().numpy(),
-        reward.numpy(),
-        np.zeros(400, bool),
-        np.ones(400, bool),
-        next_observations=following.float().numpy(),
-        observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float32),
-        action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
+    episodes = from_arrays(
+        {
+            "observations": s.float().numpy(),
+            "actions": u.float().numpy(),
+            "rewards": reward.numpy(),
+            "terminated": np.zeros(400, bool),
+            "truncated": np.ones(400, bool),
+            "next_observations": following.float().numpy(),
+            "observation_space": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            "action_space": spaces.Box(-1.0, 1.0, (1,), np.float32),
+        }
     )
     estimate = lstd(Linear(gain), episodes, discount=0.9, features=quadratic_features(episodes))
     closed = a + b @ gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,13 +14,15 @@ from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.quantiles import quantile_levels, quantile_regression
-from lightning_offrl.ope.direct.fqe import FQE, fqe
+from lightning_offrl.ope.direct.fqe import FQESettings, fqe
+from lightning_offrl.ope.direct.fqe_algorithm import FQE
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
 from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
 from tests.ope.linear_quadratic import BEHAVIOR, DISCOUNT, TARGET
 
-TABULAR = {"hidden": (), "learning_rate": 1e-2, "held_out": 0.0, "batch_size": 1024}
+TABULAR = FQESettings(hidden=(), learning_rate=1e-2, held_out=0.0, batch_size=1024)
+SMALL = replace(TABULAR, batch_size=64)
 
 
 def tabular_case(ends: bool, n: int = 300):
@@ -33,7 +36,7 @@ def tabular_case(ends: bool, n: int = 300):
 def test_linear_in_one_hot_converges_to_the_tabular_fixed_point(ends: bool) -> None:
     """Within 3 % of the range of Q everywhere, 1 % in the value, of the empirical model solved by backups."""
     episodes, table = tabular_case(ends)
-    found = fqe(Table(table), episodes, discount=0.8, updates=1000, tau=0.04, **TABULAR)
+    found = fqe(Table(table), episodes, discount=0.8, updates=1000, settings=replace(TABULAR, tau=0.04))
     model = EmpiricalMDP.from_episodes(episodes)
     q = model.fitted_q(torch.as_tensor(table), 0.8)
     state, action = episodes.data["observation"].argmax(-1), episodes.data["action"]
@@ -50,22 +53,17 @@ def test_a_reward_at_the_end_and_a_cut_that_bootstraps(terminal: bool, value: fl
     """0 -> 1 -> 2 with reward 5 on the last step, which ends the episode or, cut, stays in 2 for ever."""
     episodes = scripted([[(0, 0, 0.0), (1, 0, 0.0), (2, 0, 5.0)]] * 4, 3, 2, terminal=terminal)
     policy = Table(np.tile([1.0, 0.0], (3, 1)))
-    found = fqe(policy, episodes, discount=0.8, updates=500, tau=0.1, **TABULAR | {"batch_size": 64})
+    found = fqe(policy, episodes, discount=0.8, updates=500, settings=replace(SMALL, tau=0.1))
     assert found.value == pytest.approx(value, rel=0.02)
 
 
 def test_the_reward_mean_is_subtracted_only_where_nothing_ends() -> None:
     """All rewards 2: without ends V = 2 / (1 - gamma); with ends each episode of one step is worth 2."""
     policy = Table(np.tile([1.0, 0.0], (2, 1)))
-    going = fqe(
-        policy,
-        scripted([[(0, 0, 2.0)]] * 4, 2, 2, terminal=False),
-        discount=0.9,
-        updates=300,
-        **TABULAR | {"batch_size": 64},
-    )
+    endless = scripted([[(0, 0, 2.0)]] * 4, 2, 2, terminal=False)
+    going = fqe(policy, endless, discount=0.9, updates=300, settings=SMALL)
     assert going.value == pytest.approx(20.0, abs=0.01)  # transformed, every reward is 0
-    ended = fqe(policy, scripted([[(0, 0, 2.0)]] * 4, 2, 2), discount=0.9, updates=500, **TABULAR | {"batch_size": 64})
+    ended = fqe(policy, scripted([[(0, 0, 2.0)]] * 4, 2, 2), discount=0.9, updates=500, settings=SMALL)
     assert ended.value == pytest.approx(2.0, rel=0.02)
 
 
@@ -77,7 +75,8 @@ def test_continuous_actions_agree_with_a_closed_form() -> None:
     truth = TARGET.value() + np.trace(p) - np.einsum("bi,ij,bj->b", first, p, first).mean()
     exact = lstd(TARGET.policy(), episodes, discount=DISCOUNT)
     assert exact.value == pytest.approx(truth, rel=0.1)
-    found = fqe(TARGET.policy(), episodes, discount=DISCOUNT, updates=1000, hidden=(64, 64), learning_rate=3e-3)
+    settings = FQESettings(hidden=(64, 64), learning_rate=3e-3)
+    found = fqe(TARGET.policy(), episodes, discount=DISCOUNT, updates=1000, settings=settings)
     assert found.value == pytest.approx(truth, rel=0.1)
     assert abs(found.value - BEHAVIOR.value()) > 1.0  # it is the target's value, not the data's
 
@@ -89,7 +88,8 @@ def test_linear_quadratic_over_five_seeds() -> None:
     first = episodes.data["observation"][episodes.start].double().numpy()
     p = TARGET.lyapunov()
     truth = TARGET.value() + np.trace(p) - np.einsum("bi,ij,bj->b", first, p, first).mean()
-    found = fqe(TARGET.policy(), episodes, discount=DISCOUNT, updates=6000, hidden=(64, 64), seeds=5)
+    settings = FQESettings(hidden=(64, 64))
+    found = fqe(TARGET.policy(), episodes, discount=DISCOUNT, updates=6000, settings=settings, seeds=5)
     assert found.per_seed.tolist() == pytest.approx([truth] * 5, rel=0.1)
     assert not found.flags, found.flags
 
@@ -98,7 +98,7 @@ def test_stacked_heads_are_single_fits_and_the_first_is_the_data_itself() -> Non
     """Head i alone, with its own seed and rows, gives the same network (to float32's order of summation)."""
     episodes = BEHAVIOR.episodes(12, 10, seed=2)
     policy = Linear(TARGET.policy().gain)
-    common = {"discount": 0.9, "updates": 40, "hidden": (8,), "held_out": 0.0}
+    common = {"discount": 0.9, "updates": 40, "settings": FQESettings(hidden=(8,), held_out=0.0)}
     together = fqe(policy, episodes, seeds=2, **common)
     alone = [fqe(policy, episodes, seed=s, **common) for s in (0, 1)]
     assert together.value == pytest.approx((alone[0].value + alone[1].value) / 2, abs=1e-5)
@@ -128,7 +128,7 @@ def test_bootstrap_rows_come_from_each_heads_own_episodes() -> None:
 def test_bootstrap_refits_spread_as_the_tabular_refits_do() -> None:
     """One pass of 20 heads against 200 exact refits: standard errors within a factor of 1.6."""
     episodes, table = tabular_case(True, n=60)
-    found = fqe(Table(table), episodes, discount=0.8, updates=600, replicates=20, **TABULAR)
+    found = fqe(Table(table), episodes, discount=0.8, updates=600, replicates=20, settings=TABULAR)
     exact = lstd(Table(table), episodes, discount=0.8, replicates=200)
     assert found.replicates.shape == (20,)
     assert 1 / 1.6 <= found.standard_error() / exact.standard_error() <= 1.6
@@ -139,7 +139,8 @@ def test_quantiles_of_a_coin() -> None:
     """Return +1 or -1 after one step, and a sure 2 before it: quantiles 1 and 3 (gamma .5: 2 +- .5)."""
     paths = [[(0, 0, 2.0), (1, 0, reward)] for reward in (1.0, -1.0)] * 5
     policy = Table(np.tile([1.0, 0.0], (2, 1)))
-    found = fqe(policy, scripted(paths, 2, 2), discount=0.5, updates=500, quantiles=8, **TABULAR | {"batch_size": 256})
+    settings = replace(TABULAR, quantiles=8, batch_size=256)
+    found = fqe(policy, scripted(paths, 2, 2), discount=0.5, updates=500, settings=settings)
     assert found.value == pytest.approx(2.0, abs=0.05)
     torch.testing.assert_close(
         found.return_quantiles.sort().values, torch.tensor([1.5] * 4 + [2.5] * 4).double(), atol=0.1, rtol=0.0
@@ -166,16 +167,18 @@ def test_quantile_regression_is_minimal_at_the_weighted_quantiles() -> None:
 
 def test_pessimism_is_a_labeled_variant_and_lies_lower() -> None:
     episodes = BEHAVIOR.episodes(20, 20, seed=4)
-    common = {"discount": 0.9, "updates": 300, "hidden": (16,), "critics": 4, "learning_rate": 1e-3}
-    mean = fqe(TARGET.policy(), episodes, **common)
-    low = fqe(TARGET.policy(), episodes, reduction="min", **common)
+    settings = FQESettings(hidden=(16,), critics=4, learning_rate=1e-3)
+    mean, low = (
+        fqe(TARGET.policy(), episodes, discount=0.9, updates=300, settings=replace(settings, reduction=reduction))
+        for reduction in ("mean", "min")
+    )
     assert low.value < mean.value
     assert any("pessimistic" in flag for flag in low.flags) and not any("pessimistic" in f for f in mean.flags)
 
 
 def test_flags_of_a_short_fit_and_of_targets_out_of_bounds() -> None:
     episodes = BEHAVIOR.episodes(20, 20, seed=4)
-    short = fqe(TARGET.policy(), episodes, discount=0.99, updates=60, tau=0.005, hidden=(8,))
+    short = fqe(TARGET.policy(), episodes, discount=0.99, updates=60, settings=FQESettings(hidden=(8,), tau=0.005))
     assert any("too few updates" in flag for flag in short.flags)
     # an untrained network far off its bounds: every target is cut, and that is said
     page = FQE(episodes.spec, discount=0.9, reward_range=(0.0, 1e-6), hidden=(8,)).of(TARGET.policy())
@@ -194,7 +197,7 @@ def test_policies_that_draw_nothing_are_asked_once() -> None:
             return super().sample(observation, n, generator)
 
     episodes = BEHAVIOR.episodes(5, 10, seed=0)
-    fqe(Counting(TARGET.policy().gain), episodes, discount=0.9, updates=100, hidden=(4,))
+    fqe(Counting(TARGET.policy().gain), episodes, discount=0.9, updates=100, settings=FQESettings(hidden=(4,)))
     assert calls == [50, 5, 5]  # the table's 50 next observations; the 5 first ones to read, and to follow
 
 
@@ -208,13 +211,14 @@ def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None
             return super().sample(observation, n, generator)
 
     episodes = BEHAVIOR.episodes(5, 10, seed=0)
-    common = {"discount": 0.9, "hidden": (4,), "held_out": 0.0}
-    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=40, **common)
+    net = FQESettings(hidden=(4,), held_out=0.0)
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, discount=0.9, updates=40, settings=net)
     short, asked[:] = asked.copy(), []
-    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=80, **common)
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, discount=0.9, updates=80, settings=net)
     assert asked == short and asked.count((50, 8)) == 1 and len(asked) == 4
     asked.clear()
-    fqe(Counting(TARGET.policy().gain, 0.1), episodes, updates=5, batch_size=2, **common)
+    few = replace(net, batch_size=2)
+    fqe(Counting(TARGET.policy().gain, 0.1), episodes, discount=0.9, updates=5, settings=few)
     assert asked.count((2, 1)) == 5 and (50, 8) not in asked  # a short fit draws for what it visits
 
 
@@ -273,8 +277,9 @@ def test_refusals() -> None:
 
 def test_the_callers_random_state_and_gradient_mode_are_untouched() -> None:
     episodes = BEHAVIOR.episodes(5, 10, seed=0)
+    how = {"discount": 0.9, "updates": 30, "settings": FQESettings(hidden=(4,))}
     state = torch.get_rng_state()
     with torch.inference_mode():
-        value = fqe(TARGET.policy(), episodes, discount=0.9, updates=30, hidden=(4,)).value
+        value = fqe(TARGET.policy(), episodes, **how).value
     assert torch.equal(torch.get_rng_state(), state) and math.isfinite(value)
-    assert value == fqe(TARGET.policy(), episodes, discount=0.9, updates=30, hidden=(4,)).value
+    assert value == fqe(TARGET.policy(), episodes, **how).value

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.dynamics.ensemble import Step, fit_dynamics
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.lstd import lstd
@@ -90,17 +91,17 @@ def test_the_reward_of_the_last_step_counts_and_none_after_it() -> None:
     """From 3: 1 + 0.9 + 0.81 * 10; from 1: 10 at once."""
     import gymnasium
 
-    from lightning_offrl.data.episodes import Episodes
-
     observation = np.array([[3.0], [1.0]], np.float32)
-    episodes = Episodes.from_arrays(
-        observation,
-        np.zeros((2, 1), np.float32),
-        np.zeros(2),
-        np.ones(2, bool),
-        np.zeros(2, bool),
-        observation_space=gymnasium.spaces.Box(-9, 9, (1,), np.float32),
-        action_space=gymnasium.spaces.Box(-1, 1, (1,), np.float32),
+    episodes = from_arrays(
+        {
+            "observations": observation,
+            "actions": np.zeros((2, 1), np.float32),
+            "rewards": np.zeros(2),
+            "terminated": np.ones(2, bool),
+            "truncated": np.zeros(2, bool),
+            "observation_space": gymnasium.spaces.Box(-9, 9, (1,), np.float32),
+            "action_space": gymnasium.spaces.Box(-1, 1, (1,), np.float32),
+        }
     )
     found = model_rollouts(Linear([[0.1]]), episodes, discount=0.9, model=Countdown())
     assert found.per_initial_state.tolist() == pytest.approx([1.0 + 0.9 + 8.1, 10.0])

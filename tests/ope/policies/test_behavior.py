@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.networks.mixtures import BoxMixture, TruncatedGaussian
 from lightning_offrl.ope.policies.behavior import BehaviorModel, fit_behavior
@@ -21,14 +22,16 @@ def one_step(observation, action, discrete: int = 0) -> Episodes:
     """Contextual episodes of one step."""
     n, size = observation.shape
     space = spaces.Discrete(discrete) if discrete else spaces.Box(-1.0, 1.0, action.shape[1:], np.float32)
-    return Episodes.from_arrays(
-        observation.numpy().astype(np.float32),
-        action.numpy().astype(np.int64 if discrete else np.float32),
-        np.zeros(n),
-        np.ones(n, bool),
-        np.zeros(n, bool),
-        observation_space=spaces.Box(-np.inf, np.inf, (size,), np.float32),
-        action_space=space,
+    return from_arrays(
+        {
+            "observations": observation.numpy().astype(np.float32),
+            "actions": action.numpy().astype(np.int64 if discrete else np.float32),
+            "rewards": np.zeros(n),
+            "terminated": np.ones(n, bool),
+            "truncated": np.zeros(n, bool),
+            "observation_space": spaces.Box(-np.inf, np.inf, (size,), np.float32),
+            "action_space": space,
+        }
     )
 
 

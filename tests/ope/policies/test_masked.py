@@ -16,11 +16,12 @@ from lightning_offrl.batch import TRANSITION
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.data.writers.collect import collect_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.direct.dice import DICE
 from lightning_offrl.ope.direct.double_reinforcement import drl
-from lightning_offrl.ope.direct.fqe import FQE
+from lightning_offrl.ope.direct.fqe_algorithm import FQE
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
@@ -66,18 +67,20 @@ def episodes_of(paths: list[list[tuple[int, int, int]]], cut: bool = False, feat
     end[last] = True
     terminal = end & (rows[:, 2] == 3)
     eye = np.eye(4, dtype=np.float32) * (2.0 if features else 1.0)
-    return Episodes.from_arrays(
-        eye[rows[:, 0]],
-        rows[:, 1],
-        REWARD[rows[:, 0], rows[:, 1]],
-        terminal,
-        end & ~terminal,
-        next_observations=eye[rows[:, 2]],
-        action_mask=MASK[rows[:, 0]],
-        next_action_mask=MASK[rows[:, 2]],
-        observation_space=spaces.Box(0.0, 2.0, (4,), np.float32),
-        action_space=spaces.Discrete(3),
-        name="masked",
+    return from_arrays(
+        {
+            "observations": eye[rows[:, 0]],
+            "actions": rows[:, 1],
+            "rewards": REWARD[rows[:, 0], rows[:, 1]],
+            "terminated": terminal,
+            "truncated": end & ~terminal,
+            "next_observations": eye[rows[:, 2]],
+            "action_mask": MASK[rows[:, 0]],
+            "next_action_mask": MASK[rows[:, 2]],
+            "observation_space": spaces.Box(0.0, 2.0, (4,), np.float32),
+            "action_space": spaces.Discrete(3),
+            "name": "masked",
+        }
     )
 
 

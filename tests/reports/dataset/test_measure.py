@@ -12,6 +12,7 @@ import torch
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers import load
+from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.data.strata import episode_hashes
 from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.gridworld.layouts import STITCH_POLICIES
@@ -22,7 +23,6 @@ from lightning_offrl.reports.dataset.mixture import find_policies
 from lightning_offrl.reports.dataset.states import (
     find_links,
     fit_scale,
-    nearest_elsewhere,
     noise_variance,
     row_hashes,
     state_space,
@@ -41,13 +41,15 @@ def walks(episodes: int, length: int, act: Any, *, seed: int = 0, size: int = 3)
         action.append(np.stack([act(s, i, rng) for s in state[:-1]]))
     path = np.stack(observation).astype(np.float32)
     actions = np.concatenate(action)
-    return Episodes.from_arrays(
-        path[:, :-1].reshape(-1, size),
-        np.clip(actions, -1, 1).astype(np.float32) if actions.dtype.kind == "f" else actions,
-        np.ones(episodes * length, dtype=np.float32),
-        np.zeros(episodes * length, dtype=bool),
-        np.tile(np.arange(length) == length - 1, episodes),
-        next_observations=path[:, 1:].reshape(-1, size),
+    return from_arrays(
+        {
+            "observations": path[:, :-1].reshape(-1, size),
+            "actions": np.clip(actions, -1, 1).astype(np.float32) if actions.dtype.kind == "f" else actions,
+            "rewards": np.ones(episodes * length, dtype=np.float32),
+            "terminated": np.zeros(episodes * length, dtype=bool),
+            "truncated": np.tile(np.arange(length) == length - 1, episodes),
+            "next_observations": path[:, 1:].reshape(-1, size),
+        }
     )
 
 
@@ -113,13 +115,15 @@ def test_values_by_hand() -> None:
     first, second = [0.0, 1.0, 2.0], [10.0, 1.0, 30.0]
     observation = np.array([first[:2], second[:2]]).reshape(-1, 1)
     following = np.array([first[1:], second[1:]]).reshape(-1, 1)
-    data = Episodes.from_arrays(
-        np.tile(observation, (3, 1)),
-        np.zeros((12, 1)),
-        np.tile([1.0, 2.0, 4.0, 4.0], 3),
-        np.tile([False, True, False, False], 3),
-        np.tile([False, False, False, True], 3),
-        next_observations=np.tile(following, (3, 1)),
+    data = from_arrays(
+        {
+            "observations": np.tile(observation, (3, 1)),
+            "actions": np.zeros((12, 1)),
+            "rewards": np.tile([1.0, 2.0, 4.0, 4.0], 3),
+            "terminated": np.tile([False, True, False, False], 3),
+            "truncated": np.tile([False, False, False, True], 3),
+            "next_observations": np.tile(following, (3, 1)),
+        }
     )
     links = find_links(data, fit_scale(data))
     assert links.state is not None  # three copies: states repeat exactly
@@ -249,20 +253,6 @@ def test_row_hashes_tell_rows_apart() -> None:
     assert (swapped == row_hashes(grid)).sum() == 40 * 5  # only where both are the same
 
 
-def test_neighbors_are_those_of_a_plain_search() -> None:
-    rng = np.random.default_rng(1)
-    x = torch.from_numpy(rng.normal(size=(300, 2)).astype(np.float32))
-    owner = torch.arange(300) % 7
-    index, distance = nearest_elsewhere(x, owner, x, owner, 3, 0.4)
-    plain = torch.cdist(x.double(), x.double())
-    plain[owner[:, None] == owner] = torch.inf
-    want, place = plain.sort(dim=1)
-    near = want[:, :3] <= 0.4
-    assert torch.equal(index >= 0, near)
-    assert torch.equal(index[near], place[:, :3][near])
-    torch.testing.assert_close(distance[near].double(), want[:, :3][near], rtol=1e-3, atol=1e-3)
-
-
 def test_coverage_of_a_finite_world() -> None:
     world = GridWorld("corridor")
     data = load(world.dataset(world.mdp.uniform(), 200, seed=0))
@@ -342,13 +332,15 @@ def test_ends_are_audited(arrays: dict[str, Any]) -> None:
 
 def test_rewards_and_imbalance_by_hand() -> None:
     """Three episodes of 1, 2 and 5 steps with returns 0, 4 and 2."""
-    data = Episodes.from_arrays(
-        np.arange(8.0)[:, None],
-        np.array([[-1.0], [1.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.5]]),
-        np.array([0.0, 0.0, 4.0, 0.0, 2.0, 0.0, 0.0, 0.0]),
-        np.array([1, 0, 1, 0, 0, 0, 0, 1]),
-        np.zeros(8),
-        next_observations=np.arange(1.0, 9.0)[:, None],
+    data = from_arrays(
+        {
+            "observations": np.arange(8.0)[:, None],
+            "actions": np.array([[-1.0], [1.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.5]]),
+            "rewards": np.array([0.0, 0.0, 4.0, 0.0, 2.0, 0.0, 0.0, 0.0]),
+            "terminated": np.array([1, 0, 1, 0, 0, 0, 0, 1]),
+            "truncated": np.zeros(8),
+            "next_observations": np.arange(1.0, 9.0)[:, None],
+        }
     )
     reward = facts.rewards(data, 0.9)
     assert reward.zero == 0.75 and reward.distinct == 3 and reward.at_end == 0.5

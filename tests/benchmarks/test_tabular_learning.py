@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.envs.gridworld.environment import GridWorld
-from lightning_offrl.envs.tabular import TabularMDP, without_action
-from lightning_offrl.envs.tabular_learning import (
+from benchmarks.tabular_learning import (
     Log,
     conservative_evaluation,
     conservative_q_learning,
@@ -17,6 +15,8 @@ from lightning_offrl.envs.tabular_learning import (
     q_learning,
     softmax,
 )
+from lightning_offrl.envs.gridworld.environment import GridWorld
+from lightning_offrl.envs.tabular import TabularMDP, without_action
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.discrete import log_sum_exp_gap, of_action
 from lightning_offrl.losses.values import expectile, huber
@@ -230,7 +230,7 @@ def test_conservative_q_learning_is_stationary_for_the_page_s_losses(quality: fl
 
 def test_it_contracts_whatever_the_weight() -> None:
     """Targets that differ by at most d give minima that differ by at most d, which makes the update a contraction."""
-    from lightning_offrl.envs.tabular_learning import _minimize
+    from benchmarks.tabular_learning import _minimize
 
     _, _, log = a_cliff(0.6)
     b, rng = log.behavior[log.states], np.random.default_rng(0)

@@ -19,9 +19,9 @@ from lightning_offrl.data.logs import order
 from lightning_offrl.data.logs.import_logs import import_logs
 from lightning_offrl.data.readers import load
 from lightning_offrl.data.readers.minari import local_ids
+from lightning_offrl.data.staging import LOCK, clear, staging
 from lightning_offrl.data.writers.convert import Converted, convert
 from lightning_offrl.data.writers.minari import HALF_WRITTEN
-from lightning_offrl.data.writers.staging import LOCK, clear, staging
 from lightning_offrl.errors import InputError
 from tests.data.logs.log_files import HEADER, MAP, rows_of, table
 
@@ -30,7 +30,7 @@ pytest.importorskip("fcntl")
 HOLD = """
 import sys, time
 from pathlib import Path
-from lightning_offrl.data.writers.staging import staging
+from lightning_offrl.data.staging import staging
 with staging(Path(sys.argv[1]), sys.argv[2]) as folder:
     for name in sys.argv[3:]:
         (folder / name).mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_a_killed_import_is_cleaned_up_by_the_next(
     assert local_ids() == ["test/other-v0"]
     again = import_logs(log, {**MAP, "order": "sort"}, "test/killed-v0")
     assert removed(again) == [
-        f"removed what a killed import or convert had left half written in {store / 'test'}: {half}",
+        f"removed what a killed process had left half written in {store / 'test'}: {half}",
         f"removed what a killed import had left in {scratch}: {rows}",
     ]
     assert hidden(store / "test") == [] and list(scratch.iterdir()) == []
@@ -157,7 +157,7 @@ def test_what_was_being_replaced_is_put_back(arrays: dict[str, Any], tmp_path: P
         kill()
     done = convert(arrays, "test/other-v0")
     assert removed(done) == [
-        f"removed what a killed import or convert had left half written in {old.path.parent}: {name}, and put back "
+        f"removed what a killed process had left half written in {old.path.parent}: {name}, and put back "
         "what it was replacing: walk-v0"
     ]
     assert local_ids() == ["test/other-v0", "test/walk-v0"]
