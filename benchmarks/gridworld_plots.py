@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.envs.gridworld.layouts import STITCH_HALVES
 from lightning_offrl.envs.tabular import without_action
-from lightning_offrl.reports.plots import COLORS, save
+from lightning_offrl.reports.theme import COLORS, save
 
 NAMES = {"DQN": "DQN (naive)", "BC": "BC", "BCQ": "BCQ", "IQL": "IQL", "CQL": "CQL"}
 HUES = {"DQN": "series-1", "BC": "data", "BCQ": "series-3", "IQL": "series-4", "CQL": "series-2"}

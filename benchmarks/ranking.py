@@ -36,7 +36,7 @@ from torch import Tensor
 
 from lightning_offrl.ope.checks.weight_diagnostics import check_weights
 from lightning_offrl.ope.direct.estimate import multiplicities
-from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.selection.confidence_set import Gaps, gaps_of
 from lightning_offrl.ope.weighting.doubly_robust import doubly_robust
 from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision

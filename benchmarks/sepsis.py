@@ -39,7 +39,7 @@ from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import Discrete, TargetPolicy
 from lightning_offrl.ope.policies.trained import from_algorithm
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.weighting.importance import importance_sampling
 from lightning_offrl.ope.weighting.sensitivity import sensitivity, tipping_point, unrecorded_cause
 from lightning_offrl.ope.weighting.trajectories import Trajectories, trajectories
@@ -108,7 +108,7 @@ def five_policies(ward: Sepsis, data: Episodes, updates: int) -> dict[str, Targe
     }
 
 
-def measured(result: Evaluation, value: float) -> dict[str, Any]:
+def measured(result: OPEResult, value: float) -> dict[str, Any]:
     """What is kept of an evaluation."""
     rows = {}
     for row in result.rows:

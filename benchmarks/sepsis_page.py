@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_offrl.reports.plots import COLORS, save
+from lightning_offrl.reports.theme import COLORS, save
 
 WARDS = {"recorded": "diabetes is in the record", "hidden": "diabetes is hidden"}
 SOURCES = {"logged": "the clinician's own", "fitted": "fitted to the record"}

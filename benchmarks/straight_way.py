@@ -15,20 +15,20 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 
-from lightning_offrl import IQL, Episodes, OfflineDataModule
-from lightning_offrl.callbacks.export import ExportPolicy
+from lightning_offrl import IQL, ExportPolicy, OfflineDataModule, load_dataset
 
 
 def train(directory: Path) -> Path:
     """Train IQL on random episodes; returns the exported policy."""
     rng = np.random.default_rng(0)
-    ends = np.arange(1, 801) % 40 == 0
-    episodes = Episodes.from_arrays(
-        observations=rng.normal(size=(800, 3)).astype(np.float32),
-        actions=rng.uniform(-1.0, 1.0, size=(800, 2)).astype(np.float32),
-        rewards=rng.normal(size=800).astype(np.float32),
-        terminated=np.zeros(800, dtype=bool),
-        truncated=ends,
+    episodes = load_dataset(
+        {
+            "observations": rng.normal(size=(800, 3)).astype(np.float32),
+            "actions": rng.uniform(-1.0, 1.0, size=(800, 2)).astype(np.float32),
+            "rewards": rng.normal(size=800).astype(np.float32),
+            "terminated": np.zeros(800, dtype=bool),
+            "truncated": np.arange(1, 801) % 40 == 0,
+        }
     )
     data = OfflineDataModule(episodes, batch_size=64)
     trainer = pl.Trainer(

@@ -46,6 +46,8 @@ class AWAC(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`.
     """
 
+    remedy = "raise model.temperature"
+
     def __init__(
         self,
         spec: Spec,

@@ -49,6 +49,7 @@ class IQL(OfflineAlgorithm):
     """
 
     counterpart = "DiscreteIQL"
+    remedy = "lower model.inverse_temperature"
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class ReBRAC(OfflineAlgorithm):
     """
 
     needs = (*TRANSITION, ("next", "action"))
+    remedy = "raise model.policy_penalty and model.critic_penalty"
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class TD3BC(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`.
     """
 
+    remedy = "lower model.alpha"
+
     def __init__(
         self,
         spec: Spec,

@@ -16,8 +16,7 @@ from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.ope.policies.trained import from_algorithm
-from lightning_offrl.ope.result import Evaluation
-from lightning_offrl.ope.selection.confidence_set import standard_error
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 
@@ -27,7 +26,7 @@ class EvaluateOPE(Callback):
 
     Logged under ``ope/``: for every eligible estimate ``NAME/value``, ``NAME/low`` and ``NAME/high`` (an estimate that
     abstains logs nothing), ``eligible`` (how many), ``conservative`` (the smallest lower bound), ``less_error`` (the
-    estimate that speaks less one standard error: what `offrl select` ranks by), ``naive/value`` (the mean return of
+    representative estimate less one standard error: what `offrl select` ranks by), ``naive/value`` (the mean return of
     those episodes), and ``unsupported`` (the share of the policy's actions far from the log's). Values
     are discounted, in raw rewards: they compare with ``eval/return`` only where that is computed alike.
 
@@ -39,17 +38,17 @@ class EvaluateOPE(Callback):
     data module has a ``cluster``, intervals resample these.
 
     Args:
-        every: period in gradient updates; 0 evaluates after the last update only.
-        discount: None takes the data module's.
-        horizon: count only the first steps; None: whole episodes.
-        direct: the fitted estimate: "lstd" (quadratic features, seconds), "fqe" (thousands of updates), or "none".
-        updates: of fitted Q evaluation.
-        refits: to resampled episodes, for the interval of the fitted estimate.
-        stochastic: evaluate the density that is trained, not the greedy action; gives importance weights where the log
-            has probabilities.
-        max_episodes: at most so many episodes are used, the first ones.
-        seed: of fits and resampling.
-        choose_by: the logged name whose largest value is the choice, see `chosen`.
+        every: The period in gradient updates; 0 evaluates after the last update only.
+        discount: The discount factor; None takes the data module's.
+        horizon: How many first steps of an episode count; None counts whole episodes.
+        direct: The fitted estimate: "lstd" (quadratic features, seconds), "fqe" (thousands of updates), or "none".
+        updates: The number of gradient updates of fitted Q evaluation.
+        refits: The number of refits to resampled episodes, for the interval of the fitted estimate.
+        stochastic: Evaluate the density that is trained, not the greedy action; this gives importance weights where the
+            log has probabilities.
+        max_episodes: The largest number of episodes to use, the first ones.
+        seed: The seed of fits and of resampling.
+        choose_by: The logged name whose largest value is the choice, see `chosen`.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class EvaluateOPE(Callback):
         self.updates, self.refits, self.stochastic = updates, refits, stochastic
         self.max_episodes, self.seed = max_episodes, seed
         self.choose_by = choose_by if choose_by.startswith("ope/") else f"ope/{choose_by}"
-        self.last: Evaluation | None = None
+        self.last: OPEResult | None = None
         self.curve: list[tuple[int, dict[str, float]]] = []
         self._at = -1
 
@@ -141,7 +140,7 @@ class EvaluateOPE(Callback):
         return self._named(self.last)
 
     def _log(self, trainer: Trainer) -> tuple[Episodes, Clusters | None]:
-        """The episodes to evaluate on, and whom they belong to."""
+        """The episodes to evaluate on, and their clusters."""
         data: Any = getattr(trainer, "datamodule", None)
         held_out: Episodes | None = data.validation
         episodes = data.train if held_out is None else held_out
@@ -160,18 +159,18 @@ class EvaluateOPE(Callback):
         return [fqe(policy, episodes, updates=self.updates, replicates=self.refits, **how)]
 
     @staticmethod
-    def _named(found: Evaluation) -> dict[str, float]:
+    def _named(found: OPEResult) -> dict[str, float]:
         eligible = [row for row in found.rows if row.status == "eligible"]
         out = {"ope/eligible": float(len(eligible)), "ope/naive/value": found.row("naive").value}
         for row in eligible:
             out[f"ope/{row.name}/value"] = row.value
-            if row.interval is not None and row.interval.usable:
+            if row.interval is not None and row.bounded:
                 out[f"ope/{row.name}/low"], out[f"ope/{row.name}/high"] = row.interval.low, row.interval.high
         if found.conservative is not None:
             out["ope/conservative"] = found.conservative
-        spoken = representative_estimate(found)
-        if spoken is not None and spoken.interval is not None and spoken.interval.usable:
-            out["ope/less_error"] = spoken.value - standard_error(spoken)[0]
+        chosen = representative_estimate(found)
+        if chosen is not None and chosen.bounded:
+            out["ope/less_error"] = chosen.value - chosen.standard_error
         if "far" in found.support:
             out["ope/unsupported"] = found.support["far"].share
         return out

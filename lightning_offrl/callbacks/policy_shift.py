@@ -46,28 +46,8 @@ from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.ope.policies.trained import from_algorithm
 from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.old_names import takes_old_keywords
 
-REMEDIES = {
-    "AWAC": "raise model.temperature",
-    "BCQ": "lower model.limit, or model.act_samples",
-    "BEAR": "lower model.threshold",
-    "BehaviorWeightedCQL": "raise model.weight",
-    "CQL": "raise model.weight",
-    "CalQL": "raise model.weight",
-    "DQN": "nothing holds it to the data: take DiscreteCQL or DiscreteBCQ",
-    "DiscreteBCQ": "raise model.threshold",
-    "DiscreteBCQIQL": "raise model.threshold, or lower model.expectile",
-    "DiscreteCQL": "raise model.weight",
-    "DiscreteIQL": "lower model.inverse_temperature",
-    "EDAC": "raise model.eta, or model.critics",
-    "IQL": "lower model.inverse_temperature",
-    "IQLBCQ": "lower model.act_samples, or model.expectile",
-    "ReBRAC": "raise model.policy_penalty and model.critic_penalty",
-    "ReturnWeightedCQL": "raise model.weight",
-    "SACN": "raise model.critics",
-    "TD3BC": "lower model.alpha",
-}
-"""What pulls each algorithm's policy to the data."""
 DIVERGED = "q_outside"
 """The alarm that stops a run with ``stop_on_divergence``."""
 FINISHED = ("q_slope", "q_drift", "v0")
@@ -114,6 +94,7 @@ class PolicyShiftMonitor(Callback):
         InputError: arguments that make no sense.
     """
 
+    @takes_old_keywords
     def __init__(
         self,
         every: int = 10_000,
@@ -242,7 +223,7 @@ class PolicyShiftMonitor(Callback):
         finally:
             for part, training in modes:
                 part.training = training
-        closer = REMEDIES.get(type(module).__name__, CLOSER)
+        closer = module.remedy or CLOSER
         return [replace(d, remedy=d.remedy.replace(CLOSER, closer)) for d in found]
 
     def _prepare(self, episodes: Episodes) -> ShiftPanel:

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 VERBS = {
     "fit": "train an algorithm on a dataset",
     "evaluate": "play episodes with a checkpoint or an exported policy",
     "ope": "estimate what a policy would earn, from a log alone",
     "select": "choose among policies, from a log alone",
+    "plan": "plan which policy to play next, from what select wrote",
     "collect": "make a dataset from an environment with built-in or trained policies",
     "data": "look at a dataset, report on it, convert it, or import logs",
     "quickstart": "collect, train three algorithms, evaluate, and write a page about it",
@@ -36,8 +38,37 @@ _EXAMPLES = """examples:
 """
 
 
+OLD_OPTIONS = {
+    "--behaviour": "--behavior",
+    "--held_out": "--validation_fraction",
+    "--second_split": "--confirmation_fraction",
+}
+"""Options of earlier versions and their names of today, for every verb that has the latter."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Raises our sentence in place of usage and exit, and names what was probably meant."""
+    """A parser that raises our sentence in place of usage and exit, and names what was probably meant.
+
+    A dash inside the name of an option is read as an underscore, and `OLD_OPTIONS` are understood with a warning.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What argparse does, with the options by their names of today."""
+        return super().parse_known_args(
+            [self._today(word) for word in (sys.argv[1:] if args is None else args)], namespace
+        )
+
+    def _today(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        same = f"--{name[2:].replace('-', '_')}"
+        today = OLD_OPTIONS.get(same, same)
+        if today not in self._option_string_actions:
+            return word
+        if today != same:
+            _warn(f"{name} is called {today} now")
+        return f"{today}{equals}{value}"
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -90,6 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _warn(sentence: str) -> None:
+    print(f"offrl: {sentence}", file=sys.stderr)
+
+
 def _report(sentence: str) -> int:
     if os.environ.get("OFFRL_DEBUG"):
         raise  # noqa: PLE0704 (called from an except block)
@@ -104,7 +139,7 @@ def _dispatch(words: list[str]) -> int | None:
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
         print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
         return 0
-    verb, rest = words[0], words[1:]
+    verb, rest = words[0], old_names.command_line(words[1:])
     if verb in ("--version", "version"):
         return _version(rest)
     if verb not in VERBS:
@@ -115,6 +150,7 @@ def _dispatch(words: list[str]) -> int | None:
         "evaluate": _evaluate,
         "ope": _ope,
         "select": _select,
+        "plan": _plan,
         "collect": _collect,
         "data": _data,
         "quickstart": _quickstart,
@@ -227,34 +263,47 @@ def _evaluate(words: list[str]) -> None:
 
 
 def _ope(words: list[str]) -> int:
-    from lightning_offrl.cli import ope
+    from lightning_offrl.cli import ope, ope_options
 
     parser = _parser(
         "ope", "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
     )
     files = "policy.pt, .ckpt, .onnx, .ts, the .json of a Gaussian policy, or file.py:function of observations"
     parser.add_argument("--policy", required=True, metavar="FILE", help=files)
-    ope.add_options(parser)
+    ope_options.add_options(parser)
     parser.add_argument("--by", metavar="COLUMN", help="estimates for each group too: a column of --labels or the data")
     _add_import(parser)
     return ope.ope(_parse(parser, words))
 
 
 def _select(words: list[str]) -> int:
-    from lightning_offrl.cli import ope, select
+    from lightning_offrl.cli import ope_options, select
 
-    if any(word.split("=")[0] == "--from" for word in words) and not {"-h", "--help"} & set(words):
-        parser = _parser("select", "Plan again from what --json of an earlier choice wrote.")
-        parser.add_argument("--from", dest="source", required=True, metavar="FILE")
-        parser.add_argument("--json", metavar="FILE")
-        select.add_plan_options(parser)
-        return select.plan_again(vars(parser.parse_args(words)))
+    names = [word.partition("=")[0] for word in words]
+    if "--from" in names:  # before there was a verb for it
+        _warn("offrl select --from FILE --plan N is called offrl plan FILE --episodes N now")
+        at = names.index("--from")
+        words[at : at + 1] = [words[at].partition("=")[2]] if "=" in words[at] else []
+        return _plan(
+            [word.replace("--plan", "--episodes") if word.split("=")[0] == "--plan" else word for word in words]
+        )
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
-    ope.add_options(parser)
+    ope_options.add_options(parser)
     select.add_options(parser)
     _add_import(parser)
     return select.select(_parse(parser, words))
+
+
+def _plan(words: list[str]) -> int:
+    from lightning_offrl.cli import plan
+
+    parser = _parser("plan", "Plan which policy to play in the next episodes, from the estimates of offrl select.")
+    parser.add_argument("file", metavar="FILE", help="what offrl select --json wrote")
+    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="number of episodes to plan")
+    plan.add_plan_options(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write everything in FILE with this plan to this file")
+    return plan.plan_from_file(vars(parser.parse_args(words)))
 
 
 def _data(words: list[str]) -> None:
@@ -265,7 +314,7 @@ def _data(words: list[str]) -> None:
     show.add_argument("source", help=source)
     report = verbs.add_parser(
         "report",
-        help="an HTML page: what is in it, what is wrong with it, and what to do with it",
+        help="an HTML report: what is in it, what is wrong with it, and what to do with it",
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -322,11 +371,12 @@ def _data(words: list[str]) -> None:
 
 
 def _report_data(source: str, output: str | None, discount: float, seed: int) -> None:
-    from lightning_offrl.reports.dataset.measure import examine, text, write
+    from lightning_offrl.reports.dataset.measure import measure
+    from lightning_offrl.reports.dataset.write import summary, write
 
-    seen = examine(source, discount=discount, seed=seed)
-    page, numbers = write(seen, output)
-    print(f"{text(seen)}\nwritten to {page} and {numbers}")
+    measures = measure(source, discount=discount, seed=seed)
+    report, numbers = write(measures, output)
+    print(f"{summary(measures)}\nwritten to {report} and {numbers}")
 
 
 def _import(

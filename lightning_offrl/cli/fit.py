@@ -36,6 +36,7 @@ from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
+from lightning_offrl.training import old_names
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.training.files import write_atomically
@@ -62,7 +63,7 @@ def fit(words: list[str]) -> int | None:
     if os.getcwd() not in sys.path:  # a person's own algorithm or encoder beside the data
         sys.path.append(os.getcwd())
     with _our_voice():
-        cli = FitCLI(_complete(take_imports(words)))
+        cli = FitCLI(_complete(old_names.command_line(take_imports(words))))
         if cli.config.processes > 1:
             return processes.run(words, cli.config)
         with _threads(cli.config.threads):
@@ -305,17 +306,27 @@ def _complete(words: list[str]) -> list[str]:
         previous = words[index - 1] if index else ""
         if word.startswith(("--config=", "-c=")):
             option, _, name = word.partition("=")
-            word, has_config = f"{option}={run_directory.find_config(name)}", True
+            word, has_config = f"{option}={_config_today(run_directory.find_config(name))}", True
         elif previous in ("--config", "-c"):
-            word, has_config = run_directory.find_config(word), True
+            word, has_config = _config_today(run_directory.find_config(word)), True
         done.append(word)
     if given.ckpt_path and not has_config:
         home = Path(given.run_dir) if given.run_dir else run_directory.home_of(given.ckpt_path)
         found = [] if home is None else [path for path in (home, home / "seed0") if (path / "config.yaml").is_file()]
         if found:  # in seed0 after a run of several processes
             _say(f"configuration: {found[0] / 'config.yaml'} (options of this command line on top)")
-            return ["--config", str(found[0] / "config.yaml"), *done]
+            return ["--config", _config_today(str(found[0] / "config.yaml")), *done]
     return done
+
+
+def _config_today(path: str) -> str:
+    """The path of a configuration, or where it holds old names, its content with those of today."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # told where it is read
+        return path
+    today = old_names.configuration(content, path)
+    return path if today is content else str(yaml.safe_dump(today, sort_keys=False))
 
 
 def _refuse_linked(words: list[str]) -> None:
@@ -323,7 +334,7 @@ def _refuse_linked(words: list[str]) -> None:
     given = {word.partition("=")[0].lstrip("-") for word in words if word.startswith("--")}
     for path in _config_files(words):
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = _read_config(path)
         except yaml.YAMLError as error:
             raise InputError(f"{path} is not valid YAML: {error}") from error
         for group in ("model", "data"):
@@ -340,7 +351,12 @@ def _refuse_linked(words: list[str]) -> None:
         raise InputError(f"{name} cannot be given: it {how}")
 
 
+def _read_config(given: str) -> Any:
+    return yaml.safe_load(given if "\n" in given else Path(given).read_text(encoding="utf-8"))
+
+
 def _config_files(words: list[str]) -> list[str]:
+    """What ``--config`` gives: paths, and contents where `_config_today` put one in place of its path."""
     after = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
     return after + [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
 
@@ -351,7 +367,7 @@ def _chosen_algorithm(words: list[str]) -> type | None:
     chosen = None
     for path in _config_files(words):
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = _read_config(path)
             model = content["model"]
             chosen = model if isinstance(model, str) else model["class_path"]
         except (OSError, yaml.YAMLError, KeyError, TypeError):

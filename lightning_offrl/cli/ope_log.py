@@ -1,15 +1,16 @@
-"""The log that ``offrl ope`` and ``offrl select`` read: which of its episodes are used, and whom they belong to."""
+"""The log that ``offrl ope`` and ``offrl select`` read: which of its episodes are used, and their clusters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_offrl.cli.ope_options import LogOptions
     from lightning_offrl.data.clusters import Clusters
     from lightning_offrl.data.episodes import Episodes
 
@@ -19,11 +20,11 @@ class Log:
     """The episodes that are used.
 
     Attributes:
-        episodes: these.
-        notes: which they are.
-        clusters: whom they belong to, or None.
+        episodes: The episodes themselves.
+        notes: Sentences that say which they are.
+        clusters: The clusters that they belong to, or None.
         numbers: ``[E]``, their numbers in the data.
-        whole: how many episodes the data have.
+        whole: The number of episodes in the data.
     """
 
     episodes: Episodes
@@ -33,7 +34,7 @@ class Log:
     whole: int
 
     def select(self, index: Tensor, notes: list[str]) -> Log:
-        """Some of them."""
+        """The episodes of these numbers."""
         clusters = None if self.clusters is None else self.clusters.select(index)
         if clusters is not None and clusters.n < 2:
             raise InputError(
@@ -43,7 +44,7 @@ class Log:
         return Log(self.episodes.select(index), notes, clusters, self.numbers[index], self.whole)
 
     def labels(self, column: str, table: str | None) -> list[str]:
-        """For ``--by``."""
+        """The label of each episode in a column, for ``--by``."""
         from lightning_offrl.data.columns import table_column
         from lightning_offrl.ope.weighting.groups import labels_of
 
@@ -53,23 +54,23 @@ class Log:
         return [every[i] for i in self.numbers.tolist()]
 
 
-def read_log(options: dict[str, Any]) -> Log:
-    """The episodes of ``--data`` and ``--held-out``, and ``--cluster`` of them."""
+def read_log(asked: LogOptions) -> Log:
+    """The episodes of ``--data`` and ``--validation_fraction``, and ``--cluster`` of them."""
     import torch
 
     from lightning_offrl.data.clusters import clusters_of
     from lightning_offrl.data.readers import load
     from lightning_offrl.data.split import split_by_episode
 
-    episodes, column = load(options["data"]), options.get("cluster")
-    clusters = None if column is None else clusters_of(episodes, column, options.get("labels"))
-    n, share, seed = episodes.n_episodes, options.get("held_out"), options["split_seed"]
+    episodes, column, share = load(asked.data), asked.cluster, asked.validation_fraction
+    clusters = None if column is None else clusters_of(episodes, column, asked.labels)
+    n = episodes.n_episodes
     log = Log(episodes, ["all episodes of the log are used"], clusters, torch.arange(n), n)
     if share is None:
         return log
-    kept = split_by_episode(episodes, share, seed, clusters)[1]
-    held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {seed})"
+    kept = split_by_episode(episodes, share, asked.split_seed, clusters)[1]
+    held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {asked.split_seed})"
     if clusters is not None:
-        how = f"with --data.cluster {column}" if options.get("labels") is None else "without these clusters"
+        how = f"with --data.cluster {column}" if asked.labels is None else "without these clusters"
         held_out += f", whole clusters: unseen by a policy only if it was fitted {how}"
     return log.select(kept, [held_out])

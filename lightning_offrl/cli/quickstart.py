@@ -1,4 +1,4 @@
-"""``offrl quickstart``: from nothing to three trained policies and a page about them, in two minutes on two cores.
+"""``offrl quickstart``: from nothing to three trained policies and a report on them, in two minutes on two cores.
 
 It goes the way a user goes, through the same public functions: collect a dataset, make a data module, fit algorithms
 with a Lightning ``Trainer``, export, load, act. The sizes are small and the settings chosen for Pendulum and few
@@ -53,10 +53,10 @@ class Recipe:
     tau: float | None = None
     period: int = 1
 
-    def describe(self) -> str:
-        """The settings in words."""
-        words = [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in self.settings.items()]
-        return ", ".join(words + ([f"target rate {self.tau:g}"] if self.tau is not None else []))
+    def settings_in_words(self) -> str:
+        """What differs from the defaults, as a list of words and numbers."""
+        settings = self.settings | ({} if self.tau is None else {"target_rate": self.tau})
+        return ", ".join(f"{key.replace('_', ' ')} {_value_in_words(value)}" for key, value in settings.items())
 
 
 _SMALL = {"hidden": (64, 64), "learning_rate": 1e-3}
@@ -84,7 +84,7 @@ def quickstart(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> QuickstartResult:
-    """Collect, train BC, TD3+BC and IQL, evaluate, and write a page.
+    """Collect, train BC, TD3+BC and IQL, evaluate, and write a report.
 
     Args:
         directory: gets ``report.html``, ``report.png``, ``results.json``, the dataset (``data/``), and a folder per
@@ -96,7 +96,7 @@ def quickstart(
         say: called with each line of progress.
 
     Returns:
-        What the page tells.
+        What the report tells.
 
     Raises:
         InputError: a directory that holds something else, or numbers that are too small.
@@ -110,7 +110,7 @@ def quickstart(
             raise InputError(f"the quickstart needs {name} of at least {least}, got {value}")
     began = time.perf_counter()
     folder = _prepare(Path(directory))
-    with _settled(folder):
+    with _quiet_surroundings(folder):
         say(f"collecting {dataset_episodes} episodes of {ENVIRONMENT} by behaviors of mixed quality")
         from lightning_offrl.data.datamodule import OfflineDataModule
         from lightning_offrl.data.writers.collect import collect
@@ -121,13 +121,13 @@ def quickstart(
         learned = []
         for recipe in RECIPES:
             say(f"training {recipe.name} for {updates:,} updates")
-            one = _learn(recipe, data, folder, updates, episodes, seed)
+            one = _train(recipe, data, folder, updates, episodes, seed)
             learned.append(one)
             mean = sum(one.returns) / len(one.returns)
             say(f"  {one.seconds:.0f} s; mean return {mean:.0f} over {episodes} episodes")
-        story = _tell(data, collected, learned, updates, seed, time.perf_counter() - began, str(directory))
-    _write(story, folder, say)
-    return story
+        result = _result(data, collected, learned, updates, seed, time.perf_counter() - began, str(directory))
+    _write(result, folder, say)
+    return result
 
 
 def main(words: Sequence[str]) -> int:
@@ -141,7 +141,8 @@ def main(words: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="offrl quickstart",
-        description="Collect a small mixed-quality Pendulum dataset, train BC, TD3+BC and IQL on it, and write a page.",
+        description="Collect a small mixed-quality Pendulum dataset, train BC, TD3+BC and IQL on it, and write a "
+        "report.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -169,7 +170,7 @@ def _prepare(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _settled(folder: Path) -> Iterator[None]:
+def _quiet_surroundings(folder: Path) -> Iterator[None]:
     """Minari's datasets inside ``folder``, one thread, and none of Lightning's remarks; all put back afterwards."""
     import lightning.pytorch  # noqa: F401 (sets its loggers' levels when imported)
     import torch
@@ -196,7 +197,7 @@ def _settled(folder: Path) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _learn(
+def _train(
     recipe: Recipe, data: OfflineDataModule, folder: Path, updates: int, episodes: int, seed: int
 ) -> TrainedPolicy:
     import lightning.pytorch as pl
@@ -240,17 +241,18 @@ def _learn(
         name=recipe.name,
         folder=recipe.folder,
         color=recipe.color,
-        settings=recipe.describe(),
+        settings=recipe.settings_in_words(),
         returns=evaluation.returns.tolist(),
         curve=_curve(recipe, evaluations),
         seconds=seconds,
-        angles=_swing(policy.act),
+        angles=_pole_angles(policy.act),
         torques=_torques(policy.act),
     )
 
 
 def _curve(recipe: Recipe, evaluations: EvaluateEnv) -> Any:
-    from lightning_offrl.reports.plots import Curve, standard_error
+    from lightning_offrl.reports.compare_returns import standard_error
+    from lightning_offrl.reports.plots import Curve
 
     points = [(point.updates, point.mean, standard_error(point.returns[0])) for point in evaluations.curve]
     updates, means, errors = (list(column) for column in zip(*points, strict=True))
@@ -263,7 +265,7 @@ def _period(updates: int) -> int:
     return 50 * math.ceil(period / 50) if period >= 50 else max(1, math.floor(period))
 
 
-def _swing(act: Callable[[Any], Any]) -> list[float]:
+def _pole_angles(act: Callable[[Any], Any]) -> list[float]:
     """Angle of the pole after each step of the first evaluation episode, radians, 0 upright."""
     import gymnasium
 
@@ -321,7 +323,7 @@ def _typical(data: OfflineDataModule) -> tuple[list[float], float]:
     return np.arctan2(observation[:, 1], observation[:, 0]).tolist(), float(returns[index])
 
 
-def _tell(
+def _result(
     data: OfflineDataModule,
     collected: Collected,
     learned: list[TrainedPolicy],
@@ -355,33 +357,34 @@ def _tell(
     )
 
 
-def _write(story: QuickstartResult, folder: Path, say: Callable[[str], None]) -> None:
-    from lightning_offrl.reports import html, plots
+def _write(result: QuickstartResult, folder: Path, say: Callable[[str], None]) -> None:
+    from lightning_offrl.reports import html, theme
     from lightning_offrl.reports.quickstart import caveat, document, picture, text_table
+    from lightning_offrl.training.files import write_atomically
 
     results = {
-        "environment": story.environment,
-        "dataset": {"id": story.dataset_id, "transitions": story.transitions, "returns": story.returns},
-        "references": story.references,
-        "updates": story.updates,
-        "seed": story.seed,
-        "seconds": story.seconds,
-        "versions": story.versions,
+        "environment": result.environment,
+        "dataset": {"id": result.dataset_id, "transitions": result.transitions, "returns": result.returns},
+        "references": result.references,
+        "updates": result.updates,
+        "seed": result.seed,
+        "seconds": result.seconds,
+        "versions": result.versions,
         "policies": {
             one.name: {"settings": one.settings, "returns": one.returns, "seconds": one.seconds}
-            for one in story.learned
+            for one in result.learned
         },
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    plots.save(picture(story), folder / "report.png")
-    page = html.write(folder / "report.html", document(story))
-    say(f"\n{text_table(story)}\n")
-    for sentence in [*story.verdict.sentences, caveat(story)]:
+    write_atomically(folder / "results.json", f"{json.dumps(results, indent=1)}\n".encode(), what="the results")
+    theme.save(picture(result), folder / "report.png")
+    report = html.write(folder / "report.html", document(result))
+    say(f"\n{text_table(result)}\n")
+    for sentence in [*result.comparison.sentences, caveat(result)]:
         say(sentence)
-    say(f"\n{story.seconds:.0f} s; the page: {page}\n          the plot: {folder / 'report.png'}")
+    say(f"\n{result.seconds:.0f} s; the report: {report}\n          the plot: {folder / 'report.png'}")
 
 
-def _plain(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     if isinstance(value, tuple):
         return " x ".join(map(str, value))
     return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)

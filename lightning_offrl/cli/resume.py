@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_offrl.cli.run_directory import home_of
+from lightning_offrl.training import old_names
 from lightning_offrl.training.files import read_checkpoint
 
 _SCHEDULED = ("T_max", "total_iters", "total_steps")
@@ -75,7 +76,8 @@ def warn_of_changes(checkpoint: Path, hyper_parameters: dict[str, Any], data: di
         name: (saved[name], hyper_parameters[name]) for name in saved.keys() & hyper_parameters.keys() - {"spec"}
     }
     if (home := home_of(str(checkpoint))) is not None:
-        before = (yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8")) or {}).get("data", {})
+        written = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8")) or {}
+        before = old_names.configuration(written).get("data", {})
         changes |= {f"data.{name}": (before[name], data[name]) for name in before.keys() & data.keys()}
     changes = {name: pair for name, pair in changes.items() if _plain(pair[0]) != _plain(pair[1])}
     if changes:

@@ -16,10 +16,11 @@ from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
 from lightning_offrl.errors import InputError
-from lightning_offrl.networks.normalizer import Normalizer, Statistics
+from lightning_offrl.networks.normalizer import Statistics
 
 if TYPE_CHECKING:  # what a first run does not use is imported where it is used
     from lightning_offrl.data.strata import Sampling
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 _FROM_NEIGHBORS: set[Key] = {("next", "action"), "mc_return", "timestep"}
 """Batch keys that are made of other steps of the same episode."""
@@ -342,7 +343,7 @@ class OfflineDataModule(pl.LightningDataModule):
         )
 
 
-def fit_normalizer(normalizer: Normalizer, episodes: Episodes) -> None:
+def fit_normalizer(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
     """Standardize by these episodes; numbers that never change, and one-hot observations, stay as they are.
 
     A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
@@ -355,4 +356,4 @@ def fit_normalizer(normalizer: Normalizer, episodes: Episodes) -> None:
     tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
     if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
         return
-    normalizer.fit(statistics)
+    algorithm.normalizer.fit(statistics)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 PRESETS = {
     "none": "rewards as they are",
@@ -46,6 +47,7 @@ def fit_reward(transform: str | RewardTransform, episodes: Episodes) -> tuple[fl
     Raises:
         InputError: for an unknown name, or a preset that divides by a spread of zero.
     """
+    transform = old_names.value("reward", transform)
     if isinstance(transform, RewardTransform):
         return float(transform.scale), float(transform.shift)
     if transform not in PRESETS:

@@ -24,10 +24,13 @@ from lightning_offrl.networks.mlp import MLP
 from lightning_offrl.ope.checks.support import FAR_QUANTILE, far_share
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.rng import mix
+from lightning_offrl.training import old_names
 
 CAUTION_COVERAGE, ALARM_COVERAGE = 0.95, 0.75
 """Shares of the policy's actions; rules of thumb of this package."""
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+__getattr__ = old_names.attributes_of(__name__)
 
 
 def coverage_level(share: float) -> Level:

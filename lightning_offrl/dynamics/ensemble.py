@@ -133,7 +133,7 @@ class DynamicsEnsemble(OfflineAlgorithm):
 
     def fit_scales(self, episodes: Episodes) -> None:
         """Standardize by these episodes, and take their range as the model's."""
-        fit_normalizer(self.normalizer, episodes)
+        fit_normalizer(self, episodes)
         data = episodes.data
         reward = data["next", "reward"].double().unsqueeze(-1)
         before, after = data["observation"].double(), data["next", "observation"].double()

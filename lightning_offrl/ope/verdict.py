@@ -1,4 +1,4 @@
-"""What all estimates together say: do independent ones agree, what is safe to believe, is it better than the data.
+"""The verdict on a policy: do independent estimates agree, what is safe to claim, is it better than the data.
 
 Estimates of one family share their mistakes, so agreement is judged between families, by the interval of the *paired*
 difference: both estimates in the same resamples of episodes. They agree if that interval holds 0, or if the difference
@@ -14,24 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.weighting.intervals import Interval, Resamples, difference, from_refits, resampled_interval
 
-if TYPE_CHECKING:
-    from lightning_offrl.ope.result import Row
-
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]
-# Which estimate speaks for its family, if it is there.
-SPEAKERS = {
+REPRESENTATIVES = {
     "weights": ("cwpdis", "wis", "pdis", "is"),
     "hybrid": ("wdr", "magic", "dr"),
     "values": ("fqe", "lstd"),
     "model": ("mb",),
     "ratios": ("dice",),
 }
+"""For each family, the estimates that can represent it; the first one that is eligible does."""
 ASSUMED = (
     "that nothing the log lacks moved both the actions and what followed (no unmeasured confounding); estimates can "
     "agree where it is wrong"
@@ -44,15 +42,15 @@ SMALL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two estimates set against each other.
+    """The difference of two estimates, and whether they agree.
 
     Attributes:
-        first: name.
-        second: name.
+        first: The name of the first estimate.
+        second: The name of the second.
         difference: ``first - second``.
-        interval: of the difference; None where one of them has no resamples.
-        paired: whether both were seen in the same resamples.
-        agree: whether they do; None where nothing can be said.
+        interval: The interval of the difference; None where one of them has no resamples.
+        paired: Whether both were computed in the same resamples.
+        agree: Whether they agree; None where nothing can be said.
     """
 
     first: str
@@ -64,17 +62,17 @@ class Comparison:
 
 
 @dataclass
-class Verdict:
-    """The last lines of the table.
+class OPEVerdict:
+    """What all estimates of one policy say together.
 
     Attributes:
         word: ABSTAIN, SINGLE, AGREE or DISAGREE.
-        sentence: what it means here.
-        conservative: smallest lower bound among eligible estimates, or None.
-        conservative_of: whose bound that is.
-        against_data: whether the policy is shown better or worse than the log's behavior.
-        comparisons: between families.
-        assumption: what eligible estimates take for granted that the log cannot show; empty: nothing.
+        sentence: What the word means here.
+        conservative: The smallest lower bound among eligible estimates, or None.
+        conservative_of: The name of the estimate with that bound.
+        against_data: Whether the policy is shown better or worse than the log's behavior.
+        comparisons: The differences between families.
+        assumption: What eligible estimates assume and the log cannot show; empty if they assume nothing.
     """
 
     word: Word
@@ -91,37 +89,31 @@ class Verdict:
         return {"ABSTAIN": 3, "DISAGREE": 4}.get(self.word, 0)
 
 
-def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -> Verdict:
-    """Compare the families and choose the words.
+def conclude(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -> OPEVerdict:
+    """Compare the representatives of the families and put the result into words.
 
     Args:
-        rows: all estimates.
-        shared: the resamples that estimates from weights were seen in.
-        spread: of the log's returns, its 95 % minus its 5 % quantile.
-        level: of the intervals of differences.
+        rows: All estimates.
+        shared: The resamples of the estimates from weights.
+        spread: The 95 % minus the 5 % quantile of the log's returns.
+        level: The level of the intervals of differences.
     """
     eligible = [row for row in rows if row.status == "eligible"]
     if not eligible:
         why = next((row.reasons[0] for row in rows if row.reasons), "no estimator was asked for")
-        return Verdict("ABSTAIN", f"no estimate can be relied on: {why}")
-    bounded = [row for row in eligible if row.interval is not None and row.interval.usable]
+        return OPEVerdict("ABSTAIN", f"no estimate can be relied on: {why}")
+    bounded = [row for row in eligible if row.bounded]
     lowest = min(bounded, key=lambda row: row.interval.low if row.interval else math.inf, default=None)
-    speakers = []
-    for family, names in SPEAKERS.items():
-        of_family = {row.name: row for row in eligible if row.family == family}
-        if of_family:
-            named = [of_family[name] for name in names if name in of_family]
-            speakers.append(named[0] if named else next(iter(of_family.values())))
-    speakers, twins = _distinct(speakers, spread)
-    comparisons = [compare(a, b, shared, spread, level) for i, a in enumerate(speakers) for b in speakers[i + 1 :]]
-    out = Verdict("SINGLE", "", comparisons=comparisons)
+    found, twins = _distinct(_representatives(eligible), spread)
+    comparisons = [compare(a, b, shared, spread, level) for i, a in enumerate(found) for b in found[i + 1 :]]
+    out = OPEVerdict("SINGLE", "", comparisons=comparisons)
     if lowest is not None and lowest.interval is not None:
         out.conservative, out.conservative_of = lowest.interval.low, lowest.name
     out.against_data = _against_data(eligible, rows, shared, level)
-    spoken = ", ".join(row.name for row in speakers)
+    names = ", ".join(row.name for row in found)
     apart = [c for c in comparisons if c.agree is False]
-    if len(speakers) == 1:
-        out.sentence = f"only {spoken} speaks for it; nothing independent confirms the number"
+    if len(found) == 1:
+        out.sentence = f"no independent estimate confirms {names}"
     elif apart:
         worst = max(apart, key=lambda c: abs(c.difference))
         out.word = "DISAGREE"
@@ -133,19 +125,29 @@ def judge(rows: Sequence[Row], shared: Resamples, spread: float, level: float) -
     elif any(c.agree is None for c in comparisons):
         few = shared.too_few_clusters
         missing = "there are too few clusters" if few else "give refits to those without an interval"
-        out.sentence = f"{spoken} cannot be compared: {missing}"
+        out.sentence = f"{names} cannot be compared: {missing}"
     else:
-        out.word, out.sentence = "AGREE", f"{spoken} agree"
+        out.word, out.sentence = "AGREE", f"{names} agree"
     if twins:
         out.sentence += f" ({'; '.join(twins)})"
     return out
 
 
-def _distinct(speakers: Sequence[Row], spread: float) -> tuple[list[Row], list[str]]:
+def _representatives(eligible: Sequence[Row]) -> list[Row]:
+    """One estimate for each family; another one of the family where none of `REPRESENTATIVES` is eligible."""
+    out = []
+    for family, names in REPRESENTATIVES.items():
+        of_family = {row.name: row for row in eligible if row.family == family}
+        if of_family:
+            out.append(next((of_family[name] for name in names if name in of_family), next(iter(of_family.values()))))
+    return out
+
+
+def _distinct(representatives: Sequence[Row], spread: float) -> tuple[list[Row], list[str]]:
     """Without those that give another's number to rounding: on a table, lstd and a model are one calculation."""
     found: list[Row] = []
     twins = []
-    for row in speakers:
+    for row in representatives:
         twin = next((other for other in found if abs(row.value - other.value) <= ROUNDING * spread), None)
         if twin is None:
             found.append(row)

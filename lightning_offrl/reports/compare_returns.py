@@ -12,10 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_offrl.reports.plots import standard_error
+from lightning_offrl.reports.formatting import short_number
 
 CLEAR = 3.0
 """Standard errors from which a difference is called clear; a nan or smaller one is not."""
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """Standard error of the mean, ``std / sqrt(n)`` with the unbiased std; nan for fewer than two values.
+
+    >>> round(standard_error([1.0, 2.0, 3.0]), 4)
+    0.5774
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,17 @@ class Difference:
     def clear(self) -> bool:
         """Whether the first is better by at least `CLEAR` standard errors."""
         return self.z >= CLEAR
+
+    @property
+    def in_words(self) -> str:
+        """The difference in standard errors.
+
+        >>> Difference(10.0, 2.5).in_words
+        '4.0 standard errors'
+        """
+        if math.isinf(self.z):
+            return "every episode by the same amount"
+        return f"{abs(self.z):.{0 if abs(self.z) >= 10 else 1}f} standard errors"
 
 
 def difference(first: Sequence[float], second: Sequence[float], *, paired: bool) -> Difference:
@@ -80,8 +101,8 @@ class EvaluatedPolicy:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What may be said.
+class ReturnComparison:
+    """What may be said of trained policies beside their data.
 
     Attributes:
         best: name of the policy with the highest mean return.
@@ -96,7 +117,9 @@ class Verdict:
     sentences: list[str]
 
 
-def judge(data: Sequence[float], imitation: EvaluatedPolicy, learners: Sequence[EvaluatedPolicy]) -> Verdict:
+def compare_returns(
+    data: Sequence[float], imitation: EvaluatedPolicy, learners: Sequence[EvaluatedPolicy]
+) -> ReturnComparison:
     """Compare learners with the data they learned from, with its imitation, and with each other.
 
     Args:
@@ -109,69 +132,31 @@ def judge(data: Sequence[float], imitation: EvaluatedPolicy, learners: Sequence[
     over_data = difference(best.returns, data, paired=False)
     over_imitation = difference(best.returns, imitation.returns, paired=True)
     clear = over_data.clear and over_imitation.clear
-    sentences = []
+    earned = short_number(best.mean)
+    more, more_than_imitation = short_number(over_data.mean), short_number(over_imitation.mean)
     if clear:
         headline = f"{best.name} clearly beats the data it learned from"
-        sentences.append(
-            f"{best.name} returns {number(best.mean)} per episode: {number(over_data.mean)} more than the average "
-            f"episode of the data ({errors(over_data)}) and {number(over_imitation.mean)} more than {imitation.name}, "
-            f"which imitates that data ({errors(over_imitation)})."
-        )
-        for other in ranked:
-            if other not in (best, imitation):
-                sentences.append(_beside(best, other))
-    else:
-        short = [
-            f"{'the data' if which is over_data else imitation.name} by {number(which.mean)} ({errors(which)})"
-            for which in (over_data, over_imitation)
+        sentences = [
+            f"{best.name} returns {earned} per episode: {more} more than the average episode of the data "
+            f"({over_data.in_words}) and {more_than_imitation} more than {imitation.name}, which imitates that data "
+            f"({over_imitation.in_words}).",
+            *(_beside(best, other) for other in ranked if other not in (best, imitation)),
         ]
+    else:
         headline = "No algorithm clearly beats both its data and its imitation"
-        sentences.append(
-            f"The best of them, {best.name}, returns {number(best.mean)} per episode and differs from {short[0]} and "
-            f"from {short[1]}; clear would be {CLEAR:g} standard errors above both."
-        )
-    return Verdict(best.name, clear, headline, sentences)
+        sentences = [
+            f"The best of them, {best.name}, returns {earned} per episode and differs from the data by {more} "
+            f"({over_data.in_words}) and from {imitation.name} by {more_than_imitation} ({over_imitation.in_words}); "
+            f"clear would be {CLEAR:g} standard errors above both."
+        ]
+    return ReturnComparison(best.name, clear, headline, sentences)
 
 
 def _beside(best: EvaluatedPolicy, other: EvaluatedPolicy) -> str:
     apart = difference(best.returns, other.returns, paired=True)
     if apart.clear:
-        return f"{other.name} comes next with {number(other.mean)}, {errors(apart)} behind."
+        return f"{other.name} comes next with {short_number(other.mean)}, {apart.in_words} behind."
     return (
-        f"{other.name} reaches {number(other.mean)}: {number(apart.mean)} less, which at {errors(apart)} is too little "
-        "to call one of them better."
+        f"{other.name} reaches {short_number(other.mean)}: {short_number(apart.mean)} less, which at "
+        f"{apart.in_words} is too little to call one of them better."
     )
-
-
-def number(value: float) -> str:
-    """A return as a reader wants it: no decimals from 10 on, a true minus sign.
-
-    >>> number(-1234.5), number(0.123)
-    ('\N{MINUS SIGN}1,234', '0.12')
-    """
-    size = abs(value)
-    text = f"{value:,.0f}" if size >= 10 else f"{value:.2f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def with_error(value: float, error: float) -> str:
-    """Mean and standard error with the same number of decimals.
-
-    >>> with_error(-70.26, 14.9), with_error(70.26, 0.5), with_error(1.5, float("nan"))
-    ('\N{MINUS SIGN}70 ± 15', '70.26 ± 0.50', '1.50')
-    """
-    if math.isnan(error):
-        return number(value)
-    decimals = 0 if error >= 10 else 1 if error >= 1 else 2
-    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def errors(apart: Difference) -> str:
-    """A difference in standard errors, in words.
-
-    >>> errors(Difference(10.0, 2.5))
-    '4.0 standard errors'
-    """
-    if math.isinf(apart.z):
-        return "every episode by the same amount"
-    return f"{abs(apart.z):.{0 if abs(apart.z) >= 10 else 1}f} standard errors"

@@ -1,74 +1,26 @@
-"""Figures that read alike: color-blind-safe roles, labeled axes with units, light and dark.
+"""Figures that several reports draw: learning curves, strips of episodes, histograms, signed quantities over a plane.
 
-A figure is drawn with the colors of `COLORS`. `svg` turns each into a CSS variable (``var(--ink, #1f2933)``), so
-that a figure inside a page follows the page's theme; `save` writes the same figure as a file on white.
-
-matplotlib is driven through ``Figure`` alone, without ``pyplot``: no global state, no window, safe in any thread.
+Every figure takes its colors and fonts from `lightning_offrl.reports.theme`; axes are labeled with units.
 """
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLORS = {
-    "ink": "#1f2933",
-    "muted": "#6b7785",
-    "rule": "#d5dbe1",
-    "data": "#7d8794",
-    "series-1": "#c2700a",
-    "series-2": "#0a6fb8",
-    "series-3": "#0b8a68",
-    "series-4": "#a94a8c",
-    "series-5": "#8a6d00",
-    "step-1": "#d3bfdc",
-    "step-2": "#b08cc4",
-    "step-3": "#85589f",
-    "step-4": "#552b70",
-}
-"""Roles and their colors on white; a page overrides the variables of the same names for its dark theme."""
+from lightning_offrl.reports.compare_returns import standard_error
+from lightning_offrl.reports.formatting import tick_label
+from lightning_offrl.reports.theme import COLORS, DIVERGING, STYLE, legend_above
 
-SERIES = ("series-1", "series-2", "series-3", "series-4", "series-5")
-STEPS = ("step-1", "step-2", "step-3", "step-4")
-"""Ordered, from little to much."""
 _MARKERS = ("o", "s", "D", "^", "v")
-DIVERGING = LinearSegmentedColormap.from_list("offrl", ["#0a6fb8", "#7fb2d9", "#f3f1ec", "#e3a86a", "#b25a00"])
-"""Blue to orange by way of a light middle, for signed values."""
-
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font, can be selected and read aloud
-    "svg.hashsalt": "lightning_offrl",  # the same figure is the same bytes
-    "font.size": 10.5,
-    "font.family": "sans-serif",
-    "text.color": COLORS["ink"],
-    "axes.labelcolor": COLORS["ink"],
-    "axes.edgecolor": COLORS["rule"],
-    "axes.labelsize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": COLORS["muted"],
-    "ytick.color": COLORS["muted"],
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
-    "grid.color": COLORS["rule"],
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-}
 
 
 @dataclass(frozen=True)
@@ -105,16 +57,6 @@ class Group:
     color: str = "data"
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean, ``std / sqrt(n)`` with the unbiased std; nan for fewer than two values.
-
-    >>> round(standard_error([1.0, 2.0, 3.0]), 4)
-    0.5774
-    """
-    array = np.asarray(values, dtype=np.float64)
-    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else float("nan")
-
-
 def learning_curves(
     curves: Sequence[Curve],
     *,
@@ -144,7 +86,7 @@ def learning_curves(
         axes.grid(axis="y")
         for name, value in (references or {}).items():
             axes.axhline(value, color=COLORS["data"], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
-        for marker, curve in zip(_cycle(_MARKERS, len(curves)), curves, strict=True):
+        for marker, curve in zip(cycle(_MARKERS), curves, strict=False):
             color = COLORS[curve.color]
             x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
             if curve.error is not None:
@@ -164,7 +106,7 @@ def learning_curves(
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(tick_label)
         axes.locator_params(axis="x", nbins=6)
         legend_above(axes)
         return figure
@@ -217,7 +159,7 @@ def episode_strip(
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_major_formatter(tick_label)
         axes.locator_params(axis="x", nbins=7)
         return figure
 
@@ -266,7 +208,7 @@ def histogram(
         axes.set_ylim(top=top * 1.12)
         on_right = array.mean() < (edges[0] + edges[-1]) / 2
         axes.annotate(
-            f"mean {plain(float(array.mean()))}",
+            f"mean {tick_label(float(array.mean()))}",
             (float(array.mean()), top * 1.1),
             xytext=(5 if on_right else -5, 0),
             textcoords="offset points",
@@ -275,7 +217,7 @@ def histogram(
         )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_major_formatter(tick_label)
         axes.locator_params(axis="x", nbins=7)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
@@ -314,67 +256,16 @@ def field(
         )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_formatter(plain)
-        axes.yaxis.set_major_formatter(plain)
+        axes.xaxis.set_major_formatter(tick_label)
+        axes.yaxis.set_major_formatter(tick_label)
         axes.set_xticks(np.linspace(extent[0], extent[1], 5))
         axes.set_yticks(np.linspace(extent[2], extent[3], 5))
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=28, pad=0.04)
         bar.set_label(color_label)
         bar.set_ticks([-limit, 0.0, limit])
-        bar.ax.xaxis.set_major_formatter(plain)
+        bar.ax.xaxis.set_major_formatter(tick_label)
         bar.outline.set_visible(False)
         return figure
-
-
-def svg(figure: Figure, description: str) -> str:
-    """The figure as an inline ``<svg>`` that follows the theme of the page around it.
-
-    Args:
-        figure: drawn with the colors of `COLORS`.
-        description: what a reader who cannot see it should hear.
-
-    Returns:
-        Markup without XML declaration, metadata or outside references.
-    """
-    buffer = io.StringIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    markup = buffer.getvalue()
-    markup = markup[markup.index("<svg") :]
-    markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
-    markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.DOTALL)
-    # Sizes come from the page; the viewBox keeps the proportions.
-    markup = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", markup, count=1)
-    markup = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", markup, count=1)
-    markup = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", markup)
-    markup = re.sub(r"font-family: [^;\"]*;? ?", "", markup)
-    for role, color in COLORS.items():
-        markup = markup.replace(color, f"var(--{role}, {color})")
-    # Several figures on one page: names that matplotlib repeats in each must differ.
-    prefix = f"f{zlib.crc32(description.encode()):x}"
-    markup = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', markup)
-    markup = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", markup)
-    markup = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', markup)
-    label = html.escape(description, quote=True)
-    return markup.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write the figure on white as PNG, SVG or PDF, by the ending of ``path``.
-
-    Returns:
-        The path.
-    """
-    with rc_context(STYLE):
-        figure.savefig(path, dpi=160, facecolor="white")
-    return Path(path)
-
-
-def row(n: int, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
-    """A figure with ``n`` axes side by side, for functions that take ``axes``."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(n * width, height), layout="constrained")
-        return figure, list(figure.subplots(1, n, squeeze=False)[0])
 
 
 def _figure(width: float, height: float, axes: Axes | None = None) -> tuple[Figure, Axes]:
@@ -382,26 +273,3 @@ def _figure(width: float, height: float, axes: Axes | None = None) -> tuple[Figu
         return axes.get_figure(root=True), axes  # type: ignore[return-value]
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _cycle(items: Sequence[str], n: int) -> list[str]:
-    return [items[i % len(items)] for i in range(n)]
-
-
-def plain(value: float, _: object = None) -> str:
-    """Thousands separated, decimals only where they say something, with a true minus sign."""
-    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def legend_above(axes: Axes) -> None:
-    """The legend in a row over the axes."""
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=4,
-        handlelength=1.6,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-        handletextpad=0.5,
-    )

@@ -1,32 +1,32 @@
-"""The page that ``offrl quickstart`` ends with: what the data was, what was learned from it, and how sure that is."""
+"""The report of ``offrl quickstart``: what the data was, what was learned from it, and how sure that is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_offrl.reports import html, plots
+from lightning_offrl.data.text_table import aligned
+from lightning_offrl.reports import html, plots, theme
 from lightning_offrl.reports.compare_returns import (
     Difference,
     EvaluatedPolicy,
-    Verdict,
+    ReturnComparison,
+    compare_returns,
     difference,
-    judge,
-    number,
-    with_error,
+    standard_error,
 )
-from lightning_offrl.reports.html import Markup
-from lightning_offrl.reports.plots import Curve, Group, standard_error
+from lightning_offrl.reports.formatting import mean_and_error, true_minus
+from lightning_offrl.reports.html import Markup, Table
+from lightning_offrl.reports.plots import Curve, Group
 
 Array = np.ndarray[Any, Any]
 
 SPEED_LIMIT = 8.0
-"""Of Pendulum-v1, rad/s."""
+"""The largest angular velocity of Pendulum-v1, rad/s."""
 _STEP = 0.05
 """Seconds per environment step of Pendulum-v1."""
 
@@ -37,8 +37,8 @@ class TrainedPolicy:
 
     Attributes:
         name: as shown.
-        folder: its run directory, relative to the page.
-        color: role of `plots.COLORS`.
+        folder: its run directory, relative to the report.
+        color: role in `theme.COLORS`.
         settings: what differs from the algorithm's defaults.
         returns: ``[E]``, one per evaluation episode after training.
         curve: evaluations during training.
@@ -60,22 +60,22 @@ class TrainedPolicy:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """Everything the page tells.
+    """Everything that the report tells.
 
     Attributes:
         environment: Gymnasium id.
         dataset_id: Minari id.
-        transitions: steps in the data.
+        transitions: the number of steps in the data.
         references: returns that count as 0 and 100.
         returns: ``[E]``, of the dataset's episodes.
-        behaviors: ``[E]``, who made each episode.
+        behaviors: ``[E]``, the name of the behavior that made each episode.
         typical: angles of the episode whose return is nearest to the mean, radians, and that return.
         torques: mean logged action over angle and angular velocity, nan where there is no data, ``[H, W]``.
         learned: the trained policies; the first is the imitation.
-        updates: gradient updates of each.
-        seed: of everything.
-        seconds: wall clock of the whole.
-        versions: libraries.
+        updates: gradient updates of each policy.
+        seed: the seed of everything that is random.
+        seconds: wall clock of the whole quickstart.
+        versions: library to version.
         folder: as the user typed it, for the commands.
     """
 
@@ -95,10 +95,10 @@ class QuickstartResult:
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
+    def comparison(self) -> ReturnComparison:
         """What may be said of the results."""
-        contestants = [EvaluatedPolicy(one.name, one.returns) for one in self.learned]
-        return judge(self.returns, contestants[0], contestants[1:])
+        policies = [EvaluatedPolicy(one.name, one.returns) for one in self.learned]
+        return compare_returns(self.returns, policies[0], policies[1:])
 
     def score(self, value: float) -> float:
         """0 for random actions, 100 for the controller without noise."""
@@ -106,263 +106,145 @@ class QuickstartResult:
         return 100.0 * (value - low) / (high - low)
 
 
-def rows(story: QuickstartResult) -> tuple[list[str], list[list[str]]]:
+def rows(result: QuickstartResult) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results, as plain text."""
     header = ["policy", "return per episode", "score (0-100)", "above the data", "above BC"]
-    scale = 100.0 / (story.references[1] - story.references[0])
-    data_error = standard_error(story.returns)
-    body = [
-        [
-            "behavior (the data)",
-            with_error(float(np.mean(story.returns)), data_error),
-            f"{story.score(float(np.mean(story.returns))):.0f} ± {data_error * scale:.0f}",
-            "",
-            "",
-        ]
-    ]
-    for one in story.learned:
-        mean, error = float(np.mean(one.returns)), standard_error(one.returns)
-        over_data = difference(one.returns, story.returns, paired=False)
-        over_bc = difference(one.returns, story.learned[0].returns, paired=True)
-        score = f"{story.score(mean):.0f} ± {error * scale:.0f}".replace("-", "\N{MINUS SIGN}")
-        beside = "" if one is story.learned[0] else _signed(over_bc)
-        body.append([one.name, with_error(mean, error), score, _signed(over_data), beside])
+    body = [["behavior (the data)", *_return_and_score(result, result.returns), "", ""]]
+    for one in result.learned:
+        over_data = difference(one.returns, result.returns, paired=False)
+        over_bc = difference(one.returns, result.learned[0].returns, paired=True)
+        beside = "" if one is result.learned[0] else _signed(over_bc)
+        body.append([one.name, *_return_and_score(result, one.returns), _signed(over_data), beside])
     return header, body
 
 
+def _return_and_score(result: QuickstartResult, returns: list[float]) -> list[str]:
+    mean, error = float(np.mean(returns)), standard_error(returns)
+    scale = 100.0 / (result.references[1] - result.references[0])
+    return [mean_and_error(mean, error), true_minus(f"{result.score(mean):.0f} ± {error * scale:.0f}")]
+
+
 def _signed(apart: Difference) -> str:
-    text = with_error(apart.mean, apart.error)
+    text = mean_and_error(apart.mean, apart.error)
     return text if text.startswith("\N{MINUS SIGN}") else f"+{text}"
 
 
-def text_table(story: QuickstartResult) -> str:
+def text_table(result: QuickstartResult) -> str:
     """The results for a terminal."""
-    header, body = rows(story)
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in [header, *body]
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    header, body = rows(result)
+    first, *rest = aligned([header, *body], numbers=True)
+    return "\n".join([first, "-" * len(first), *rest])
 
 
-def caveat(story: QuickstartResult) -> str:
+def caveat(result: QuickstartResult) -> str:
     """What the numbers do not say."""
     return (
-        f"± is one standard error over episodes ({len(story.returns)} of the data, {len(story.learned[0].returns)} "
+        f"± is one standard error over episodes ({len(result.returns)} of the data, {len(result.learned[0].returns)} "
         "per policy, the same starts for each). Each policy is a single training run: how much another seed would "
         "differ is not measured here."
     )
 
 
-def strip(story: QuickstartResult, axes: Axes | None = None) -> Figure:
+def strip(result: QuickstartResult, axes: Axes | None = None) -> Figure:
     """Every episode of the data and of each policy."""
-    groups = [Group("the data", story.returns)]
-    groups += [Group(one.name, one.returns, one.color) for one in story.learned]
+    groups = [Group("the data", result.returns)]
+    groups += [Group(one.name, one.returns, one.color) for one in result.learned]
     return plots.episode_strip(groups, x_label="return of an episode (0 is perfect)", axes=axes, height=3.7)
 
 
-def curves(story: QuickstartResult, axes: Axes | None = None) -> Figure:
+def curves(result: QuickstartResult, axes: Axes | None = None) -> Figure:
     """Evaluations during training, beside the data's mean."""
     return plots.learning_curves(
-        [one.curve for one in story.learned],
+        [one.curve for one in result.learned],
         y_label="mean return of an episode",
-        references={"the data": float(np.mean(story.returns))},
+        references={"the data": float(np.mean(result.returns))},
         axes=axes,
     )
 
 
-def picture(story: QuickstartResult) -> Figure:
+def picture(result: QuickstartResult) -> Figure:
     """Learning curves and episodes side by side, to be saved as a file."""
-    figure, (left, right) = plots.row(2)
-    curves(story, left)
-    strip(story, right)
+    figure, (left, right) = theme.figure_row(2)
+    curves(result, left)
+    strip(result, right)
     return figure
 
 
-def document(story: QuickstartResult) -> Markup:
-    """The page."""
-    verdict = story.verdict
-    names = [one.name for one in story.learned]
-    header, body = rows(story)
-    dots = ["data", *(one.color for one in story.learned)]
-    table = html.table(
-        header,
-        [[Markup(html.swatch(dot) + html.text(row[0])), *row[1:]] for dot, row in zip(dots, body, strict=True)],
-        highlight=1 + names.index(verdict.best) if verdict.clear else None,
-    )
-    low, high = story.references
-    minutes = f"{story.seconds / 60:.1f} min"
-    facts = html.tiles(
-        [
-            (f"{story.transitions:,}", "logged steps"),
-            (f"{len(story.returns):,}", "logged episodes"),
-            (f"{story.updates:,}", "gradient updates each"),
-            ("0", "new steps to learn from"),
-            (minutes, "from no data to this page"),
-        ]
-    )
-    blocks = [
-        html.join([html.paragraph(" ".join(verdict.sentences), "lead"), html.paragraph(caveat(story), "note"), facts]),
-        html.section(
-            "One episode each, in real time",
-            html.paragraph(
-                "The learned policies start from the same state, that of the first evaluation episode. The first "
-                "pendulum replays the logged episode whose return is nearest to the data's mean."
-            ),
-            pendulums(story),
+def document(result: QuickstartResult) -> Markup:
+    """The report as HTML."""
+    comparison, parts = result.comparison, _behaviors(result)
+    names = [one.name for one in result.learned]
+    header, body = rows(result)
+    return html.render(
+        "quickstart.html.j2",
+        title=comparison.headline,
+        result=result,
+        comparison=comparison,
+        caveat=caveat(result),
+        pendulums=_pendulums(result),
+        results=Table(
+            header,
+            body,
+            highlight=1 + names.index(comparison.best) if comparison.clear else None,
+            colors=["data", *(one.color for one in result.learned)],
         ),
-        html.section(
-            "Results",
-            table,
-            html.paragraph(
-                f"Score 0 is uniformly random actions ({number(low)}), score 100 the hand-made controller without "
-                f"noise ({number(high)}); both were measured over 100 episodes.",
-                "note",
-            ),
-            html.grid(
-                html.figure(
-                    plots.svg(strip(story), "Strip plot: the return of every episode of the data and of each policy."),
-                    "Every episode",
-                    "One dot per episode; the bars are means, with their standard error.",
-                ),
-                html.figure(
-                    plots.svg(curves(story), "Learning curves: mean return against gradient updates."),
-                    "While they learned",
-                    f"Mean of {len(story.learned[0].returns)} episodes at each point; bands are one standard error.",
-                ),
-            ),
+        behaviors=Table(
+            ["behavior", "episodes", "mean return"],
+            [
+                [p.name, str(len(p.values)), mean_and_error(float(np.mean(p.values)), standard_error(p.values))]
+                for p in parts
+            ],
+            caption="By behavior",
+            colors=[part.color for part in parts],
         ),
-        html.section("The data", *_data(story)),
-        html.section(
-            "What the policies do",
-            html.paragraph(
-                "Torque by the state of the pole, which stands upright at angle 0. To swing it up, one has to push "
-                "along with its motion, and near the top against it."
-            ),
-            html.grid(*_maps(story), smallest=150),
+        settings=Table(
+            ["algorithm", "settings that differ from its defaults", "training"],
+            [[one.name, one.settings, f"{one.seconds:.0f} s"] for one in result.learned],
+            words=[1],
         ),
-        html.section("How it was made, and how to go on", *_how(story)),
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in story.versions.items())
-    return html.page(
-        verdict.headline,
-        *blocks,
-        eyebrow=f"lightning_offrl quickstart \N{MIDDLE DOT} {story.environment}",
-        footer=f"{versions}. Seed {story.seed}.",
-        style=files(__package__).joinpath("pendulum.css").read_text(encoding="utf-8"),
+        best=result.learned[names.index(comparison.best)],
+        strip=theme.svg(strip(result), "Strip plot: the return of every episode of the data and of each policy."),
+        curves=theme.svg(curves(result), "Learning curves: mean return against gradient updates."),
+        histogram=theme.svg(
+            plots.histogram(result.returns, x_label="return of an episode (0 is perfect)", parts=parts, legend=False),
+            "Histogram of the returns of the logged episodes, by behavior.",
+        ),
+        maps=[
+            (name, theme.svg(_map(torques), f"Map of the torque over angle and angular velocity: {name}."))
+            for name, torques in [("The data", result.torques), *((one.name, one.torques) for one in result.learned)]
+        ],
     )
 
 
-def _data(story: QuickstartResult) -> list[Markup]:
-    returns, names = np.asarray(story.returns), np.asarray(story.behaviors)
-    values = {name: returns[names == name].tolist() for name in dict.fromkeys(story.behaviors)}
+def _behaviors(result: QuickstartResult) -> list[Group]:
+    """Returns of the logged episodes by the behavior that made them, the worst first."""
+    returns, names = np.asarray(result.returns), np.asarray(result.behaviors)
+    values = {name: returns[names == name].tolist() for name in dict.fromkeys(result.behaviors)}
     ranked = sorted(values.items(), key=lambda item: float(np.mean(item[1])))
-    parts = [Group(name, part, color) for (name, part), color in zip(ranked, plots.STEPS, strict=False)]
-    header = ["who acted", "episodes", "mean return"]
-    body = [
-        [
-            Markup(html.swatch(part.color) + html.text(part.name)),
-            str(len(part.values)),
-            with_error(float(np.mean(part.values)), standard_error(part.values)),
-        ]
-        for part in parts
-    ]
-    return [
-        html.paragraph(
-            f"{len(returns)} episodes of {story.environment} by behaviors of mixed quality, most of them bad: random "
-            "torques, a hand-made controller followed only part of the time, and the same controller the wrong way "
-            "round. The algorithms see the steps, not who made them."
-        ),
-        html.grid(
-            html.figure(
-                plots.svg(
-                    plots.histogram(
-                        story.returns, x_label="return of an episode (0 is perfect)", parts=parts, legend=False
-                    ),
-                    "Histogram of the returns of the logged episodes, by behavior.",
-                ),
-                "Returns of the logged episodes",
-            ),
-            html.table(header, body, caption="By behavior"),
-        ),
-    ]
+    return [Group(name, part, color) for (name, part), color in zip(ranked, theme.STEPS, strict=False)]
 
 
-def _maps(story: QuickstartResult) -> list[Markup]:
-    panels = [("The data", story.torques), *((one.name, one.torques) for one in story.learned)]
-    return [
-        html.figure(
-            plots.svg(
-                plots.field(
-                    torques,
-                    extent=(-180.0, 180.0, -SPEED_LIMIT, SPEED_LIMIT),
-                    x_label="angle (degrees)",
-                    y_label="angular velocity (rad/s)",
-                    color_label="torque (N m)",
-                    limit=2.0,
-                ),
-                f"Map of the torque over angle and angular velocity: {name}.",
-            ),
-            name,
-            "mean logged torque; blank where nothing was logged" if i == 0 else "",
-        )
-        for i, (name, torques) in enumerate(panels)
-    ]
-
-
-def _how(story: QuickstartResult) -> list[Markup]:
-    body = [[one.name, one.settings, f"{one.seconds:.0f} s"] for one in story.learned]
-    best = next(one for one in story.learned if one.name == story.verdict.best)
-    return [
-        html.table(["algorithm", "settings that differ from its defaults", "training"], body, words=[1]),
-        html.commands(
-            f"""\
-# after `make quickstart`, offrl is here: . .venv/bin/activate
-
-# the dataset, in words and numbers
-MINARI_DATASETS_PATH={story.folder}/data offrl data show {story.dataset_id}
-
-# the best policy again, on other episodes
-offrl evaluate {story.folder}/{best.folder}/policy.pt --environment {story.environment} --episodes 50 --seed 9000
-
-# your own data: a Minari id or a D4RL-layout .hdf5 file
-offrl fit --config iql --data.source path/to/data.hdf5"""
-        ),
-        html.commands(
-            f"""\
-from lightning_offrl import load_policy
-
-policy = load_policy("{story.folder}/{best.folder}/policy.pt")
-action = policy.act(observation)   # an environment's observation, alone or a batch"""
-        ),
-    ]
-
-
-def pendulums(story: QuickstartResult) -> Markup:
-    """One moving pendulum per policy, drawn from logged angles; still where the reader asked for less motion."""
-    angles, value = story.typical
-    cards = [("the data", "data", angles, value)]
-    cards += [(one.name, one.color, one.angles, one.returns[0]) for one in story.learned]
-    drawn = [_pendulum(i, *card) for i, card in enumerate(cards)]
-    return html.grid(*drawn, smallest=150)
-
-
-def _pendulum(index: int, name: str, color: str, angles: list[float], value: float) -> Markup:
-    # Gymnasium counts the angle counter-clockwise from upright, CSS clockwise.
-    turned = -np.degrees(np.unwrap(np.asarray(angles, dtype=np.float64)))[::2]
-    share = 100.0 / (len(turned) - 1)
-    frames = "".join(f"{i * share:.4g}%{{transform:rotate({angle:.1f}deg)}}" for i, angle in enumerate(turned))
-    seconds = (len(angles) - 1) * _STEP
-    motion = f"animation:swing{index} {seconds:g}s linear infinite;transform:rotate({turned[-1]:.1f}deg)"
-    return Markup(
-        f"""<figure class="pendulum">
-<style>@keyframes swing{index}{{{frames}}}#rod{index}{{{motion}}}</style>
-<svg viewBox="-60 -60 120 120" role="img" aria-label="Moving pendulum: {html.text(name)}">
-<circle r="50" class="orbit"/><path d="M-13 -50.5 A52 52 0 0 1 13 -50.5" class="goal"/>
-<g id="rod{index}" class="rod" style="color:var(--{color})"><path d="M0 0V-40"/><circle cy="-40" r="8"/></g>
-<circle r="3.4" class="pivot"/>
-</svg>
-<figcaption><h3>{html.text(name)}</h3><p>return {html.text(number(value))}</p></figcaption>
-</figure>"""
+def _map(torques: Array) -> Figure:
+    return plots.field(
+        torques,
+        extent=(-180.0, 180.0, -SPEED_LIMIT, SPEED_LIMIT),
+        x_label="angle (degrees)",
+        y_label="angular velocity (rad/s)",
+        color_label="torque (N m)",
+        limit=2.0,
     )
+
+
+def _pendulums(result: QuickstartResult) -> list[dict[str, Any]]:
+    """What each moving pendulum is drawn from: the angle in degrees at each share of the episode, in percent."""
+    angles, value = result.typical
+    shown = [("the data", "data", angles, value)]
+    shown += [(one.name, one.color, one.angles, one.returns[0]) for one in result.learned]
+    found = []
+    for name, color, angles, value in shown:
+        # Gymnasium counts the angle counter-clockwise from upright, CSS clockwise.
+        turned = (-np.degrees(np.unwrap(np.asarray(angles, dtype=np.float64)))[::2]).tolist()
+        frames = [(100.0 * i / (len(turned) - 1), angle) for i, angle in enumerate(turned)]
+        seconds = (len(angles) - 1) * _STEP
+        found.append({"name": name, "color": color, "value": value, "frames": frames, "seconds": seconds})
+    return found

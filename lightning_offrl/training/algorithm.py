@@ -31,10 +31,11 @@ from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.cpu import MatmulPrecision
 from lightning_offrl.training.lightning_binding import LightningBinding, count_update, set_log_axis, with_batch_size
 from lightning_offrl.training.metrics import RunningMean, plain_numbers, warn_if_diverged
+from lightning_offrl.training.old_names import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
 
 
-class OfflineAlgorithm(pl.LightningModule):
+class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
     """Base of every algorithm: a page writes ``__init__``, ``update``, ``act``, ``configure_optimizers``.
 
     A *step* is one gradient update, everywhere: ``max_steps``, ``trainer.global_step``, log axes, checkpoint names,
@@ -66,6 +67,8 @@ class OfflineAlgorithm(pl.LightningModule):
     """Name of the algorithm for the other kind of actions, where there is one."""
     acting: ClassVar[tuple[str, ...]] = ("normalizer", "policy")
     """Submodules that ``act`` uses: what an exported policy holds."""
+    remedy: ClassVar[str | None] = None
+    """What to turn when the policy leaves the data, as advice names it: "raise model.weight"."""
 
     def __init__(
         self,
@@ -289,8 +292,7 @@ class OfflineAlgorithm(pl.LightningModule):
             check(block, self.spec, self.needs)
             self._checked = True
         self.compile_choice.begin_block()
-        trainer: Any = self.trainer
-        every = trainer.log_every_n_steps
+        trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         for batch in block.unbind(0):
             self._train_means.add(self.gradient_update(batch))
             if (every > 0 and self.updates % every == 0) or self.updates == trainer.max_steps:

@@ -11,7 +11,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.training.algorithm_names import public_name
 
 FORMAT = 2
-"""Raised when an older version could not read a newer checkpoint."""
+"""Raised when an older version could not read a newer checkpoint or exported policy."""
 _LIBRARIES = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
 
 

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -97,7 +98,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", weights_only
         raise InputError(
             f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a Lightning checkpoint"
         )
-    return checkpoint
+    return old_names.checkpoint(checkpoint, str(path))
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview, *, what: str = "the file") -> None:

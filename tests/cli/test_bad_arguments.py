@@ -78,8 +78,8 @@ def place(imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return here
 
 
-OPE = "ope --data test/log-v0 --direct none --n-boot 50 --policy"
-SELECT = "select --data test/log-v0 --direct none --n-boot 50 --policies"
+OPE = "ope --data test/log-v0 --direct none --n_boot 50 --policy"
+SELECT = "select --data test/log-v0 --direct none --n_boot 50 --policies"
 
 LINES = {
     "data report test/lgo-v0": "nearest there: test/log-v0",
@@ -111,23 +111,23 @@ LINES = {
     f"{OPE} fits.json --cluster score --labels same.csv": "all 12 episodes have the same label in score (1)",
     f"{OPE} fits.json --cluster ward --labels short.csv": "short.csv has 1 lines of labels, but there are 12 episodes",
     f"{OPE} fits.json --cluster ward --labels holes.csv": "1 of 12 episodes have no label in ward",
-    f"{OPE} fits.json --cluster site --held-out 0.3": "a split of the 3 clusters (column site) leaves only one of them",
+    f"{OPE} fits.json --cluster site --validation_fraction 0.3": "a split of the 3 clusters (column site) leaves only one of them",
     f"{OPE} fits.json --time site": "the column site holds labels (s0, s1, s2, ...), not times; name another",
     f"{OPE} fits.json --time hours": "test/log-v0 has no column 'hours'; did you mean 'hour'?",
-    f"{OPE} fits.json --time hour --time-unit h": "the times in hour have no unit that is known",
-    f"{OPE} fits.json --time-unit h": "what the times of --time COLUMN are counted in; give --time too",
-    f"{OPE} fits.json --time-unit weeks": "argument --time-unit: invalid choice: 'weeks'",
-    f"{OPE} fits.json --discount 1.5": "--discount must be from 0 to 1, got 1.5",
+    f"{OPE} fits.json --time hour --time_unit h": "the times in hour have no unit that is known",
+    f"{OPE} fits.json --time_unit h": "what the times of --time COLUMN are counted in; give --time too",
+    f"{OPE} fits.json --time_unit weeks": "argument --time_unit: invalid choice: 'weeks'",
+    f"{OPE} fits.json --discount 1.5": "discount must be from 0 to 1, got 1.5",
     f"{OPE} fits.json --horizon 0": "the horizon must be at least one step, got 0",
     f"{OPE} fits.json --level 95": "the level of an interval must be between 0 and 1, such as 0.95, got 95",
-    f"{OPE} fits.json --n-boot 0": "--n-boot must be at least 1, got 0",
-    f"{OPE} fits.json --held-out 1.5": "the share of episodes to hold out must lie between 0 and 1, got 1.5",
+    f"{OPE} fits.json --n_boot 0": "n_boot must be at least 1, got 0",
+    f"{OPE} fits.json --validation_fraction 1.5": "the share of episodes to hold out must lie between 0 and 1, got 1.5",
     f"{OPE} fits.json --estimators wsi": "there is no estimator 'wsi'; there are auto, naive, is, wis",
     f"{OPE} fits.json --direct fqs": "--direct has no 'fqs'; there are fqe, lstd, mb, ",
-    f"{OPE} fits.json --reward-range 1 0": "--reward-range must be the lowest and the highest reward, got 1 and 0",
-    f"{OPE} fits.json --reward-range 2 3": "the range of rewards [2, 3] must hold every possible one, but the log goes",
-    f"{OPE} fits.json --bandwidth -1": "--bandwidth must be at least 0, got -1",
-    f"{OPE} fits.json --max-weight -1": "--max-weight must be at least 0, got -1",
+    f"{OPE} fits.json --reward_range 1 0": "reward_range must be the lowest and the highest reward, got 1 and 0",
+    f"{OPE} fits.json --reward_range 2 3": "the range of rewards [2, 3] must hold every possible one, but the log goes",
+    f"{OPE} fits.json --bandwidth -1": "bandwidth must be at least 0, got -1",
+    f"{OPE} fits.json --max_weight -1": "max_weight must be at least 0, got -1",
     f"{OPE} fits.json --behavior wide.json": "the policy wide reads observations of 5 numbers, these have 3",
     f"{OPE} fits.json --direct fqe --updates 0": "--updates must be at least 1, got 0",
     f"{OPE} fits.json --direct lstd --refits -1": "--refits must be at least 0, got -1",
@@ -143,7 +143,7 @@ LINES = {
     f"{SELECT} fits.json nothing.pt": "no policy at nothing.pt",
     f"{SELECT} fits.json --by site": "has no option --by",
     f"{SELECT} fits.json --labels short.csv": "say which of its columns with --cluster COLUMN",
-    f"{SELECT} fits.json --cluster site --second-split 0.3": "leaves only one of them on a side; choose another share",
+    f"{SELECT} fits.json --cluster site --confirmation_fraction 0.3": "leaves only one of them on a side; choose another share",
     "select --data test/log-v0": "the following arguments are required: --policies",
 }
 

@@ -12,7 +12,7 @@ import torch
 
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.cli import main, select
-from lightning_offrl.cli.ope import INTERVALS
+from lightning_offrl.cli.ope_options import INTERVALS
 from lightning_offrl.data.readers import load
 from lightning_offrl.ope.selection import ranking as selection
 from lightning_offrl.ope.weighting.intervals import METHODS
@@ -56,11 +56,11 @@ def log(workplace: Path) -> Path:
     return workplace
 
 
-COMMON = "--data log.npz --direct none --n-boot 200 --discount 0.9"
+COMMON = "--data log.npz --direct none --n_boot 200 --discount 0.9"
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
-    more = "--json out.json --by observation.0 --reward-range -1 1 --report page.html"
+    more = "--json out.json --by observation.0 --reward_range -1 1 --report page.html"
     status = main(f"ope --policy better.json {COMMON} {more}".split())
     said = capsys.readouterr().out
     assert status == 0
@@ -111,7 +111,7 @@ def test_trained_policies_are_read_and_their_own_data_noticed(log: Path, capsys)
 
 
 def test_fitted_values_beside_weights(log: Path, capsys):
-    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9"
+    line = "ope --policy better.json --data log.npz --n_boot 200 --discount 0.9"
     assert main(f"{line} --direct lstd --refits 20".split()) in (0, 4)
     said = capsys.readouterr().out
     assert "Agreement" in said and "cwpdis - lstd" in said and "wdr" in said
@@ -119,7 +119,7 @@ def test_fitted_values_beside_weights(log: Path, capsys):
 
 @pytest.mark.slow
 def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
-    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct fqe --updates 50 --refits 2"
+    line = "ope --policy better.json --data log.npz --n_boot 200 --discount 0.9 --direct fqe --updates 50 --refits 2"
     assert main(line.split()) in (0, 4)
     said = capsys.readouterr().out
     assert "fqe: fitted Q evaluation" in said and ("interval from only 2 refits" in said or "Abstained because" in said)
@@ -127,7 +127,7 @@ def test_fitted_q_evaluation_from_the_command_line(log: Path, capsys):
 
 def test_density_ratios_stand_beside_values(log: Path, capsys):
     """Ratios have no values of states, so the fit that has serves the hybrids, wherever it stands in the list."""
-    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --updates 5 --refits 2"
+    line = "ope --policy better.json --data log.npz --n_boot 200 --discount 0.9 --updates 5 --refits 2"
     assert main(f"{line} --direct dice,drl,lstd --json out.json".split()) in (0, 4)
     rows = {row["name"]: row for row in json.loads(Path("out.json").read_text())["estimates"]}
     assert rows["dice"]["status"] == "abstains" and "add up to" in " ".join(rows["dice"]["reasons"])
@@ -147,14 +147,14 @@ def test_the_worst_episodes_from_the_command_line(log: Path, capsys):
 
 
 def test_rollouts_of_a_model_from_the_command_line(log: Path, capsys):
-    line = "ope --policy better.json --data log.npz --n-boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
+    line = "ope --policy better.json --data log.npz --n_boot 200 --discount 0.9 --direct mb --updates 60 --horizon 2"
     assert main(line.split()) in (0, 3, 4)
     said = capsys.readouterr().out
     assert "mb: " in said and "estimates whole episodes" not in said
 
 
 def test_behavior_from_a_file_and_held_out_episodes(log: Path, capsys):
-    options = "--behavior behavior.json --held-out 0.5 --split-seed 3"
+    options = "--behavior behavior.json --validation_fraction 0.5 --split_seed 3"
     assert main(f"ope --policy better.json {COMMON} {options}".split()) == 0
     said = capsys.readouterr().out
     assert "150 held-out episodes" in said and "behavior behavior" in said and "unseen:" in said
@@ -168,21 +168,19 @@ def test_choosing_among_policies(log: Path, capsys):
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
-    assert "Ranked by the estimate that speaks for it, less one standard error." in said
+    assert "Ranked by the representative estimate less one standard error." in said
     found = json.loads(Path("out.json").read_text())
     assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behavior", "far"}
     assert found["rank_by"] == "less-error" and found["ranking"][0] == found["chosen"] == "better"
     assert found["regret"]["far"] is None and found["regret"]["better"] == 0.0 and found["top"] == ["better"]
-    assert main(f"{line} --rank-by conservative".split()) == 0
+    assert main(f"{line} --rank_by conservative".split()) == 0
     assert json.loads(Path("out.json").read_text())["ranking"] == found["by_lower"]
     assert main(f"select --policies far.json {COMMON}".split()) == 3
 
 
 def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
     Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
-    line = (
-        f"select --policies better.json worse.json far.json {COMMON} --second-split 0.4 --plan 5 --played played.json"
-    )
+    line = f"select --policies better.json worse.json far.json {COMMON} --confirmation_fraction 0.4 --plan 5 --played played.json"
     assert main(f"{line} --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
@@ -192,11 +190,11 @@ def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(lo
     assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
     assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
     # again from the file: the same plan without evaluating anything, and another with more episodes and the unknown one
-    assert main("select --from out.json --plan 5 --played played.json --json again.json".split()) == 0
+    assert main("plan out.json --episodes 5 --played played.json --json again.json".split()) == 0
     assert json.loads(Path("again.json").read_text()) == found
     Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2], "better": [0.9]}))
     capsys.readouterr()
-    assert main("select --from out.json --plan 6 --plan-unknown 2 --played played.json".split()) == 0
+    assert main("plan out.json --episodes 6 --plan_unknown 2 --played played.json".split()) == 0
     said = capsys.readouterr().out
     assert "order: far x 2, " in said and "not in the plan" not in said
 
@@ -208,7 +206,7 @@ def test_several_episodes_of_one_person(log: Path, capsys):
         "subject,ward\n" + "".join(f"{p},{'a' if i % 60 < 40 else 'b'}\n" for i, p in enumerate(people))
     )
     options = "--cluster subject --labels people.csv"
-    line = "--data log.npz --direct lstd --refits 10 --n-boot 200 --discount 0.9"
+    line = "--data log.npz --direct lstd --refits 10 --n_boot 200 --discount 0.9"
     assert main(f"ope --policy better.json {line} {options} --by ward --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "300 episodes of 60 clusters (column subject); return mean" in said and "ward  episodes  clusters" in said
@@ -219,14 +217,16 @@ def test_several_episodes_of_one_person(log: Path, capsys):
     page = Path("page.html").read_text()
     assert "The 60 clusters (column subject) are independent of each other" in page
     assert "From 300 episodes of 60 clusters (column subject); intervals resample whole clusters." in page
-    split = "--held-out 0.5 --split-seed 3"
+    split = "--validation_fraction 0.5 --split_seed 3"
     assert main(f"ope --policy better.json {line} {options} --by ward {split} --json out.json".split()) in (0, 3, 4)
     found = json.loads(Path("out.json").read_text())
     assert (found["episodes"], found["clusters"]["number"], found["clusters"]["largest"]) == (150, 30, 5)
     groups = found["groups"]["ward"]
     assert sum(group["clusters"]["number"] for group in groups.values()) == 30 and set(groups) == {"a", "b"}
     assert found["notes"][0].endswith("whole clusters: unseen by a policy only if it was fitted without these clusters")
-    choose = f"select --policies better.json worse.json {COMMON} {options} --second-split 0.5 --report page.html"
+    choose = (
+        f"select --policies better.json worse.json {COMMON} {options} --confirmation_fraction 0.5 --report page.html"
+    )
     assert main(f"{choose} --json out.json".split()) == 0
     assert "On 150 other episodes of 30 clusters (column subject) its value is" in capsys.readouterr().out
     assert json.loads(Path("out.json").read_text())["again"]["clusters"]["number"] == 30
@@ -257,10 +257,10 @@ def test_a_policy_from_python_code(log: Path, capsys):
         ),
         ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
         ("select --policies better.json --data log.npz --direct none --played x.json", "give --plan N as well"),
-        ("select --policies better.json --data log.npz --direct none --plan-unknown 2", "give --plan N as well"),
-        ("select --from nothere.json --plan 3", "nothere.json cannot be read"),
-        ("select --from better.json --plan 3", "expected what offrl select --json writes"),
-        ("select --from better.json", "--from is for a plan"),
+        ("select --policies better.json --data log.npz --direct none --plan_unknown 2", "give --plan N as well"),
+        ("plan nothere.json --episodes 3", "nothere.json cannot be read"),
+        ("plan better.json", "expected what offrl select --json writes"),
+        ("plan", "the following arguments are required: FILE"),
         ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
     ],
 )
@@ -271,3 +271,26 @@ def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence
 
 def test_the_rankings_of_the_command_line_are_those_of_the_package():
     assert tuple(selection.RANKINGS) == select.RANKINGS and selection.RANK_BY == select.RANKINGS[0]
+
+
+def test_names_of_earlier_versions_are_understood(log: Path, capsys):
+    """A dash for an underscore silently, an old name with a warning; both give what today's names give."""
+    old = "--behaviour behavior.json --held-out=0.5 --split-seed 3 --n-boot 50"
+    today = "--behavior behavior.json --validation_fraction 0.5 --split_seed 3 --n_boot 50"
+    said = []
+    for options in (old, today):
+        assert main(f"ope --policy better.json --data log.npz --direct none {options}".split()) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out and not said[1].err
+    assert said[0].err == (
+        "offrl: --behaviour is called --behavior now\noffrl: --held-out is called --validation_fraction now\n"
+    )
+    choose = f"select --policies better.json worse.json {COMMON} --json out.json"
+    assert main(f"{choose} --second-split 0.4".split()) == 0
+    assert "--second-split is called --confirmation_fraction now" in capsys.readouterr().err
+    assert main("plan out.json --episodes 4".split()) == 0
+    plan = capsys.readouterr().out
+    for line in ("select --from out.json --plan 4", "select --plan=4 --from=out.json"):
+        assert main(line.split()) == 0
+        again = capsys.readouterr()
+        assert again.out == plan and "is called offrl plan FILE --episodes N now" in again.err

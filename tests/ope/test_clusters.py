@@ -25,12 +25,12 @@ from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.evaluate import evaluate
 from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import Tabular
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import compare
+from lightning_offrl.ope.tails import tail
 from lightning_offrl.ope.weighting.doubly_robust import doubly_robust, magic
 from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision, plain
 from lightning_offrl.ope.weighting.intervals import Resamples, interval, resampled_interval
-from lightning_offrl.ope.weighting.return_distribution import tail
 from lightning_offrl.ope.weighting.sensitivity import sensitivity
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 from tests.ope.linear_quadratic import BEHAVIOR, TARGET
@@ -172,7 +172,7 @@ def direct(episodes: Episodes, **how: Any) -> DirectEstimate:
     return lstd(POLICY, episodes, discount=0.9, replicates=20, seed=4, **how)
 
 
-def everything(episodes: Episodes, clusters: Any = None, **how: Any) -> Evaluation:
+def everything(episodes: Episodes, clusters: Any = None, **how: Any) -> OPEResult:
     return evaluate(
         POLICY,
         episodes,

@@ -105,7 +105,7 @@ def test_independent_estimates_that_disagree():
 
 def test_estimates_of_one_family_do_not_confirm_each_other():
     found = evaluate(POLICY, finite_log(), discount=1.0)
-    assert found.verdict.word == "SINGLE" and "nothing independent" in found.verdict.sentence
+    assert found.verdict.word == "SINGLE" and "no independent estimate" in found.verdict.sentence
 
 
 def test_nothing_eligible_abstains_with_the_reason():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lightning_offrl.ope.result import Row
-from lightning_offrl.ope.verdict import judge
+from lightning_offrl.ope.estimate import Row
+from lightning_offrl.ope.verdict import conclude
 from lightning_offrl.ope.weighting.intervals import Resamples, from_refits
 
 COUNTS = torch.ones(50, 4)
@@ -18,7 +18,7 @@ def row(name: str, family: str, value: float, noise: torch.Tensor) -> Row:
 
 
 def word(*rows: Row) -> tuple[str, str]:
-    verdict = judge(rows, Resamples(4, 100), spread=10.0, level=0.95)
+    verdict = conclude(rows, Resamples(4, 100), spread=10.0, level=0.95)
     return verdict.word, verdict.sentence
 
 
@@ -27,8 +27,7 @@ def test_one_calculation_written_twice_confirms_nothing():
     lstd, model = row("lstd", "values", 3.0, NOISE), row("mb", "model", 3.0 + 1e-12, NOISE)
     assert word(lstd, model) == (
         "SINGLE",
-        "only lstd speaks for it; nothing independent confirms the number "
-        "(mb gives lstd's number to rounding, so it confirms nothing)",
+        "no independent estimate confirms lstd (mb gives lstd's number to rounding, so it confirms nothing)",
     )
 
 

@@ -65,6 +65,7 @@ class CQL(OfflineAlgorithm):
     """
 
     counterpart = "DiscreteCQL"
+    remedy = "raise model.weight"
 
     def __init__(
         self,

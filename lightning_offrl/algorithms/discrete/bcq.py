@@ -52,6 +52,7 @@ class DiscreteBCQ(OfflineAlgorithm):
     acting = ("normalizer", "policy", "q")
 
     counterpart = "BCQ"
+    remedy = "raise model.threshold"
 
     def __init__(
         self,

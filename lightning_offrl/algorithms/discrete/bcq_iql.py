@@ -53,6 +53,7 @@ class DiscreteBCQIQL(OfflineAlgorithm):
     acting = ("normalizer", "policy", "q")
 
     counterpart = "IQLBCQ"
+    remedy = "raise model.threshold, or lower model.expectile"
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class DiscreteCQL(OfflineAlgorithm):
     acting = ("normalizer", "q")
 
     counterpart = "CQL"
+    remedy = "raise model.weight"
 
     def __init__(
         self,

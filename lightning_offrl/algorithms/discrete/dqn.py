@@ -45,6 +45,7 @@ class DQN(OfflineAlgorithm):
 
     action_kind = "discrete"
     acting = ("normalizer", "q")
+    remedy = "nothing holds it to the data: take DiscreteCQL or DiscreteBCQ"
 
     def __init__(
         self,

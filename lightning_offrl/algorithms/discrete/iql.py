@@ -47,6 +47,7 @@ class DiscreteIQL(OfflineAlgorithm):
     action_kind = "discrete"
 
     counterpart = "IQL"
+    remedy = "lower model.inverse_temperature"
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ class EDAC(SACN):
         **common: see `SACN` and `OfflineAlgorithm`.
     """
 
+    remedy = "raise model.eta, or model.critics"
+
     def __init__(self, spec: Spec, *, eta: float = 1.0, **common: Any) -> None:
         super().__init__(spec, **common)
 

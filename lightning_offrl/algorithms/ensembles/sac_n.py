@@ -43,6 +43,8 @@ class SACN(OfflineAlgorithm):
         **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """
 
+    remedy = "raise model.critics"
+
     def __init__(
         self,
         spec: Spec,

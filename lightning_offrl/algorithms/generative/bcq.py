@@ -51,6 +51,7 @@ class BCQ(OfflineAlgorithm):
     acting = ("normalizer", "vae", "policy", "q")
 
     counterpart = "DiscreteBCQ"
+    remedy = "lower model.limit, or model.act_samples"
 
     def __init__(
         self,

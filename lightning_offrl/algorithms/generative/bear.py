@@ -64,6 +64,7 @@ class BEAR(OfflineAlgorithm):
     """
 
     acting = ("normalizer", "policy", "q")
+    remedy = "lower model.threshold"
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class IQLBCQ(OfflineAlgorithm):
     acting = ("normalizer", "vae", "q")
 
     counterpart = "DiscreteBCQIQL"
+    remedy = "lower model.act_samples, or model.expectile"
 
     def __init__(
         self,

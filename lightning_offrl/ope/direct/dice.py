@@ -269,7 +269,7 @@ def dice(
         seeds=seeds + replicates,
         seed=seed,
     ).of(policy)
-    fit_normalizer(module.normalizer, episodes)
+    fit_normalizer(module, episodes)
     together = numbered(clusters, episodes.n_episodes)
     sampler = EpisodeBootstrap(episodes.start, episodes.length, chosen.batch_size, seed, seeds, replicates, together)
     module.starting_at(first_observations(episodes), [row[row >= 0] for row in sampler.episodes], first_masks(episodes))

@@ -136,7 +136,7 @@ def fqe(
         seeds=heads,
         seed=seed,
     ).of(policy)
-    fit_normalizer(module.normalizer, episodes)
+    fit_normalizer(module, episodes)
     together = numbered(clusters, episodes.n_episodes)
     length, probe = episodes.length.clone(), torch.arange(len(episodes))
     if chosen.held_out > 0.0:

@@ -224,7 +224,7 @@ def fit_behavior(
         hidden=hidden,
         seed=seed,
     )
-    fit_normalizer(module.normalizer, episodes)
+    fit_normalizer(module, episodes)
     keys = (*IMITATION, "action_mask") if "action_mask" in episodes.data.keys() else IMITATION
     held = episodes.select(test).data.select(*keys)
     length = episodes.length.clone()

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.weighting.intervals import student_t
 
 FEW_RESAMPLES = 100
@@ -125,17 +125,7 @@ def _error(a: Row, b: Row) -> tuple[float, int]:
         assert fitted.resampled is not None
         other = weighted.terms.resampled(fitted.counts.double())
         return float((fitted.resampled - other).std()), len(other) - 1
-    (one, first), (two, second) = standard_error(a), standard_error(b)
-    return math.hypot(one, two), min(first, second)
-
-
-def standard_error(row: Row) -> tuple[float, int]:
-    """Of an estimate with an interval, and its degrees of freedom: from its resamples, else from the interval."""
-    if row.resampled is not None and len(row.resampled) > 1:
-        return float(row.resampled.std()), len(row.resampled) - 1
-    assert row.interval is not None
-    z = float(torch.special.ndtri(torch.tensor(0.5 + 0.5 * row.interval.level, dtype=torch.float64)))
-    return row.interval.width / 2.0 / z, 1000
+    return math.hypot(a.standard_error, b.standard_error), min(a.degrees, b.degrees)
 
 
 def _rounding(gap: Tensor) -> Tensor:

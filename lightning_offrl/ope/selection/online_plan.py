@@ -37,11 +37,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.result import Evaluation
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import representative_estimate
-from lightning_offrl.ope.text import aligned, number
-from lightning_offrl.ope.verdict import SPEAKERS
+from lightning_offrl.ope.text import number, plain_values
+from lightning_offrl.ope.verdict import REPRESENTATIVES
 
 TRUST = 3.0
 """Most episodes that an estimate may count for."""
@@ -113,7 +114,7 @@ class Estimates:
     log_deviation: float
 
     @classmethod
-    def of(cls, evaluations: Mapping[str, Evaluation]) -> Estimates:
+    def of(cls, evaluations: Mapping[str, OPEResult]) -> Estimates:
         """From evaluations of the same estimand."""
         first = next(iter(evaluations.values()))
         log = first.row("naive").terms
@@ -123,7 +124,7 @@ class Estimates:
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         known = {name: list(pair) if math.isfinite(sum(pair)) else None for name, pair in self.by_name.items()}
-        return {"policies": known, "log_mean": self.log_mean, "log_deviation": _plain(self.log_deviation)}
+        return {"policies": known, "log_mean": self.log_mean, "log_deviation": plain_values(self.log_deviation)}
 
     @classmethod
     def from_dict(cls, content: Any) -> Estimates:
@@ -149,13 +150,13 @@ class Plan:
     """The next episodes, and what is believed before them.
 
     Attributes:
-        names: of the policies that take part.
-        prior: what the estimates say.
-        now: what they and the played episodes say.
-        played: ``[K]`` episodes so far.
-        order: whom to play next, one name an episode, as if every policy returned its mean.
-        left_out: the others: those without an eligible estimate with an interval.
-        noise_from: where the noise comes from, in words.
+        names: The names of the policies that take part.
+        prior: The belief from the estimates.
+        now: The belief from the estimates and the played episodes.
+        played: ``[K]`` episodes played so far.
+        order: The policy to play next, one name an episode, as if every policy returned its mean.
+        left_out: The names of the policies without an eligible estimate with an interval.
+        noise_from: Where the noise comes from, in words.
     """
 
     names: list[str]
@@ -195,23 +196,23 @@ class Plan:
 
     @property
     def absent(self) -> str:
-        """Who is not in the plan, why, and how to have them in it; empty if all are."""
+        """Which policies are not in the plan, why, and how to include them; empty if all are in it."""
         if not self.left_out:
             return ""
-        return f"not in the plan: {', '.join(self.left_out)}: {UNKNOWN}; --plan-unknown N gives each N episodes first"
+        return f"not in the plan: {', '.join(self.left_out)}: {UNKNOWN}; --plan_unknown N gives each N episodes first"
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             "names": self.names,
             "prior_mean": self.prior.mean.tolist(),
-            "prior_deviation": [_plain(x) for x in self.prior.deviation.tolist()],
+            "prior_deviation": plain_values(self.prior.deviation.tolist()),
             "worth_episodes": self.prior.worth.tolist(),
             "noise": self.now.noise,
             "noise_from": self.noise_from,
             "played": self.played.tolist(),
             "mean": self.now.mean.tolist(),
-            "deviation": [_plain(x) for x in self.now.deviation.tolist()],
+            "deviation": plain_values(self.now.deviation.tolist()),
             "chance_best": self.now.chance_best().tolist() if self.names else [],
             "order": self.order,
             "left_out": self.left_out,
@@ -219,7 +220,7 @@ class Plan:
 
 
 def plan(
-    evaluations: Mapping[str, Evaluation] | Estimates,
+    evaluations: Mapping[str, OPEResult] | Estimates,
     episodes: int = 20,
     *,
     played: Mapping[str, Sequence[float]] | None = None,
@@ -285,19 +286,19 @@ def plan(
     return Plan(names, prior, now, count, order, left_out, told)
 
 
-def estimated(evaluation: Evaluation) -> tuple[float, float]:
+def estimated(evaluation: OPEResult) -> tuple[float, float]:
     """Mean and deviation of a policy's value by its estimates.
 
-    The mean is the estimate that speaks for it; the deviation is that of a normal distribution whose interval reaches
+    The mean is the representative estimate; the deviation is that of a normal distribution whose interval reaches
     as far as that of any family's representative, so that estimates which differ make a wide belief. NaN where
     there is none.
     """
     row, eligible = representative_estimate(evaluation), [r for r in evaluation.rows if r.status == "eligible"]
     found = []
-    for names in SPEAKERS.values():
-        spoken = next((r for name in names for r in eligible if r.name == name), None)
-        if spoken is not None and spoken.interval is not None and spoken.interval.usable:
-            found.append(spoken.interval)
+    for names in REPRESENTATIVES.values():
+        of_family = next((r for name in names for r in eligible if r.name == name), None)
+        if of_family is not None and of_family.interval is not None and of_family.bounded:
+            found.append(of_family.interval)
     if row is None or not found:
         return math.nan, math.nan
     reach = max(max(i.high for i in found) - row.value, row.value - min(i.low for i in found))
@@ -314,10 +315,6 @@ def _noise(returns: list[Tensor], log: float) -> tuple[float, str]:
     if not log > 0.0:
         raise InputError("the log's episodes all return the same; say how much an episode's return varies (noise)")
     return log, "as in the log"
-
-
-def _plain(x: float) -> float | None:
-    return x if math.isfinite(x) else None
 
 
 def _belief(belief: Belief, i: int) -> str:

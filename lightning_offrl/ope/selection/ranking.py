@@ -1,6 +1,6 @@
 """Choosing among several policies by their evaluations, and judging such choices where the truth is known.
 
-    value         the estimate that speaks for the policy
+    value         the representative estimate of the policy, see `representative_estimate`
     less error    that estimate less one standard error
     lower         the lower bound of its interval
     conservative  the smallest lower bound of the eligible estimates: what is safe to claim of a policy
@@ -50,18 +50,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.result import Evaluation, Row
-from lightning_offrl.ope.selection.confidence_set import gaps_of, standard_error
-from lightning_offrl.ope.text import WIDTH, aligned, bounds, number
-from lightning_offrl.ope.verdict import SPEAKERS
+from lightning_offrl.ope.estimate import Row
+from lightning_offrl.ope.result import OPEResult
+from lightning_offrl.ope.selection.confidence_set import gaps_of
+from lightning_offrl.ope.text import WIDTH, bounds, number
+from lightning_offrl.ope.verdict import REPRESENTATIVES
 
 RANKINGS = {
-    "less-error": "the estimate that speaks for it, less one standard error",
-    "lower": "the lower bound of the estimate that speaks for it",
-    "conservative": "its conservative value, the smallest lower bound of all its eligible estimates",
-    "value": "the estimate that speaks for it",
-    "regret": "how much better than it another may be, at most",
+    "less-error": "the representative estimate less one standard error",
+    "lower": "the lower bound of the representative estimate",
+    "conservative": "the conservative value, the smallest lower bound of all eligible estimates",
+    "value": "the representative estimate",
+    "regret": "how much better another policy may be, at most",
 }
 """What policies can be ranked by."""
 RANK_BY = "less-error"
@@ -72,21 +74,21 @@ class Choice:
     """Several policies, ranked.
 
     Attributes:
-        names: policies, as given.
-        estimates: ``[P]`` point estimates; NaN where nothing is eligible.
+        names: The names of the policies, as given.
+        estimates: ``[P]`` representative estimates; NaN where nothing is eligible.
         lower: ``[P]`` lower bounds of the same estimates; NaN where there is none.
         less_error: ``[P]``, the same less one standard error; NaN without an interval.
         conservative: ``[P]``, what is safe to claim; NaN where there is nothing.
         regret: ``[P]``, how much better another of these may be at most; NaN without an interval.
-        by: ``[P]``, the names of the estimates that speak.
-        rank_by: which of `RANKINGS` orders them.
-        ranking: names, best first: those with an interval.
-        by_point: names, best point estimate first.
-        by_lower: names, best conservative value first.
-        top: names of the top set.
-        level: probability that it holds the best of those with an interval.
-        measures: of the point estimates against truths, where these were given.
-        again: of the first of ``ranking`` on episodes that took no part in the choice, or None.
+        by: ``[P]``, the names of the estimators of the representative estimates.
+        rank_by: The one of `RANKINGS` that orders the policies.
+        ranking: The names of the policies with an interval, best first.
+        by_point: The names, best point estimate first.
+        by_lower: The names, best conservative value first.
+        top: The names of the policies that may be the best.
+        level: The probability that the best of those with an interval is among ``top``.
+        measures: The point estimates measured against true values, where these were given.
+        again: The evaluation of the first of ``ranking`` on episodes that took no part in the choice, or None.
     """
 
     names: list[str]
@@ -103,9 +105,9 @@ class Choice:
     top: list[str]
     level: float
     measures: dict[str, float] = field(default_factory=dict)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
+    evaluations: dict[str, OPEResult] = field(default_factory=dict, repr=False)
     truths: dict[str, float] = field(default_factory=dict)
-    again: Evaluation | None = None
+    again: OPEResult | None = None
 
     @property
     def chosen(self) -> str | None:
@@ -123,7 +125,7 @@ class Choice:
 
     @property
     def doubt(self) -> str:
-        """What to mind about the choice: that its estimates disagree, or that there is but one."""
+        """What to keep in mind about the choice: its estimates disagree, or there is only one."""
         verdict = None if self.chosen is None else self.evaluations[self.chosen].verdict
         return f"{verdict.word}: {verdict.sentence}." if verdict and verdict.word in ("DISAGREE", "SINGLE") else ""
 
@@ -204,10 +206,10 @@ class Choice:
         ]
 
 
-def representative_estimate(evaluation: Evaluation) -> Row | None:
+def representative_estimate(evaluation: OPEResult) -> Row | None:
     """The eligible estimate that stands for a policy: hybrid, values, model, weights, ratios, in this order."""
     for family in ("hybrid", "values", "model", "weights", "ratios"):
-        for name in SPEAKERS[family]:
+        for name in REPRESENTATIVES[family]:
             for row in evaluation.rows:
                 if row.name == name and row.status == "eligible":
                     return row
@@ -215,7 +217,7 @@ def representative_estimate(evaluation: Evaluation) -> Row | None:
 
 
 def compare(
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[str, OPEResult],
     truths: Mapping[str, float] | None = None,
     *,
     behavior_value: float | None = None,
@@ -245,7 +247,7 @@ def compare(
     rows = [representative_estimate(evaluations[name]) for name in names]
     nan = math.nan
     estimates = torch.tensor([nan if row is None else row.value for row in rows], dtype=torch.float64)
-    bounded = [i for i, row in enumerate(rows) if row is not None and row.interval is not None and row.interval.usable]
+    bounded = [i for i, row in enumerate(rows) if row is not None and row.bounded]
     lower, less_error, regret = (torch.full_like(estimates, nan) for _ in range(3))
     conservative = torch.tensor(
         [nan if (value := evaluations[name].conservative) is None else value for name in names], dtype=torch.float64
@@ -253,11 +255,11 @@ def compare(
     level = next(iter(evaluations.values())).level
     top = [name for name, row in zip(names, rows, strict=True) if row is not None]
     if bounded:
-        spoken = [row for row in (rows[i] for i in bounded) if row is not None]
-        lower[bounded] = torch.tensor([row.interval.low for row in spoken if row.interval], dtype=torch.float64)
-        errors = [standard_error(row)[0] for row in spoken]
-        less_error[bounded] = estimates[bounded] - torch.tensor(errors, dtype=torch.float64)
-        compared = gaps_of(spoken, level)
+        ranked = [row for row in (rows[i] for i in bounded) if row is not None]
+        lower[bounded] = torch.tensor([row.interval.low for row in ranked if row.interval], dtype=torch.float64)
+        errors = torch.tensor([row.standard_error for row in ranked], dtype=torch.float64)
+        less_error[bounded] = estimates[bounded] - errors
+        compared = gaps_of(ranked, level)
         regret[bounded] = compared.regret
         worse = {names[i] for i, kept in zip(bounded, compared.kept.tolist(), strict=True) if not kept}
         top = [name for name in top if name not in worse]
@@ -315,19 +317,9 @@ def measures(
     return out
 
 
-def average_ranks(x: Tensor) -> Tensor:
-    """Ranks from 1, ties share their mean: ``[P]`` float64."""
-    below = (x.unsqueeze(-1) > x).sum(-1)
-    same = (x.unsqueeze(-1) == x).sum(-1)
-    return below + 0.5 * (same + 1)
-
-
 def rank_correlation(estimates: Tensor, truths: Tensor) -> float:
     """Spearman's correlation with average ranks; NaN where all of one side are equal."""
-    a, b = average_ranks(estimates).double(), average_ranks(truths).double()
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(a.norm() * b.norm())
-    return float(a @ b) / scale if scale > 0.0 else math.nan
+    return float(_rank_correlations(estimates.unsqueeze(0), truths.unsqueeze(0)))
 
 
 def rank_correlation_interval(
@@ -336,12 +328,22 @@ def rank_correlation_interval(
     """The middle 95 % of Spearman's correlation over bootstrap samples of the policies; NaN if none has two ranks."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(truths), (n_boot, len(truths)), generator=generator)
-    found = torch.tensor([rank_correlation(estimates[i], truths[i]) for i in drawn], dtype=torch.float64)
+    found = _rank_correlations(estimates[drawn], truths[drawn])
     found = found[~found.isnan()]
     if not len(found):
         return math.nan, math.nan
     low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _rank_correlations(first: Tensor, second: Tensor) -> Tensor:
+    """``[R]`` from ``[R, P]`` each; all at once, where `scipy.stats.spearmanr` takes one row after the other."""
+    from scipy.stats import rankdata
+
+    a, b = (torch.from_numpy(rankdata(x.numpy(), axis=-1)) for x in (first, second))
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    scale = a.norm(dim=-1) * b.norm(dim=-1)
+    return torch.where(scale > 0.0, (a * b).sum(-1) / scale, torch.nan)
 
 
 def regret(estimates: Tensor, truths: Tensor, k: int = 1) -> float:

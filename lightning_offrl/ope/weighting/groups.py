@@ -70,12 +70,12 @@ def elapsed_of(episodes: Episodes, column: str, unit: str | None = None) -> Tens
     if logged is not None and unit is None:
         raise InputError(
             f"the times in {column} are in {logged}, and a discount per {logged} differs from one per hour; say what "
-            "--discount counts in: --time-unit s, min, h or d"
+            "--discount counts in: --time_unit s, min, h or d"
         )
     if logged is None and unit is not None:
         raise InputError(
             f"the times in {column} have no unit that is known, so they cannot be counted in {unit}; leave out "
-            "--time-unit, or give time.unit in the map and import the log again"
+            "--time_unit, or give time.unit in the map and import the log again"
         )
     if time.ndim != 1:
         raise InputError(f"the column of times {column} must hold one number per step")

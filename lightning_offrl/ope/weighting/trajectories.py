@@ -179,8 +179,6 @@ def trajectories(
     discount: float,
     horizon: int | None = None,
     behavior_name: str | None = None,
-    q: Tensor | None = None,
-    v: Tensor | None = None,
     elapsed: Tensor | None = None,
     groups: Mapping[str, Sequence[Any]] | None = None,
     clusters: ClusterLabels | None = None,
@@ -195,8 +193,6 @@ def trajectories(
         discount: gamma, per step, or per unit of ``elapsed``.
         horizon: steps H that count; None: the longest episode. The value estimated is that of the first H steps.
         behavior_name: for the results; "logged" without ``behavior``, else "estimated" unless given.
-        q: ``[T]`` estimate of Q^pi at the logged state and action.
-        v: ``[T]`` estimate of V^pi at the logged state.
         elapsed: ``[T]`` time of each step since its episode began, for discounting by time.
         groups: names to ``[E]`` labels.
         clusters: ``[E]`` labels of what episodes belong to.
@@ -254,8 +250,6 @@ def trajectories(
         discount=discount,
         behavior_log_prob=logged,
         target_log_prob=target,
-        q=None if q is None else padded(q),
-        v=None if v is None else padded(v),
         elapsed=None if elapsed is None else padded(elapsed),
         behavior=name,
         no_weights=no_weights,

@@ -1,6 +1,6 @@
 """What to do with a dataset: sentences, each with the numbers that it stands on.
 
-Every limit is in one of the constants here, in `dataset_verdict` or in `dataset_findings`, and is shown beside the
+Every limit is in one of the constants here, in `verdict` or in `findings`, and is shown beside the
 sentence with its source. Published scores are those of CORL's README (4 seeds, last evaluation, D4RL v2).
 """
 
@@ -10,17 +10,16 @@ import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from lightning_offrl.reports.compare_returns import number
-from lightning_offrl.reports.dataset.evidence import OURS, Evidence, percent, several
-from lightning_offrl.reports.dataset.findings import FEW, Finding, distinct_episodes, find, repeats
+from lightning_offrl.reports.dataset.evidence import OURS, Evidence, Finding
+from lightning_offrl.reports.dataset.findings import FEW, check, distinct_episodes, repeats
+from lightning_offrl.reports.dataset.measure import DatasetMeasures
 from lightning_offrl.reports.dataset.verdict import (
     BROAD,
     GOOD,
     NARROW,
-    Verdict,
-    judge,
+    DatasetVerdict,
+    dataset_verdict,
     policies_evidence,
     quality,
     randomness,
@@ -28,9 +27,7 @@ from lightning_offrl.reports.dataset.verdict import (
     stitches,
     stitching_evidence,
 )
-
-if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import DatasetMeasures
+from lightning_offrl.reports.formatting import counted, percent, short_number
 
 CORL = "CORL's README, D4RL v2, 4 seeds"
 
@@ -54,34 +51,34 @@ class Advice:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Verdict, advice and checks."""
+    """DatasetVerdict, advice and checks."""
 
-    verdict: Verdict
+    verdict: DatasetVerdict
     advice: tuple[Advice, ...]
     findings: tuple[Finding, ...]
 
 
-def assess(seen: DatasetMeasures) -> Assessment:
+def assess(measures: DatasetMeasures) -> Assessment:
     """Judge what was measured."""
-    verdict = judge(seen)
+    verdict = dataset_verdict(measures)
     advice = (
-        *_algorithm(seen, verdict),
-        *_conservatism(seen, verdict),
-        *_reward(seen),
-        *_sampling(seen),
-        *_evaluation(seen),
+        *_algorithm(measures, verdict),
+        *_conservatism(measures, verdict),
+        *_reward(measures),
+        *_sampling(measures),
+        *_evaluation(measures),
     )
-    return Assessment(verdict, advice, tuple(find(seen)))
+    return Assessment(verdict, advice, tuple(check(measures)))
 
 
-def command(seen: DatasetMeasures, opinion: Assessment) -> str:
+def command(measures: DatasetMeasures, assessment: Assessment) -> str:
     """The training command that the advice adds up to."""
-    options = " ".join(one.option for one in opinion.advice if one.option)
-    return f"offrl fit --data.source {shlex.quote(seen.source)} {options}".strip()
+    options = " ".join(one.option for one in assessment.advice if one.option)
+    return f"offrl fit --data.source {shlex.quote(measures.source)} {options}".strip()
 
 
-def _algorithm(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
-    discrete = seen.episodes.spec["action_kind"] == "discrete"
+def _algorithm(measures: DatasetMeasures, verdict: DatasetVerdict) -> Iterator[Advice]:
+    discrete = measures.episodes.spec["action_kind"] == "discrete"
     cloning = "discrete_bc" if discrete else "bc"
     if verdict.kind == "refuse":
         yield Advice(
@@ -101,10 +98,10 @@ def _algorithm(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
             f"--config {cloning}",
         )
         return
-    policies = seen.policies
-    evidence = (policies_evidence(seen), stitching_evidence(seen))
+    policies = measures.policies
+    evidence = (policies_evidence(measures), stitching_evidence(measures))
     if discrete:
-        choice = "discrete CQL" if randomness(seen) >= NARROW else "discrete BCQ"
+        choice = "discrete CQL" if randomness(measures) >= NARROW else "discrete BCQ"
         why = (
             "actions vary enough in each state for a penalty on the values of rare ones to work"
             if choice == "discrete CQL"
@@ -115,10 +112,10 @@ def _algorithm(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
             "Algorithm",
             f"Begin with {choice}, because {why}; compare with discrete IQL, which never looks at actions outside of "
             "the data.",
-            (*evidence, randomness_evidence(seen)),
+            (*evidence, randomness_evidence(measures)),
             f"--config {config}",
         )
-    elif policies.effective >= 2.5 or stitches(seen):
+    elif policies.effective >= 2.5 or stitches(measures):
         yield Advice(
             "Algorithm",
             f"Begin with IQL: the data mixes behaviors ({policies.effective:.1f}{'+' if policies.at_most else ''} "
@@ -152,17 +149,17 @@ def _algorithm(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
         (
             Evidence(
                 "best tenth and mean of the data",
-                f"{number(seen.imbalance.best_tenth)} and {number(seen.returns.mean)}",
+                f"{short_number(measures.imbalance.best_tenth)} and {short_number(measures.returns.mean)}",
             ),
         ),
     )
 
 
-def _conservatism(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
+def _conservatism(measures: DatasetMeasures, verdict: DatasetVerdict) -> Iterator[Advice]:
     if verdict.kind != "improve":
         return
-    value, discrete = randomness(seen), seen.episodes.spec["action_kind"] == "discrete"
-    evidence = (randomness_evidence(seen),)
+    value, discrete = randomness(measures), measures.episodes.spec["action_kind"] == "discrete"
+    evidence = (randomness_evidence(measures),)
     if value < NARROW:
         remedy = (
             "a BCQ threshold of 0.3 or more, or a CQL weight of 1 or more"
@@ -194,10 +191,10 @@ def _conservatism(seen: DatasetMeasures, verdict: Verdict) -> Iterator[Advice]:
         )
 
 
-def _reward(seen: DatasetMeasures) -> Iterator[Advice]:
-    rewards, steps = seen.rewards, seen.rewards.steps
+def _reward(measures: DatasetMeasures) -> Iterator[Advice]:
+    rewards, steps = measures.rewards, measures.rewards.steps
     size = Evidence(
-        "size of the values", f"{rewards.size:.3g} (mean |reward| / (1 - {seen.discount:g}))", "0.1 to 100", OURS
+        "size of the values", f"{rewards.size:.3g} (mean |reward| / (1 - {measures.discount:g}))", "0.1 to 100", OURS
     )
     sparse = Evidence("zero rewards", percent(rewards.zero), "95 % and only 0 and 1", "IQL's authors, AntMaze")
     if rewards.zero >= 0.95 and rewards.distinct == 2 and (steps.smallest, steps.largest) == (0.0, 1.0):
@@ -209,10 +206,10 @@ def _reward(seen: DatasetMeasures) -> Iterator[Advice]:
             (sparse,),
             "--data.reward antmaze",
         )
-    elif steps.deviation == 0 and seen.returns.deviation == 0:
+    elif steps.deviation == 0 and measures.returns.deviation == 0:
         yield Advice("Rewards", "Leave rewards as they are: they do not vary.", (size,))
-    elif (rewards.size < 0.1 or rewards.size > 100.0) and seen.returns.deviation > 0:
-        span = seen.returns.largest - seen.returns.smallest
+    elif (rewards.size < 0.1 or rewards.size > 100.0) and measures.returns.deviation > 0:
+        span = measures.returns.largest - measures.returns.smallest
         yield Advice(
             "Rewards",
             f"Scale rewards by 1000 / (range of returns) = {1000.0 / span:.3g} (`iql-locomotion`): values of the size "
@@ -220,10 +217,10 @@ def _reward(seen: DatasetMeasures) -> Iterator[Advice]:
             "changes no preference"
             + (
                 "; `standardize` would also shift, which with terminal states pays for, or against, living longer."
-                if seen.endings.terminal
+                if measures.endings.terminal
                 else "."
             ),
-            (size, Evidence("range of returns", number(span))),
+            (size, Evidence("range of returns", short_number(span))),
             "--data.reward iql-locomotion",
         )
     else:
@@ -234,12 +231,12 @@ def _reward(seen: DatasetMeasures) -> Iterator[Advice]:
         )
 
 
-def _sampling(seen: DatasetMeasures) -> Iterator[Advice]:
-    found, copies = seen.imbalance, seen.copies
-    if copies.duplicated and not repeats(seen):
+def _sampling(measures: DatasetMeasures) -> Iterator[Advice]:
+    found, copies = measures.imbalance, measures.copies
+    if copies.duplicated and not repeats(measures):
         yield Advice(
             "Sampling",
-            f"Let copies count once (`--data.sampling.weight unique`): {several(copies.duplicated, 'episode')} would "
+            f"Let copies count once (`--data.sampling.weight unique`): {counted(copies.duplicated, 'episode')} would "
             "otherwise weigh more than their evidence.",
             (Evidence("duplicated episodes", f"{copies.duplicated:,}", "0"),),
             "--data.sampling.weight unique",
@@ -247,8 +244,8 @@ def _sampling(seen: DatasetMeasures) -> Iterator[Advice]:
     elif (
         found.upper_spread >= 0.15
         and found.best_tenth_steps < 0.3
-        and quality(seen) < GOOD
-        and seen.policies.number > 1
+        and quality(measures) < GOOD
+        and measures.policies.number > 1
     ):
         yield Advice(
             "Sampling",
@@ -266,27 +263,28 @@ def _sampling(seen: DatasetMeasures) -> Iterator[Advice]:
             ),
             "--data.sampling.weight return",
         )
-    if seen.rewards.zero >= 0.95 and 0 < seen.rewards.zero < 1:
+    if measures.rewards.zero >= 0.95 and 0 < measures.rewards.zero < 1:
         yield Advice(
             "Sampling",
-            f"Give steps with a reward a fixed share of each batch: {percent(1 - seen.rewards.zero)} of the steps have "
-            "one, so many batches of 256 hold hardly any.",
-            (Evidence("rewarded steps in a batch of 256", f"{256 * (1 - seen.rewards.zero):.1f}", "13", OURS),),
+            f"Give steps with a reward a fixed share of each batch: {percent(1 - measures.rewards.zero)} of the steps "
+            "have one, so many batches of 256 hold hardly any.",
+            (Evidence("rewarded steps in a batch of 256", f"{256 * (1 - measures.rewards.zero):.1f}", "13", OURS),),
             "--data.sampling.strata reward --data.sampling.shares [7,1]" if not copies.duplicated else "",
         )
-    if seen.policies.number > 1 and min(seen.policies.shares) < 0.1:
+    policies, smallest = measures.policies, percent(min(measures.policies.shares))
+    if policies.number > 1 and min(policies.shares) < 0.1:
         yield Advice(
             "Sampling",
-            f"{seen.policies.number} policies made the data, one of them only {percent(min(seen.policies.shares))} of "
-            "the episodes. To see each equally often: `--data.sampling.strata policy --data.sampling.report` with the "
-            ".json file beside this page.",
-            (policies_evidence(seen), Evidence("smallest share", percent(min(seen.policies.shares)), "10 %", OURS)),
+            f"{policies.number} policies made the data, one of them only {smallest} of the episodes. "
+            "To see each equally often: `--data.sampling.strata policy --data.sampling.report` with the "
+            ".json file beside this report.",
+            (policies_evidence(measures), Evidence("smallest share", smallest, "10 %", OURS)),
         )
 
 
-def _evaluation(seen: DatasetMeasures) -> Iterator[Advice]:
-    count, steps = distinct_episodes(seen), seen.lengths.mean
-    logged = "behavior_log_prob" in seen.episodes.data.keys()
+def _evaluation(measures: DatasetMeasures) -> Iterator[Advice]:
+    count, steps = distinct_episodes(measures), measures.lengths.mean
+    logged = "behavior_log_prob" in measures.episodes.data.keys()
     if count < FEW:
         return
     budget = 0.5 * math.log2(count / FEW) if count > FEW else 0.0
@@ -309,7 +307,7 @@ def _evaluation(seen: DatasetMeasures) -> Iterator[Advice]:
             + ("." if logged else ", but the probabilities of the logged actions are missing: they have to be fitted.")
         )
     yield Advice("Evaluation", sentence, evidence)
-    surprise = seen.links.surprise
+    surprise = measures.links.surprise
     if surprise is not None and surprise > 1.0:
         yield Advice(
             "Luck",

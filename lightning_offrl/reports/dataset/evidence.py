@@ -1,19 +1,23 @@
-"""What a sentence of a dataset report stands on, and how numbers are written in it."""
+"""The numbers on which a sentence of a dataset report rests, and the result of a check."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 OURS = "our choice"
+"""The source of a limit that no publication gives."""
+
+Level = Literal["problem", "warning", "fine"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a sentence stands on.
+    """A number on which a sentence rests.
 
     Attributes:
         name: what was measured.
-        value: with its unit.
+        value: the number, with its unit.
         limit: what it was compared with; empty where nothing was.
         source: where the limit comes from.
     """
@@ -24,21 +28,18 @@ class Evidence:
     source: str = ""
 
 
-def percent(share: float) -> str:
-    """A share in per cent, never rounded to none or all.
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
 
-    >>> percent(0.5), percent(0.0001), percent(0.99999), percent(0.0)
-    ('50 %', '<0.1 %', '>99.9 %', '0 %')
+    Attributes:
+        topic: what was checked.
+        level: "problem" (to be repaired), "warning" (to be kept in mind), or "fine".
+        sentence: what was found, and what follows.
+        evidence: the numbers behind it.
     """
-    if 0.0 < share < 0.0005 or 0.9995 < share < 1.0:
-        return "<0.1 %" if share < 0.5 else ">99.9 %"
-    return f"{100 * share:.1f}".rstrip("0").rstrip(".") + " %"
 
-
-def several(count: int, one: str, more: str = "") -> str:
-    """A count and what it counts.
-
-    >>> several(1, "policy", "policies"), several(3, "episode")
-    ('1 policy', '3 episodes')
-    """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
+    topic: str
+    level: Level
+    sentence: str
+    evidence: tuple[Evidence, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normal
 from matplotlib.figure import Figure
 
 from lightning_offrl.data.rewards import return_quantile
-from lightning_offrl.reports import plots
-from lightning_offrl.reports.plots import COLORS, STEPS, Group
-
-if TYPE_CHECKING:
-    from lightning_offrl.reports.dataset.measure import DatasetMeasures
+from lightning_offrl.reports import plots, theme
+from lightning_offrl.reports.dataset.measure import DatasetMeasures
+from lightning_offrl.reports.formatting import counted, tick_label
+from lightning_offrl.reports.plots import Group
+from lightning_offrl.reports.theme import COLORS, STEPS
 
 DENSITY = LinearSegmentedColormap.from_list("offrl-density", [COLORS[step] for step in STEPS])
 """From few to many."""
@@ -25,26 +25,26 @@ WIDEST_ACTION = 24
 """Action dimensions (or actions) that are drawn."""
 
 
-def policy_groups(seen: DatasetMeasures) -> list[Group]:
+def policy_groups(measures: DatasetMeasures) -> list[Group]:
     """Returns by policy, the most frequent first; from the fourth on they are one group."""
-    returns, number = seen.episodes.returns(), seen.policies.of_episode.clamp(max=len(STEPS) - 1)
-    last = "others" if seen.policies.number > len(STEPS) else f"policy {len(STEPS)}"
+    returns, number = measures.episodes.returns(), measures.policies.of_episode.clamp(max=len(STEPS) - 1)
+    last = "others" if measures.policies.number > len(STEPS) else f"policy {len(STEPS)}"
     names = [*(f"policy {k + 1}" for k in range(len(STEPS) - 1)), last]
     found = [k for k in range(len(STEPS)) if bool((number == k).any())]
     return [Group(names[k], returns[number == k].tolist(), STEPS[-1 - k]) for k in found]
 
 
-def returns(seen: DatasetMeasures) -> Figure:
+def returns(measures: DatasetMeasures) -> Figure:
     """Histogram of returns, stacked by policy where there are several."""
-    parts = policy_groups(seen) if seen.policies.number > 1 else []
-    return plots.histogram(seen.episodes.returns().tolist(), x_label="return of an episode", parts=parts)
+    parts = policy_groups(measures) if measures.policies.number > 1 else []
+    return plots.histogram(measures.episodes.returns().tolist(), x_label="return of an episode", parts=parts)
 
 
-def lengths(seen: DatasetMeasures) -> Figure:
+def lengths(measures: DatasetMeasures) -> Figure:
     """Histogram of lengths, by how the episode ended."""
-    last = seen.episodes.start + seen.episodes.length - 1
-    terminal = seen.episodes.data["next", "terminated"][last]
-    length = seen.episodes.length
+    last = measures.episodes.start + measures.episodes.length - 1
+    terminal = measures.episodes.data["next", "terminated"][last]
+    length = measures.episodes.length
     parts = [
         Group("terminal", length[terminal].tolist(), "series-1"),
         Group("cut", length[~terminal].tolist(), "series-2"),
@@ -54,52 +54,52 @@ def lengths(seen: DatasetMeasures) -> Figure:
     )
 
 
-def rewards(seen: DatasetMeasures) -> Figure:
+def rewards(measures: DatasetMeasures) -> Figure:
     """Histogram of rewards per step."""
-    reward = seen.episodes.data["next", "reward"].double().numpy()
+    reward = measures.episodes.data["next", "reward"].double().numpy()
     figure = plots.histogram(reward, x_label="reward of a step", y_label="steps", bins=40)
     axes = figure.axes[0]
-    if seen.rewards.zero >= 0.9:
+    if measures.rewards.zero >= 0.9:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter(_thousands)
     return figure
 
 
-def density(seen: DatasetMeasures) -> Figure:
+def density(measures: DatasetMeasures) -> Figure:
     """Where the data is, on the two axes of largest variance."""
-    if seen.states.by_successors:
-        return _dots(seen, by_return=False)
-    counts, _, extent = _grid(seen)
+    if measures.states.by_successors:
+        return _dots(measures, by_return=False)
+    counts, _, extent = _grid(measures)
     top = max(2.0, float(np.nanmax(counts)))
-    return _image(counts, extent, DENSITY, LogNorm(1, top), "steps in a cell", seen)
+    return _image(counts, extent, DENSITY, LogNorm(1, top), "steps in a cell", measures)
 
 
-def value_map(seen: DatasetMeasures) -> Figure:
+def value_map(measures: DatasetMeasures) -> Figure:
     """How good the episodes were that passed through each part of the map."""
-    if seen.states.by_successors:
-        return _dots(seen, by_return=True)
-    counts, mean, extent = _grid(seen)
+    if measures.states.by_successors:
+        return _dots(measures, by_return=True)
+    counts, mean, extent = _grid(measures)
     mean = np.where(counts > 0, mean, np.nan)
-    figure = _image(mean, extent, plots.DIVERGING, Normalize(0.0, 1.0), "rank of the episode's return", seen)
+    figure = _image(mean, extent, theme.DIVERGING, Normalize(0.0, 1.0), "rank of the episode's return", measures)
     figure.axes[1].set_xticks([0.0, 0.5, 1.0], ["worst", "middle", "best"])
     return figure
 
 
-def _dots(seen: DatasetMeasures, *, by_return: bool) -> Figure:
+def _dots(measures: DatasetMeasures, *, by_return: bool) -> Figure:
     """One dot for each state, colored by the number of steps in it or the mean rank of the episodes."""
-    points, place = np.unique(seen.states.map.numpy().round(5), axis=0, return_inverse=True)
+    points, place = np.unique(measures.states.map.numpy().round(5), axis=0, return_inverse=True)
     count = np.bincount(place.ravel())
-    rank = np.bincount(place.ravel(), weights=_ranks(seen)) / count
-    shares = seen.states.explained
-    figure, (axes,) = plots.row(1, 4.4, 4.5)
-    with rc_context(plots.STYLE):
+    rank = np.bincount(place.ravel(), weights=_ranks(measures)) / count
+    shares = measures.states.explained
+    figure, (axes,) = theme.figure_row(1, 4.4, 4.5)
+    with rc_context(theme.STYLE):
         image = axes.scatter(
             points[:, 0],
             points[:, 1],
             c=rank if by_return else count,
             s=np.clip(6000 / len(points), 14, 160),
-            cmap=plots.DIVERGING if by_return else DENSITY,
+            cmap=theme.DIVERGING if by_return else DENSITY,
             norm=Normalize(0.0, 1.0) if by_return else LogNorm(1, max(2, count.max())),
             edgecolors=COLORS["rule"],
             linewidths=0.6,
@@ -116,19 +116,19 @@ def _dots(seen: DatasetMeasures, *, by_return: bool) -> Figure:
     return figure
 
 
-def _ranks(seen: DatasetMeasures) -> np.ndarray:
+def _ranks(measures: DatasetMeasures) -> np.ndarray:
     """Where the return of each mapped step's episode stands among those of all steps: 0 worst, 1 best, mean 1/2."""
-    rank = return_quantile(seen.episodes.returns(), seen.episodes.length)
-    return rank[seen.states.map_rows].double().numpy()
+    rank = return_quantile(measures.episodes.returns(), measures.episodes.length)
+    return rank[measures.states.map_rows].double().numpy()
 
 
-def _grid(seen: DatasetMeasures) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
+def _grid(measures: DatasetMeasures) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
     """Counts and mean ranks ``[H, W]`` (nan where nothing is), and left, right, bottom, top."""
-    points = seen.states.map.double().numpy()
+    points = measures.states.map.double().numpy()
     low, high = np.quantile(points, 0.001, axis=0), np.quantile(points, 0.999, axis=0)
     pad = np.maximum(0.03 * (high - low), 1e-3)
     low, high = low - pad, high + pad
-    rank = _ranks(seen)
+    rank = _ranks(measures)
     box = [[low[1], high[1]], [low[0], high[0]]]
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=_CELLS, range=box)
     total, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=_CELLS, range=box, weights=rank)
@@ -143,37 +143,37 @@ def _image(
     colors: Colormap,
     norm: Normalize,
     label: str,
-    seen: DatasetMeasures,
+    measures: DatasetMeasures,
 ) -> Figure:
-    shares = seen.states.explained
-    figure, (axes,) = plots.row(1, 4.4, 4.5)
-    with rc_context(plots.STYLE):
+    shares = measures.states.explained
+    figure, (axes,) = theme.figure_row(1, 4.4, 4.5)
+    with rc_context(theme.STYLE):
         image = axes.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=colors, norm=norm)
         axes.set_xlabel(f"first axis ({100 * shares[0]:.0f} % of the variance)")
         axes.set_ylabel(f"second axis ({100 * shares[1]:.0f} %)")
         axes.locator_params(nbins=5)
-        axes.xaxis.set_major_formatter(plots.plain)
-        axes.yaxis.set_major_formatter(plots.plain)
+        axes.xaxis.set_major_formatter(tick_label)
+        axes.yaxis.set_major_formatter(tick_label)
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=30, pad=0.04)
         bar.set_label(label)
         bar.outline.set_visible(False)
     return figure
 
 
-def actions(seen: DatasetMeasures) -> Figure:
+def actions(measures: DatasetMeasures) -> Figure:
     """Continuous: the distribution of each dimension as a band; discrete: how often each action was taken."""
-    return _shares(seen) if seen.actions.share is not None else _bands(seen)
+    return _shares(measures) if measures.actions.share is not None else _bands(measures)
 
 
-def _bands(seen: DatasetMeasures) -> Figure:
-    action = seen.episodes.data["action"][:, :WIDEST_ACTION]
+def _bands(measures: DatasetMeasures) -> Figure:
+    action = measures.episodes.data["action"][:, :WIDEST_ACTION]
     if len(action) > 200_000:
         action = action[torch.linspace(0, len(action) - 1, 200_000).long()]
     edges = np.linspace(-1.0, 1.0, 42)
     shares = np.stack([np.histogram(column, bins=edges)[0] for column in action.T.numpy()]) / len(action)
     count = len(shares)
-    figure, (axes,) = plots.row(1, 5.2, 1.9 + 0.34 * count)
-    with rc_context(plots.STYLE):
+    figure, (axes,) = theme.figure_row(1, 5.2, 1.9 + 0.34 * count)
+    with rc_context(theme.STYLE):
         image = axes.imshow(
             np.where(shares > 0, shares, np.nan),
             extent=(-1.0, 1.0, count - 0.5, -0.5),
@@ -182,7 +182,7 @@ def _bands(seen: DatasetMeasures) -> Figure:
             vmin=0.0,
             vmax=float(np.quantile(shares, 0.98)) or 1.0,
         )
-        names = [_action_name(seen, i) for i in range(count)]
+        names = [measures.action_name(i) for i in range(count)]
         axes.set_yticks(range(count), names)
         axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"])
         axes.set_xlabel("action, from its lower to its upper bound (half ranges)")
@@ -193,26 +193,13 @@ def _bands(seen: DatasetMeasures) -> Figure:
     return figure
 
 
-def _action_name(seen: DatasetMeasures, index: int) -> str:
-    columns = seen.columns.get("action")
-    if isinstance(columns, list) and index < len(columns) and "name" in columns[index]:
-        return str(columns[index]["name"])
-    return f"dimension {index}"
-
-
-def action_label(seen: DatasetMeasures, index: int) -> str:
-    """What the log called a discrete action, else its number."""
-    labels = seen.columns.get("action_labels")
-    return str(labels[index]) if isinstance(labels, list) and index < len(labels) else f"action {index}"
-
-
-def _shares(seen: DatasetMeasures) -> Figure:
-    share = list(seen.actions.share or ())[:WIDEST_ACTION]
-    figure, (axes,) = plots.row(1, 5.2, 1.0 + 0.3 * len(share))
-    with rc_context(plots.STYLE):
+def _shares(measures: DatasetMeasures) -> Figure:
+    share = list(measures.actions.share or ())[:WIDEST_ACTION]
+    figure, (axes,) = theme.figure_row(1, 5.2, 1.0 + 0.3 * len(share))
+    with rc_context(theme.STYLE):
         axes.grid(axis="x")
         axes.barh(range(len(share)), [100 * s for s in share], color=COLORS["data"], height=0.7)
-        axes.set_yticks(range(len(share)), [action_label(seen, i) for i in range(len(share))])
+        axes.set_yticks(range(len(share)), [measures.action_label(i) for i in range(len(share))])
         axes.tick_params(axis="y", length=0, labelcolor=COLORS["ink"])
         axes.invert_yaxis()
         axes.set_xlabel("share of the steps (%)")
@@ -220,15 +207,15 @@ def _shares(seen: DatasetMeasures) -> Figure:
     return figure
 
 
-def over_time(seen: DatasetMeasures) -> Figure:
+def over_time(measures: DatasetMeasures) -> Figure:
     """Return of each episode in stored order, with the running mean and its standard error."""
-    values = seen.episodes.returns().numpy()
+    values = measures.episodes.returns().numpy()
     count = len(values)
     window = max(1, min(count // 3, max(10, count // 20)))
     shown = np.unique(np.linspace(0, count - 1, min(count, _DOTS)).astype(int))
     kernel = np.ones(window) / window
-    figure, (axes,) = plots.row(1, 5.2, 3.4)
-    with rc_context(plots.STYLE):
+    figure, (axes,) = theme.figure_row(1, 5.2, 3.4)
+    with rc_context(theme.STYLE):
         axes.grid(axis="y")
         axes.scatter(shown, values[shown], s=9, color=COLORS["data"], alpha=0.4, linewidth=0)
         if count >= 6:
@@ -240,34 +227,34 @@ def over_time(seen: DatasetMeasures) -> Figure:
             color = COLORS["series-1"]
             axes.fill_between(middle[thin], (mean - error)[thin], (mean + error)[thin], color=color, alpha=0.2, lw=0)
             axes.plot(middle[thin], mean[thin], color=color, linewidth=1.9, label=f"mean of {window} episodes")
-            plots.legend_above(axes)
+            theme.legend_above(axes)
         axes.set_xlabel("episode, in the order of the data")
         axes.set_ylabel("return of an episode")
-        axes.xaxis.set_major_formatter(plots.plain)
-        axes.yaxis.set_major_formatter(plots.plain)
+        axes.xaxis.set_major_formatter(tick_label)
+        axes.yaxis.set_major_formatter(tick_label)
     return figure
 
 
-def recombined(seen: DatasetMeasures) -> Figure:
+def recombined(measures: DatasetMeasures) -> Figure:
     """Discounted value from the logged starts, by the number of changes of episode."""
-    found = seen.stitching
-    names = ["as logged", "best single\nepisode", *(f"{m} change{'s' if m > 1 else ''}" for m in found.changes)]
+    found = measures.stitching
+    names = ["as logged", "best single\nepisode", *(counted(m, "change") for m in found.changes)]
     values = [found.logged, found.single, *found.stitched]
-    figure, (axes,) = plots.row(1, 5.2, 3.4)
-    with rc_context(plots.STYLE):
+    figure, (axes,) = theme.figure_row(1, 5.2, 3.4)
+    with rc_context(theme.STYLE):
         axes.grid(axis="y")
         axes.plot(range(len(values)), values, color=COLORS["rule"], linewidth=1.5, zorder=1)
         colors = [COLORS["data"], COLORS["series-2"], *[COLORS["series-1"]] * len(found.changes)]
         axes.scatter(range(len(values)), values, s=52, color=colors, zorder=2)
         for i, value in enumerate(values):
             axes.annotate(
-                plots.plain(value), (i, value), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9.5
+                tick_label(value), (i, value), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9.5
             )
         axes.margins(y=0.18)
         axes.set_xticks(range(len(names)), names)
         axes.tick_params(axis="x", labelsize=8.8, length=0)
         axes.set_ylabel(f"value at the start (discount {found.discount:g})")
-        axes.yaxis.set_major_formatter(plots.plain)
+        axes.yaxis.set_major_formatter(tick_label)
     return figure
 
 

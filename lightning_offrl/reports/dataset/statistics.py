@@ -1,6 +1,6 @@
 """Plain facts of a dataset: returns and lengths, endings, rewards, actions, imbalance, drift.
 
-Each function takes `Episodes` and returns a frozen dataclass of numbers; nothing is judged here (see `dataset_advice`).
+Each function takes `Episodes` and returns a frozen dataclass of numbers; nothing is judged here (see `advice`).
 """
 
 from __future__ import annotations

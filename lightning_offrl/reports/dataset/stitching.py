@@ -2,9 +2,9 @@
 
 Definition. Take the graph whose nodes are the sampled steps. From a step one may go on along its own episode, or, where
 the next state is linked to a state of another episode (closer than half a typical step, see
-`dataset_states.find_links`), change to that episode. With discount g, step t of an episode and at most m changes,
+`states.find_links`), change to that episode. With discount g, step t of an episode and at most m changes,
 
-    V_0(t) = r_t + g r_{t+1} + ...                                  what was seen: the return from here on
+    V_0(t) = r_t + g r_{t+1} + ...                                  what was logged: the return from here on
     V_m(t) = r_t + g max( V_m(t + 1),  max over links j of V_{m-1}(j) )
 
 so V_m is the best discounted return of a walk with at most m changes. It is exact (no iteration to convergence, no

@@ -1,4 +1,4 @@
-"""The figures of the pages on off-policy evaluation: intervals, and what happens to the weights along an episode."""
+"""The figures of the reports on off-policy evaluation: intervals, and what happens to the weights along an episode."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from torch import Tensor
 
 from lightning_offrl.ope.checks.weight_diagnostics import WeightSteps
-from lightning_offrl.reports import plots
-from lightning_offrl.reports.plots import COLORS, STYLE
+from lightning_offrl.ope.result import Row
+from lightning_offrl.reports.formatting import tick_label
+from lightning_offrl.reports.theme import COLORS, STYLE, legend_above
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Bar:
         value: the estimate; None: the row says ``words`` beside its name.
         low: lower bound, or None.
         high: upper bound, or None.
-        color: a role of `COLORS`.
+        color: a role in `COLORS`.
         words: in place of a value, such as "abstains".
     """
 
@@ -37,6 +38,24 @@ class Bar:
     high: float | None = None
     color: str = "series-2"
     words: str = ""
+
+
+_FAMILY_COLOR = {
+    "baseline": "data",
+    "weights": "series-2",
+    "hybrid": "series-3",
+    "values": "series-4",
+    "model": "series-5",
+}
+
+
+def bar(row: Row | None, name: str | None = None) -> Bar:
+    """An estimate as a row of a figure; None, or one that abstains, as a word."""
+    if row is None or row.status == "abstains":
+        return Bar(name or (row.name if row else ""), words="abstains")
+    found = row.interval if row.interval is not None and row.interval.usable else None
+    low, high = (None, None) if found is None else (found.low, found.high)
+    return Bar(name or row.name, row.value, low, high, _FAMILY_COLOR.get(row.family, "series-1"))
 
 
 def intervals(
@@ -77,7 +96,7 @@ def intervals(
         axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # close values need their decimals
         axes.locator_params(axis="x", nbins=8)
         if lines:
-            plots.legend_above(axes)
+            legend_above(axes)
         return figure
 
 
@@ -89,8 +108,8 @@ def effective(steps: WeightSteps, least: float) -> Figure:
         _limit(axes, least, f"needed: {least:g}")
         axes.set_yscale("log")
         axes.set_ylim(bottom=min(0.8, 0.8 * max(min(steps.ess), 0.5)))
-        axes.yaxis.set_major_formatter(plots.plain)
-        plots.legend_above(axes)
+        axes.yaxis.set_major_formatter(tick_label)
+        legend_above(axes)
     return figure
 
 
@@ -102,7 +121,7 @@ def largest(steps: WeightSteps, most: float) -> Figure:
         _limit(axes, most, f"allowed: {most:.0%}")
         axes.set_ylim(0.0, max(1.15 * max(steps.top_share), 1.5 * most))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        plots.legend_above(axes)
+        legend_above(axes)
     return figure
 
 
@@ -120,7 +139,7 @@ def mean_weight(steps: WeightSteps) -> Figure:
         axes.fill_between(x, low, high, color=COLORS["series-2"], alpha=0.16, linewidth=0)
         axes.plot(x, mean, color=COLORS["series-2"], linewidth=1.9, marker=_marker(x))
         _limit(axes, 1.0, "expected: 1")
-        plots.legend_above(axes)
+        legend_above(axes)
     return figure
 
 
@@ -143,7 +162,7 @@ def weights(log_weights: Tensor, width: float = 4.0) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(label)
         axes.set_ylabel("episodes")
-        plots.legend_above(axes)
+        legend_above(axes)
     return figure
 
 

@@ -18,8 +18,8 @@ from tests.data.logs.log_files import imported, table
 
 
 def test_names_and_units_reach_the_report(tmp_path: Path) -> None:
-    from lightning_offrl.reports.dataset.measure import examine
-    from lightning_offrl.reports.dataset.page import document
+    from lightning_offrl.reports.dataset.document import document
+    from lightning_offrl.reports.dataset.measure import measure
 
     rng = np.random.default_rng(0)
     rows = [
@@ -34,8 +34,8 @@ def test_names_and_units_reach_the_report(tmp_path: Path) -> None:
         "terminated": "end",
     }
     import_logs(table(tmp_path / "log.csv", "e lactate dose r end", rows), settings, "test/log-v0")
-    page = document(examine("test/log-v0"))
-    assert "lactate (mmol/l)" in page and ">full<" in page and "1 episode of a single row left out" in page
+    report = document(measure("test/log-v0"))
+    assert "lactate (mmol/l)" in report and ">full<" in report and "1 episode of a single row left out" in report
 
 
 def test_groups_and_times_are_kept_aside(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_offrl.ope.result import Row
+from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.selection.confidence_set import gaps, gaps_of
 from lightning_offrl.ope.weighting.importance import plain
 from lightning_offrl.ope.weighting.intervals import Interval

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.estimate import Row
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.online_plan import Belief, Estimates, estimated, plan
-from lightning_offrl.ope.verdict import Verdict
+from lightning_offrl.ope.verdict import OPEVerdict
 from lightning_offrl.ope.weighting.importance import plain
 from lightning_offrl.ope.weighting.intervals import Interval
 
@@ -97,11 +98,11 @@ def test_a_misleading_estimate_is_found_out():
     assert soon[-1] < 5.0 < 10.0 < late[-1]
 
 
-def evaluation(*rows: tuple[str, str, float, float, float]) -> Evaluation:
+def evaluation(*rows: tuple[str, str, float, float, float]) -> OPEResult:
     naive = Row("naive", "baseline", 5.0, "baseline", terms=plain(torch.tensor([1.0, 5.0, 9.0]).double()))
     found = [Row(n, f, v, "eligible", Interval(lo, hi, 0.95, "percentile")) for n, f, v, lo, hi in rows]
     word = "SINGLE" if rows else "ABSTAIN"
-    return Evaluation("p", "log", 3, 0.9, None, "logged", [naive, *found], Verdict(word, ""), (1.0, 5.0, 9.0, 9.0))
+    return OPEResult("p", "log", 3, 0.9, None, "logged", [naive, *found], OPEVerdict(word, ""), (1.0, 5.0, 9.0, 9.0))
 
 
 def test_prior_reaches_as_far_as_any_interval():
@@ -115,7 +116,7 @@ def test_plan_from_evaluations():
     found = plan({**given, "none": evaluation()}, 12)
     assert found.names == ["a", "b"] and found.left_out == ["none"]
     assert (
-        "not in the plan: none: no eligible estimate with an interval; --plan-unknown N gives each N episodes first"
+        "not in the plan: none: no eligible estimate with an interval; --plan_unknown N gives each N episodes first"
     ) in found.table()
     assert found.prior.noise == 4.0 and found.noise_from == "as in the log"  # deviation of 1, 5, 9
     # b's narrow interval does not count for more than three episodes

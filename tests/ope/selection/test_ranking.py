@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.result import Evaluation, Row
+from lightning_offrl.ope.estimate import Row
+from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.ranking import (
     RANKINGS,
-    average_ranks,
     compare,
     misjudged,
     rank_correlation,
@@ -19,16 +19,12 @@ from lightning_offrl.ope.selection.ranking import (
     regret_sum,
     sharpe_ratio,
 )
-from lightning_offrl.ope.verdict import Verdict
+from lightning_offrl.ope.verdict import OPEVerdict
 from lightning_offrl.ope.weighting.intervals import Interval
 
 # four policies: truth 10, 8, 4, 0; the estimate prefers the third and swaps the first two
 TRUTH = torch.tensor([10.0, 8.0, 4.0, 0.0]).double()
 ESTIMATE = torch.tensor([6.0, 7.0, 9.0, 1.0]).double()
-
-
-def test_ranks_share_ties():
-    assert average_ranks(torch.tensor([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
 
 
 def test_rank_correlation_by_hand():
@@ -80,15 +76,15 @@ def test_sharpe_ratio_tells_over_from_underestimation():
     assert sharpe_ratio(careful, truth, 5.0, 3) > sharpe_ratio(over, truth, 5.0, 3)
 
 
-def evaluation(value: float | None, half: float = 1.0, discount: float = 0.9) -> Evaluation:
+def evaluation(value: float | None, half: float = 1.0, discount: float = 0.9) -> OPEResult:
     rows = [Row("naive", "baseline", 5.0, "baseline", Interval(4.0, 6.0, 0.95, "percentile"))]
     if value is None:
         rows.append(Row("wis", "weights", math.nan, "abstains", reasons=("few weights",)))
-        verdict = Verdict("ABSTAIN", "few weights")
+        verdict = OPEVerdict("ABSTAIN", "few weights")
     else:
         rows.append(Row("wis", "weights", value, "eligible", Interval(value - half, value + half, 0.95, "percentile")))
-        verdict = Verdict("SINGLE", "one", value - half, "wis")
-    return Evaluation("p", "log", 100, discount, None, "logged", rows, verdict, (1.0, 5.0, 9.0, 9.5))
+        verdict = OPEVerdict("SINGLE", "one", value - half, "wis")
+    return OPEResult("p", "log", 100, discount, None, "logged", rows, verdict, (1.0, 5.0, 9.0, 9.5))
 
 
 def test_choice_goes_by_lower_bounds_and_keeps_what_may_be_the_best():
@@ -115,14 +111,14 @@ def test_choice_goes_by_lower_bounds_and_keeps_what_may_be_the_best():
     assert "Choice    sure; worth 7.5 at least" in table and "evaluate it again" in table and "ABSTAIN" in table
 
 
-def spoken_by_two(value: float, low: float, noisy: float, spread: float = 0.1) -> Evaluation:
+def spoken_by_two(value: float, low: float, noisy: float, spread: float = 0.1) -> OPEResult:
     """``cwpdis`` with a lower bound, and ``pdis`` with a lower one; both seen in 1,000 resamples."""
     draws = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     out = evaluation(value, value - low)
     row = out.rows[1]
     row.name, row.resampled = "cwpdis", value + spread * draws
     out.rows.append(Row("pdis", "weights", value, "eligible", Interval(noisy, 99.0, 0.95, "percentile")))
-    out.verdict = Verdict("SINGLE", "one", min(low, noisy), "pdis")
+    out.verdict = OPEVerdict("SINGLE", "one", min(low, noisy), "pdis")
     return out
 
 
@@ -151,7 +147,7 @@ def test_every_ranking_has_its_order():
 
 def test_a_policy_without_an_interval_may_be_the_best_and_is_not_ranked():
     bare = evaluation(20.0)
-    bare.rows[1].interval, bare.verdict = None, Verdict("SINGLE", "one")
+    bare.rows[1].interval, bare.verdict = None, OPEVerdict("SINGLE", "one")
     found = compare({"a": evaluation(2.0), "bare": bare, "none": evaluation(None)})
     assert found.ranking == ["a"] and found.by_point == ["bare", "a"] and found.top == ["a", "bare"]
     assert found.chosen == "a" and [math.isnan(x) for x in found.lower.tolist()] == [False, True, True]

@@ -99,7 +99,7 @@ def test_page_of_a_choice(tmp_path):
     page = checked(select_page.document(choice, plan({**found, "lost": lost}, 4)))
     assert "Choose good" in page and "took no part in the choice" in page
     assert "Whom to play first" in page and "Against the truth" in page
-    assert "Ranked by the estimate that speaks for it, less one standard error." in page
+    assert "Ranked by the representative estimate less one standard error." in page
     assert "Not in the plan: lost: no eligible estimate with an interval" in page and ">unknown<" not in page
     assert ">unknown<" in checked(select_page.document(choice, plan({**found, "lost": lost}, 4, unknown=1)))
     nothing = checked(select_page.document(compare({"far": lost})))
