@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
+from lightning_offrl.data.samplers import gather
 from lightning_offrl.rng import mix
 
 _ROWS, _EPISODES = 0xB001, 0xB002
@@ -84,3 +86,7 @@ class EpisodeBootstrap:
             before = torch.where(place > 0, self._end[i][place - 1], 0)
             out[:, i] += self._first[i][place] - before
         return out if self.seeds > 1 else out.squeeze(1)
+
+    def batches(self, columns: TensorDictBase, first: int, count: int) -> TensorDict:
+        """The rows of a flat table ``[T]`` for the same updates, as batches of the shape of `indices`."""
+        return gather(columns, self.indices(first, count))

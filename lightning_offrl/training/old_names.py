@@ -29,8 +29,8 @@ UNTIL = "0.3"
 
 _MOVED_TO = {
     "": "export=policy export.policy report=reports draws=rng periods=data.block_size quickstart=cli.quickstart",
-    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory metrics "
-    "products=matmul_precision export.saved=saved callbacks.target_update",
+    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory=cpu "
+    "metrics products=cpu export.saved=saved callbacks.target_update",
     "training.compile": "capture=cuda_graph compiled=graph graph_products=decompositions tracing=trace "
     "update_path=choose",
     "cli": "envs.evaluate_checkpoint=evaluate",
@@ -120,7 +120,13 @@ ELSEWHERE = {
     "ope.verdict.SPEAKERS": "ope.verdict.REPRESENTATIVES",
     "ope.direct.model_rollouts": "ope.direct.model_based.model_rollouts",
     "export.policy.Saved": "training.saved.Saved",
-    "export.policy.POLICY_FORMAT": "training.saved.POLICY_FORMAT",
+    "fitting.fit_normaliser": "data.datamodule.fit_normalizer",
+    "products.choose": "training.cpu.precision_to_set",
+    "products.largest": "training.cpu.largest_product",
+    "descent.adam_": "training.compile.adam.adam_",
+    "descent.adam_factors": "training.compile.adam.adam_factors",
+    "descent.start_adam": "training.compile.adam.start_adam",
+    "export.policy.POLICY_FORMAT": "training.checkpoint.FORMAT",
 }
 """Attributes that are not where the rest of their old module is."""
 
