@@ -13,12 +13,12 @@ from torch import Tensor
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data.block_size import block_size, periods_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.normalizer import Statistics
 
 if TYPE_CHECKING:  # what a first run does not use is imported where it is used
+    from lightning_offrl.data.rewards import RewardTransform
     from lightning_offrl.data.strata import Sampling
 
 _FROM_NEIGHBORS: set[Key] = {("next", "action"), "mc_return", "timestep"}
@@ -142,7 +142,11 @@ class OfflineDataModule(pl.LightningDataModule):
     @property
     def reward_transform(self) -> tuple[float, float]:
         """Scale and shift of rewards, ``scale * r + shift``, fitted on the train split."""
-        if self._reward is None:
+        if self._reward is None and self.reward == "none":
+            self._reward = 1.0, 0.0
+        elif self._reward is None:
+            from lightning_offrl.data.rewards import fit_reward
+
             self._reward = fit_reward(self.reward, self.train)
         return self._reward
 
@@ -218,6 +222,8 @@ class OfflineDataModule(pl.LightningDataModule):
         if self.n_step > 1 and (reads_next or "discount" in wanted) or wanted & _FROM_NEIGHBORS:
             known |= self._from_neighbors(episodes, reward, wanted)
         if "return_quantile" in wanted:
+            from lightning_offrl.data.rewards import return_quantile
+
             known["return_quantile"] = return_quantile(episodes.returns(), episodes.length)
         masks: list[Key] = ["action_mask", ("next", "action_mask")] if reads_next else ["action_mask"]
         out = TensorDict({}, batch_size=data.batch_size)

@@ -11,7 +11,6 @@ from typing import Any
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.arrays import from_arrays
-from lightning_offrl.data.readers.reference_returns import with_known_references
 from lightning_offrl.errors import InputError
 
 READERS = {"d4rl": (".hdf5", ".h5"), "npz": (".npz",), "minari": ()}
@@ -39,7 +38,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     if isinstance(source, Episodes):
         return source
     if isinstance(source, Mapping):
-        return with_known_references(from_arrays(source))
+        return _with_references(from_arrays(source))
     if isinstance(source, list | tuple):
         return Episodes.join([load(one, cache_dir=cache_dir, use_cache=use_cache) for one in source])
     if not isinstance(source, str | Path):
@@ -57,6 +56,14 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     if place.name is not None:
         # The cache goes by content: a copy of the file may have been read first.
         episodes = replace(episodes, name=place.name)
+    return _with_references(episodes)
+
+
+def _with_references(episodes: Episodes) -> Episodes:
+    if episodes.environment is None or episodes.references is not None:
+        return episodes
+    from lightning_offrl.data.readers.reference_returns import with_known_references
+
     return with_known_references(episodes)
 
 
