@@ -33,24 +33,27 @@ class OfflineDataModule(pl.LightningDataModule):
     of an update.
 
     Args:
-        source: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dict of arrays, or a list of these.
-        batch_size: transitions per gradient update and process, B.
-        updates_per_step: gradient updates K per Lightning step; None takes the largest K up to 50 that divides every
-            period (logging, validation, checkpoints, evaluation).
-        discount: gamma per environment step.
-        n_step: rewards summed before the bootstrap, n.
-        reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardize") or a transform,
-            fitted on the train split.
-        infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
-            sparse tasks).
-        filter: which episodes to keep.
-        sampling: how the transitions of a batch are chosen, a `lightning_offrl.Sampling`; None: uniformly.
-        validation_fraction: share of the episodes held out for ``val/...`` losses.
-        validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
-        cluster: column of the data that says whom an episode belongs to (a patient, a machine): nobody is on both sides
-            of the split, and ``validation_fraction`` is a share of them; as ``offrl ope --held-out --cluster``.
-        seed: of batches and of the split.
-        cache_dir: where the memory-mapped cache lies; None: the user's cache folder.
+        source: The dataset: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dictionary of arrays, or a
+            list of these.
+        batch_size: The number of transitions B per gradient update and process.
+        updates_per_step: The number of gradient updates K per Lightning step. None takes the largest K up to 50 that
+            divides every period (logging, validation, checkpoints, evaluation).
+        discount: The discount factor gamma per environment step.
+        n_step: The number of rewards that are summed before the bootstrap.
+        reward: The transform of the rewards, fitted on the train split: the name of a preset ("none", "iql-locomotion",
+            "antmaze", "antmaze-cql", "standardize") or a scale and a shift.
+        infinite_horizon_return: Whether the Monte-Carlo return of an episode that was cut continues its last reward for
+            ever (Cal-QL on sparse tasks).
+        filter: The condition on the episodes to keep.
+        sampling: The way in which the transitions of a batch are chosen, a `lightning_offrl.Sampling`. None draws
+            uniformly.
+        validation_fraction: The share of the episodes that is held out for ``val/...`` losses.
+        validation_batches: The largest number of held-out batches per validation, spread over the held-out episodes.
+        cluster: The column of the data that says which person or machine an episode belongs to. All episodes of one are
+            then on the same side of the split, and ``validation_fraction`` is a share of the persons, as in
+            ``offrl ope --cluster``.
+        seed: The seed of the batches and of the split.
+        cache_dir: The folder of the memory-mapped cache. None takes the user's cache folder.
 
     Raises:
         InputError: with one sentence, for anything that cannot be read or used.
