@@ -21,7 +21,7 @@ import yaml
 
 import lightning_offrl
 from lightning_offrl.cli import main
-from lightning_offrl.data import cache
+from lightning_offrl.data.readers import cache
 from lightning_offrl.envs.gridworld import GridWorld
 from lightning_offrl.envs.make import environment_name, make_environment
 from lightning_offrl.errors import InputError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -41,14 +42,13 @@ _EXAMPLES = """examples:
 class _Parser(argparse.ArgumentParser):
     """A parser that raises our sentence in place of usage and exit, and names what was probably meant.
 
-    A dash inside the name of an option is read as an underscore; `old_names.OPTIONS` are understood with a warning.
+    A dash inside the name of an option is read as an underscore.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse does, with the options by their names of today."""
-        return super().parse_known_args(
-            [self._today(word) for word in (sys.argv[1:] if args is None else args)], namespace
-        )
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._today(word) for word in words], namespace)
 
     def _today(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
         if today not in self._option_string_actions:
             return word
         if today != same:
-            _warn(f"{name} is called {today} now")
+            old_names.warn({name: today})
         return f"{today}{equals}{value}"
 
     def error(self, message: str) -> NoReturn:
@@ -113,10 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _warn(sentence: str) -> None:
-    print(f"offrl: {sentence}", file=sys.stderr)
-
-
 def _report(sentence: str) -> int:
     if os.environ.get("OFFRL_DEBUG"):
         raise  # noqa: PLE0704 (called from an except block)
@@ -131,7 +127,7 @@ def _dispatch(words: list[str]) -> int | None:
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
         print(f"\n{_EXAMPLES}\noffrl VERB --help tells more.")
         return 0
-    verb, rest = words[0], words[1:]
+    verb, rest = words[0], old_names.command_line(words[1:])
     if verb in ("--version", "version"):
         return _version(rest)
     if verb not in VERBS:
@@ -273,12 +269,10 @@ def _select(words: list[str]) -> int:
 
     names = [word.partition("=")[0] for word in words]
     if "--from" in names:  # before there was a verb for it
-        _warn("offrl select --from FILE --plan N is called offrl plan FILE --episodes N now")
+        old_names.warn({"offrl select --from FILE --plan N": "offrl plan FILE --episodes N"})
         at = names.index("--from")
         words[at : at + 1] = [words[at].partition("=")[2]] if "=" in words[at] else []
-        return _plan(
-            [word.replace("--plan", "--episodes") if word.split("=")[0] == "--plan" else word for word in words]
-        )
+        return _plan([re.sub(r"^--plan(?=$|=)", "--episodes", word) for word in words])
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope_options.add_options(parser)

@@ -11,9 +11,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.readers import load, locate
+from lightning_offrl.data.readers import cache, load, locate
 from lightning_offrl.data.readers.reference_returns import D4RL, REFERENCES_NOTE
 from lightning_offrl.data.text_table import aligned
 
@@ -29,7 +28,7 @@ def as_dict(source: Any, *, cache_dir: str | Path | None = None) -> dict[str, An
 
     Args:
         source: anything that `load` takes.
-        cache_dir: see `lightning_offrl.data.cache.directory`.
+        cache_dir: see `lightning_offrl.data.readers.cache.directory`.
 
     Raises:
         InputError: if the source cannot be read.
@@ -79,7 +78,7 @@ def describe(source: Any, *, cache_dir: str | Path | None = None) -> str:
 
     Args:
         source: anything that `load` takes.
-        cache_dir: see `lightning_offrl.data.cache.directory`.
+        cache_dir: see `lightning_offrl.data.readers.cache.directory`.
 
     Raises:
         InputError: if the source cannot be read.

@@ -19,8 +19,8 @@ UNTIL = "0.3"
 
 _MOVED_TO = {
     "": "export=policy export.policy report=reports draws=rng periods=data.block_size quickstart=cli.quickstart",
-    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory metrics "
-    "products=matmul_precision export.saved=saved callbacks.target_update",
+    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory=cpu "
+    "metrics products=cpu export.saved=saved callbacks.target_update",
     "training.compile": "capture=cuda_graph compiled=graph graph_products=decompositions tracing=trace "
     "update_path=choose",
     "cli": "envs.evaluate_checkpoint=evaluate",
@@ -28,7 +28,7 @@ _MOVED_TO = {
     "networks": "networks.normaliser=normalizer",
     "data": "data.nstep=returns data.show=describe data.sampling=strata data.sources=readers data.sources.logs=logs",
     "data.logs": "data.sources.logs.tally=notes data.import_logs",
-    "data.readers": "data.references=reference_returns",
+    "data.readers": "data.cache data.references=reference_returns",
     "data.writers": "data.convert data.minari_writer=minari envs.collect",
     "envs": "envs.behaviour=controllers envs.evaluation=rollout",
     "envs.gridworld": "envs.gridworld=environment envs.grid_layouts=layouts envs.grid_picture=picture",
@@ -77,14 +77,21 @@ IDENTIFIERS = _pairs("""
 """Classes and functions; what kept its name in a module that moved needs no line."""
 
 ELSEWHERE = _pairs("""
+    data.samplers.StratifiedSampler=data.strata.StratifiedSampler
+    data.samplers.WeightedSampler=data.strata.WeightedSampler descent.adam_=training.compile.adam.adam_
+    descent.adam_factors=training.compile.adam.adam_factors descent.start_adam=training.compile.adam.start_adam
     envs.collect.Episode=envs.play.Episode envs.collect.dataset_path=data.writers.minari.dataset_path
     envs.collect.play=envs.play.play envs.collect.reference_scores=envs.play.reference_scores
-    envs.sepsis.sepsis_id=envs.sepsis.registration.sepsis_id export.policy.POLICY_FORMAT=training.saved.POLICY_FORMAT
-    export.policy.Saved=training.saved.Saved ope.direct.lstd=ope.direct.lstd.lstd
-    ope.direct.model_rollouts=ope.direct.model_based.model_rollouts ope.evaluation.Evaluation=ope.result.OPEResult
-    ope.evaluation.Row=ope.estimate.Row ope.fqe.FQE=ope.direct.fqe_algorithm.FQE
+    envs.sepsis.sepsis_id=envs.sepsis.registration.sepsis_id export.policy.POLICY_FORMAT=training.checkpoint.FORMAT
+    export.policy.Saved=training.saved.Saved fitting.fit_normaliser=data.datamodule.fit_normalizer
+    ope.direct.lstd=ope.direct.lstd.lstd ope.direct.model_rollouts=ope.direct.model_based.model_rollouts
+    ope.evaluation.Evaluation=ope.result.OPEResult ope.evaluation.Row=ope.estimate.Row
+    ope.evaluation.Status=ope.estimate.Status ope.fqe.FQE=ope.direct.fqe_algorithm.FQE
     ope.fqe_watch.LOOK_SAMPLES=ope.direct.fqe_monitor.RECORD_SAMPLES ope.return_distribution.Tail=ope.tails.Tail
-    ope.return_distribution.tail=ope.tails.tail report.dataset.as_dict=reports.dataset.write.as_json
+    ope.return_distribution.tail=ope.tails.tail ope.table.aligned=data.text_table.aligned
+    ope.verdict.SPEAKERS=ope.verdict.REPRESENTATIVES ope.verdict.Verdict=ope.verdict.OPEVerdict
+    ope.verdict.judge=ope.verdict.conclude products.choose=training.cpu.precision_to_set
+    products.largest=training.cpu.largest_product report.dataset.as_dict=reports.dataset.write.as_json
     report.dataset.examine=reports.dataset.measure.measure report.dataset.text=reports.dataset.write.summary
     report.dataset.write=reports.dataset.write.write
 """)
@@ -97,10 +104,8 @@ KEYWORDS = _pairs("""
 """)
 """Keyword arguments, keys of configurations, and options (by their last part)."""
 
-OPTIONS = _pairs("""
-    --behaviour=--behavior --held_out=--validation_fraction --second_split=--confirmation_fraction
-""")
-"""Options of every verb but ``fit`` that has today's option; a dash in an option is read as an underscore before."""
+OPTIONS = {"--held_out": "--validation_fraction", "--second_split": "--confirmation_fraction"}
+"""Options of the verbs other than ``fit``, written with underscores, where the verb has the new one."""
 
 VALUES = {"reward": {"standardise": "standardize"}}
 """Values by the name of the argument or option that takes them."""

@@ -12,6 +12,7 @@ import torch
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
 from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
+from lightning_offrl.training import old_names
 
 
 @pytest.fixture
@@ -123,3 +124,11 @@ def test_the_fingerprint_is_of_the_content(arrays: dict[str, Any]) -> None:
 
 def test_repr_is_short(arrays: dict[str, Any]) -> None:
     assert repr(load(arrays)) == "Episodes('arrays', 6 episodes, 120 transitions)"
+
+
+def test_the_method_of_version_0_1_still_reads_arrays(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(old_names, "_told", set())
+    first = [arrays[key] for key in ("observations", "actions", "rewards", "terminals", "timeouts")]
+    with pytest.warns(FutureWarning, match=r"Episodes.from_arrays\(...\) is now lightning_offrl.load_dataset"):
+        episodes = Episodes.from_arrays(*first, next_observations=arrays["next_observations"], name="walk")
+    assert episodes.fingerprint == load(arrays).fingerprint and episodes.name == "walk"

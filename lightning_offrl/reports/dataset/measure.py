@@ -127,7 +127,7 @@ def measure(
         source: anything that `load` takes.
         discount: of the values that an algorithm would learn.
         seed: of what is sampled; the same seed gives the same report.
-        cache_dir: see `lightning_offrl.data.cache.directory`.
+        cache_dir: see `lightning_offrl.data.readers.cache.directory`.
 
     Raises:
         InputError: if the source cannot be read, or the discount is not in [0, 1).

@@ -217,35 +217,6 @@ def test_a_store_that_cannot_be_written(
     assert "test/bad-v0 cannot be written: Minari's store " in run(good(), {}, place, capsys)
 
 
-def test_bad_parquet(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    (place / "log.csv").write_text(good())
-    (place / "map.yaml").write_text(yaml.safe_dump(GOOD))
-    words = ["--map", "map.yaml"]
-    whole = pyarrow.csv.read_csv(place / "log.csv")
-    pyarrow.parquet.write_table(whole, place / "log.parquet")
-    (place / "cut.parquet").write_bytes((place / "log.parquet").read_bytes()[:-100])
-    said = sentence(["data", "import", "cut.parquet", *words], capsys)
-    assert "cut.parquet cannot be read as Parquet (" in said and "it may be cut short" in said
-    lists = whole.set_column(2, "x", pa.array([[1.0], [2.0], [3.0], [4.0], [5.0]]))
-    pyarrow.parquet.write_table(lists, place / "lists.parquet")
-    said = sentence(["data", "import", "lists.parquet", *words], capsys)
-    assert "lists.parquet, column 'x': values of the type list<" in said and "a column for each part" in said
-    nulls = whole.set_column(2, "x", pa.array([1.0, None, 3.0, 4.0, 5.0]))
-    pyarrow.parquet.write_table(nulls, place / "nulls.parquet")
-    assert "nulls.parquet, row 2, column 'x': the value is missing" in sentence(
-        ["data", "import", "nulls.parquet", *words], capsys
-    )
-    stamps = whole.set_column(2, "x", whole["t"])
-    pyarrow.parquet.write_table(stamps, place / "stamps.parquet")
-    assert "column 'x': observation[0] must be a number, but the column holds timestamps" in sentence(
-        ["data", "import", "stamps.parquet", *words], capsys
-    )
-
-
 @pytest.mark.slow
 def test_a_process_of_its_own_ends_the_same_way(place: Path) -> None:
     (place / "log.csv").write_text(cell(3, "x", "high")())

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.logs import EXAMPLE, assemble, files, order, parse_map
-from lightning_offrl.data.logs.import_logs import import_logs
+from lightning_offrl.data.logs import assemble, files
 from lightning_offrl.data.readers import load
-from lightning_offrl.errors import InputError
 from tests.data.logs.log_files import HEADER, MAP, imported, parquet, rows_of, same, table
 
 
@@ -31,40 +29,6 @@ def test_a_log_becomes_the_episodes_it_holds(arrays: dict[str, Any], tmp_path: P
         packed.write_bytes(gzip.compress(path.read_bytes()))
         path = packed
     same(imported(path, MAP), arrays)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7, 21, 50])
-def test_pieces_of_any_size_give_the_same(
-    arrays: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    path = table(tmp_path / "log.csv", HEADER, rows_of(arrays))
-    monkeypatch.setattr(files, "ROWS", rows)
-    same(imported(path, MAP), arrays)
-
-
-def test_several_files_and_a_directory(arrays: dict[str, Any], tmp_path: Path) -> None:
-    rows = rows_of(arrays)
-    (tmp_path / "logs").mkdir()
-    first = table(tmp_path / "logs" / "1.csv", HEADER, rows[:50])  # in the middle of an episode
-    second = table(tmp_path / "logs" / "2.csv", HEADER, rows[50:])
-    same(imported([first, second], MAP), arrays)
-    same(imported(tmp_path / "logs", MAP), arrays)
-
-
-def test_shuffled_rows_are_sorted_on_disk(
-    arrays: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(arrays)
-    mixed = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    # Episodes come out in the order in which they first appear.
-    mixed = [row for i in range(6) for row in mixed if row[0] == f"run {i}" and row[1] == 0] + [
-        row for row in mixed if row[1] != 0
-    ]
-    path = table(tmp_path / "log.csv", HEADER, mixed)
-    monkeypatch.setattr(files, "ROWS", 13)
-    for bucket in (10, 45, 1000):
-        monkeypatch.setattr(order, "BUCKET", bucket)
-        same(imported(path, {**MAP, "order": "sort"}), arrays)
 
 
 def test_outcomes_one_row_later(arrays: dict[str, Any], tmp_path: Path) -> None:
@@ -109,21 +73,6 @@ def test_long_episodes_are_cut_and_given_out_early(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(early.data["observation"][:, 1], np.isnan(observation[:999]))
     np.testing.assert_allclose(early.data["next", "observation"][29, 0], filled[30], rtol=1e-6)
     assert early.data["action"].tolist() == [i % 7 for i in range(999)]
-
-
-def test_the_example_is_a_map() -> None:
-    import yaml
-
-    settings = parse_map(yaml.safe_load(EXAMPLE))
-    assert settings.episode == ("patient", "stay") and settings.gap == 12 * 3600 and not settings.discrete
-    assert settings.observation[1].fill == ("last", "mean") and settings.observation[2].indicator
-
-
-def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"not installed: pip install 'lightning-offrl\[logs\]'"):
-        import_logs(tmp_path / "x.parquet", MAP, "test/log-v0")
 
 
 def test_what_the_map_leaves_out_is_not_stored(arrays: dict[str, Any], tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from gymnasium import spaces
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.logs import EXAMPLE, assemble, files, order, parse_map
+from lightning_offrl.data.logs import assemble, files, order
 from lightning_offrl.data.logs.import_logs import import_logs
-from lightning_offrl.data.logs.mask_setting import LegalActions
 from lightning_offrl.data.readers import load
 from lightning_offrl.errors import InputError
 from tests.data.logs.bad_log import run
@@ -252,22 +250,6 @@ def test_actions_that_the_map_leaves_open(tmp_path: Path) -> None:
     log = [row if row[3] != "full" else [*row[:3], "none", *row[4:7], 1, *row[8:]] for row in rows()]
     with pytest.raises(InputError, match="names the action 'full', which is none of the actions; .* never taken has"):
         import_logs(written(tmp_path, log), {**settings, "action_mask": SPELLINGS["flags by name"]}, "test/x-v0")
-
-
-def test_the_example_shows_every_way() -> None:
-    lines = EXAMPLE.splitlines()
-    settings = yaml.safe_load(EXAMPLE)
-    del settings["propensity"]
-    (choice,) = (line for line in lines if line.startswith("# or a choice:"))
-    settings |= yaml.safe_load(choice.removeprefix("# or a choice:"))
-    flags, named, listed = (
-        parse_map({**settings, **yaml.safe_load(line.removeprefix("# "))}).action_mask
-        for line in lines
-        if line.startswith("# action_mask:")
-    )
-    assert flags == LegalActions(columns=("may_none", "may_half", "may_full"))
-    assert named == LegalActions(columns=("may_full", "may_half", "may_none"), actions=("full", "half", "none"))
-    assert listed == LegalActions(column="allowed", separator=";")
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -18,11 +18,10 @@ from lightning_offrl.data.readers import load
 from lightning_offrl.data.writers.collect import collect, collect_arrays
 from lightning_offrl.envs.controllers import behaviors
 from lightning_offrl.envs.gridworld.environment import ACTIONS, HORIZON, GridWorld, grid_id
-from lightning_offrl.envs.gridworld.layouts import LAYOUTS, STITCH_HALVES, STITCH_POLICIES
+from lightning_offrl.envs.gridworld.layouts import LAYOUTS, STITCH_POLICIES
 from lightning_offrl.envs.make import environment_name, environment_spec, make_environment
 from lightning_offrl.envs.play import play, reference_scores
 from lightning_offrl.envs.rollout import evaluate
-from lightning_offrl.envs.video import record
 from lightning_offrl.errors import InputError
 
 UP, LEFT, RIGHT, DOWN = range(4)
@@ -229,21 +228,6 @@ def test_a_dataset_drawn_at_once_is_a_source() -> None:
     assert load(mixed).data["next", "truncated"].sum() == 5
 
 
-def test_halves_that_reach_the_goal_only_together() -> None:
-    world = GridWorld("stitch")
-    first, second = (world.policy_from_text(text) for text in STITCH_HALVES)
-    one = load(world.dataset(first, 1, horizon=30))
-    other = load(world.dataset(second, 1, horizon=30, start=world.state(0, 4)))
-    assert one.returns().tolist() == [-30.0] and not one.data["next", "terminated"].any()
-    assert other.returns().tolist() == [-9.0] and other.data["next", "terminated"].sum() == 1
-    assert other.data["observation"][0].argmax() == world.state(0, 4)
-    assert world.mdp.expected_return(second, 9) == -9.0  # from the start it only wanders
-    there = np.eye(world.mdp.n_states)[world.state(0, 4)]
-    seen = np.maximum(world.mdp.visits(first, 30), world.mdp.visits(second, 30, there)) > 0
-    allowed = np.where(seen, world.mdp.optimal(0.99).action_value, -np.inf)
-    assert world.mdp.expected_return(world.mdp.deterministic(allowed.argmax(-1)), 50) == -10.0
-
-
 @pytest.mark.parametrize(
     ("arguments", "horizon", "short"),
     [
@@ -292,46 +276,6 @@ def test_policies_as_text() -> None:
     assert world.policy_text(world.mdp.uniform()) == "..G\n.#."
     with pytest.raises(InputError, match="the drawing has 1 rows of 3, the grid 2 rows of 3"):
         world.policy_from_text(">>.")
-
-
-def test_drawings(tmp_path: Path) -> None:
-    env = gymnasium.make("offrl/GridWorld-cliff-v0", render_mode="ansi")
-    env.reset(seed=0)
-    env.step(UP)
-    assert env.render().splitlines()[2:] == ["@.........", "SCCCCCCCCG"]
-    env.step(DOWN)
-    env.step(RIGHT)
-    assert env.render().splitlines()[3] == "S@CCCCCCCG"  # where it fell
-    world = GridWorld("cliff")
-    best = world.mdp.optimal(0.99)
-    image = world.picture(values=best.value, policy=best.policy, agent=0, cell=20)
-    assert image.shape == (80, 200, 3) and image.dtype == np.uint8
-    assert (image[70, 190] == (104, 176, 116)).all() and (image[10, 10] == (226, 129, 42)).all()
-    bright = image.astype(int).sum(-1)
-    assert bright[2, 182] > bright[2, 2]  # the floor is lighter near the goal
-    path, total, frames = record(
-        lambda observation: int(world.controller()(observation)), "offrl/GridWorld-cliff-v0", tmp_path / "grid.gif"
-    )
-    assert total == -11.0 and frames == 12 and path.stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        ("clif", "there is no layout 'clif': name one of corridor"),
-        ("", "the drawing is empty"),
-        ("..G", "has no start; mark one with S"),
-        ("S..", "has no goal; mark one with G"),
-        ("S..\n..G.", "the first has 3 characters, line 2 has 4"),
-        ("S.x\n..G", "has 'x' at row 0, column 2"),
-        ("S#G", "no goal can be reached from the start at row 0, column 0"),
-        ("SCG\n.#S", "no goal can be reached from the start at row 0, column 0"),
-        (3, "or a drawing, got int"),
-    ],
-)
-def test_bad_layouts(layout: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        GridWorld(layout)
 
 
 def test_other_bad_input() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from lightning_offrl.envs.controllers import behaviors, built_in_controller
 from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.envs.play import reference_scores
 from lightning_offrl.envs.sepsis.environment import DISCOUNT, HORIZON, Sepsis
-from lightning_offrl.envs.sepsis.patient import DIED, DISCHARGED, TRANSFERRED, describe, process, states, treatments_of
+from lightning_offrl.envs.sepsis.patient import DIED, DISCHARGED
 from lightning_offrl.envs.sepsis.registration import sepsis_id
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.errors import InputError
+from tests.envs.sepsis.rules import next_step, numbers_of, surprise
 
 Array = np.ndarray
 
@@ -28,91 +28,6 @@ Array = np.ndarray
 @pytest.fixture(scope="module")
 def ward() -> Sepsis:
     return Sepsis()
-
-
-def next_step(patient: Array, action: int, rng: np.random.Generator, transfer: float) -> tuple[Array, int | None]:
-    """The rules of the paper one after the other on N copies of a patient, written without any table.
-
-    Returns the patients ``[N, 8]`` and how they ended ``[N]``, -1 for those who stay.
-    """
-    flag, heart, pressure, oxygen, glucose, anti_on, vaso_on, vent_on = (column.copy() for column in patient.T)
-    anti, vaso, vent = action & 1, (action >> 1) & 1, (action >> 2) & 1
-    n = len(flag)
-
-    def chance(p: float | Array) -> Array:
-        return rng.random(n) < p
-
-    def wobble(level: Array, p: float | Array, top: int, where: Array) -> Array:
-        u = rng.random(n)
-        moved = np.where(u < p, level - 1, np.where(u < 2 * p, level + 1, level)).clip(0, top)
-        return np.where(where, moved, level)
-
-    quiet_heart = (anti == 0) & (anti_on == 0)
-    quiet_pressure = quiet_heart & (vaso == 0) & (vaso_on == 0)
-    quiet_oxygen = (vent == 0) & (vent_on == 0)
-    if anti:
-        heart = np.where((heart == 2) & chance(0.5), 1, heart)
-        pressure = np.where((pressure == 2) & chance(0.5), 1, pressure)
-    else:
-        heart = np.where((anti_on == 1) & (heart == 1) & chance(0.1), 2, heart)
-        pressure = np.where((anti_on == 1) & (pressure == 1) & chance(0.1), 2, pressure)
-    if vent:
-        oxygen = np.where((oxygen == 0) & chance(0.7), 1, oxygen)
-    else:
-        oxygen = np.where((vent_on == 1) & (oxygen == 1) & chance(0.1), 0, oxygen)
-    if vaso:
-        u = rng.random(n)
-        sick = np.where(pressure == 1, np.where(u < 0.9, 2, 1), pressure)
-        sick = np.where(pressure == 0, np.where(u < 0.5, 1, np.where(u < 0.9, 2, 0)), sick)
-        well = np.where(u < 0.7, np.minimum(pressure + 1, 2), pressure)
-        pressure = np.where(flag == 1, sick, well)
-        glucose = np.where((flag == 1) & chance(0.5), np.minimum(glucose + 1, 4), glucose)
-    else:
-        falls = (vaso_on == 1) & chance(np.where(flag == 1, 0.05, 0.1))
-        pressure = np.where(falls, np.maximum(pressure - 1, 0), pressure)
-    heart = wobble(heart, 0.1, 2, quiet_heart)
-    pressure = wobble(pressure, 0.1, 2, quiet_pressure)
-    oxygen = wobble(oxygen, 0.1, 1, quiet_oxygen)
-    glucose = wobble(glucose, np.where(flag == 1, 0.3, 0.1), 4, np.full(n, vaso == 0))
-    wrong = (heart != 1).astype(int) + (pressure != 1) + (oxygen != 1) + (glucose != 2)
-    end = np.where(wrong >= 3, DIED, np.where((wrong == 0) & (action == 0), DISCHARGED, -1))
-    end = np.where((end < 0) & chance(transfer), TRANSFERRED, end)
-    following = np.stack([flag, heart, pressure, oxygen, glucose, *(np.full(n, t) for t in (anti, vaso, vent))], -1)
-    return following, end
-
-
-def numbers_of(ward: Sepsis, patients: Array, end: Array) -> Array:
-    """States by looking each patient up in the list."""
-    table = {tuple(row): i for i, row in enumerate(ward.patients.tolist())}
-    last = ward.mdp.n_states // 2
-    return np.array(
-        [
-            table[tuple(p)] if e < 0 else last * (p[0] + 1) - 3 + e
-            for p, e in zip(patients.tolist(), end.tolist(), strict=True)
-        ]
-    )
-
-
-def surprise(seen: Array, expected: Array) -> tuple[float, int]:
-    """Pearson's chi-square of counts and its degrees of freedom; rare cells are joined, impossible ones must be 0."""
-    assert seen[expected == 0.0].sum() == 0
-    rare = (expected > 0.0) & (expected < 5.0)
-    groups = [(seen[rare].sum(), expected[rare].sum())] if expected[rare].sum() >= 5.0 else []
-    groups += list(zip(seen[expected >= 5.0], expected[expected >= 5.0], strict=True))
-    return sum((o - e) ** 2 / e for o, e in groups), len(groups) - 1
-
-
-def test_the_tables_are_the_rules(ward: Sepsis) -> None:
-    """2,000 draws of the rules for each of 250 states and actions."""
-    rng = np.random.default_rng(0)
-    live = np.flatnonzero(~ward.mdp.terminal)
-    found = []
-    for state, action in zip(rng.choice(live, 250), rng.integers(8, size=250), strict=True):
-        drawn = next_step(np.tile(ward.patients[state], (2_000, 1)), int(action), rng, 0.1)
-        seen = np.bincount(numbers_of(ward, *drawn), minlength=ward.mdp.n_states)
-        found.append(surprise(seen, 2_000 * ward.mdp.transition[state, action]))
-    statistic, freedom = np.sum(found, 0)  # mean `freedom`, variance 2 `freedom`
-    assert freedom > 1_000 and abs(statistic - freedom) < 5.0 * math.sqrt(2.0 * freedom)
 
 
 def test_the_environment_steps_as_the_tables_say() -> None:
@@ -127,31 +42,6 @@ def test_the_environment_steps_as_the_tables_say() -> None:
         found.append(surprise(counts, 1_500 * bed.mdp.transition[state, action]))
     statistic, freedom = np.sum(found, 0)
     assert freedom > 20 and abs(statistic - freedom) < 5.0 * math.sqrt(2.0 * freedom)
-
-
-def test_states_and_admission() -> None:
-    patients, number = states()
-    assert len(patients) == 2 * 306 and (patients[:306, 0] == 0).all() and (patients[306:, 0] == 1).all()
-    assert (patients[:306, 1:] == patients[306:, 1:]).all()
-    bad = (patients[:, 1:5] != [1, 1, 1, 2]).sum(-1)
-    live = patients[:, -1] >= 0
-    assert live.sum() == 2 * 303 and bad[live].max() == 2  # 38 of 90 combinations are alive, times 8, less discharge
-    assert number[0, 1, 1, 1, 2, 0, 0, 0] == 303 + DISCHARGED and number[1, 0, 0, 0, 2, 1, 1, 1] == 609 + DIED
-    mdp = process(0.2, 0.1)
-    assert mdp.start[:306].sum() == pytest.approx(mdp.start[patients[:, 0] == 0].sum())
-    # Of admissions without diabetes: heart and pressure high, oxygen low would be death; all normal is refused too.
-    alive = 0.0
-    for h, p, o, g in product(range(3), range(3), range(2), range(5)):
-        wrong = (h != 1) + (p != 1) + (o != 1) + (g != 2)
-        if 0 < wrong < 3:
-            alive += [0.25, 0.5, 0.25][h] * [0.25, 0.5, 0.25][p] * [0.2, 0.8][o] * [0.05, 0.15, 0.6, 0.15, 0.05][g]
-    high_heart = 0.25 * 0.5 * 0.8 * 0.6 / alive
-    assert process(0.0, 0.1).start[number[0, 2, 1, 1, 2, 0, 0, 0]] == pytest.approx(high_heart, abs=1e-12)
-    assert describe(patients[number[0, 2, 1, 1, 2, 1, 0, 1]]) == (
-        "not diabetic; heart rate high, blood pressure normal, oxygen normal, glucose normal; on antibiotics and "
-        "ventilation"
-    )
-    assert describe(patients[305]) == "transferred" and treatments_of(6) == (0, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lightning_offrl.data.logs import EXAMPLE, parse_map
 from tests.data.logs.bad_log import CATEGORICAL, good, run
 
 MAPS: dict[str, tuple[dict[str, Any], str]] = {
@@ -103,3 +104,11 @@ MAPS: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_maps(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, want = MAPS[name]
     assert want in run(good(), settings, place, capsys)
+
+
+def test_the_example_is_a_map() -> None:
+    import yaml
+
+    settings = parse_map(yaml.safe_load(EXAMPLE))
+    assert settings.episode == ("patient", "stay") and settings.gap == 12 * 3600 and not settings.discrete
+    assert settings.observation[1].fill == ("last", "mean") and settings.observation[2].indicator

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data import cache
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.readers import load, locate
+from lightning_offrl.data.readers import cache, load, locate
 
 
 def write(path: Path, arrays: dict[str, Any], *, old: bool = True) -> Path:
@@ -231,7 +230,7 @@ def test_the_second_start_imports_no_reader(file: Path) -> None:
     load(file)
     code = f"""
 import sys
-from lightning_offrl.data import cache
+from lightning_offrl.data.readers import cache
 from lightning_offrl.data.readers import load
 cache._RACY_NS = -3_600_000_000_000
 assert len(load({str(file)!r})) == 120
