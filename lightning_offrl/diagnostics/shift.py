@@ -140,7 +140,7 @@ def knn_divergence(
 ) -> Diagnosis:
     """``KL(pi || pi_b)`` in bits per decision from samples alone, by nearest neighbors; continuous actions.
 
-    It falls short in many dimensions, see `distances.knn_kl`.
+    It falls short in many dimensions, see `distances.knn_log_ratios`.
 
     Args:
         episodes: The log.

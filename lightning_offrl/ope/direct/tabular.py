@@ -166,7 +166,3 @@ class EmpiricalMDP:
         out = torch.zeros_like(self.data).flatten()
         out[seen] = ratio
         return out.view_as(self.data)
-
-    def ratio_value(self, ratio: Tensor, discount: float) -> float:
-        """``E_d[zeta r] / (1 - discount)``."""
-        return float((self.data * ratio * self.reward).sum()) / (1.0 - discount)
