@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lightning_offrl.cli import nearest
+from lightning_offrl.cli.parser import nearest
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
 _BOILERPLATE = ("Expected a", "Not a valid subclass", "Does not validate", "Subclass types")

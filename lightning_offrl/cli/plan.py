@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_offrl.cli.ope import write_json
 from lightning_offrl.cli.ope_options import check_outputs
+from lightning_offrl.cli.parser import Parser
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_offrl.ope.selection.online_plan import Estimates, Plan
 
 
@@ -36,7 +39,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan_from_file(parsed: dict[str, Any]) -> int:
+def main(words: Sequence[str]) -> int:
     """Plan episodes from the estimates in a file, and print the plan.
 
     Raises:
@@ -44,6 +47,13 @@ def plan_from_file(parsed: dict[str, Any]) -> int:
     """
     from lightning_offrl.ope.selection.online_plan import Estimates
 
+    description = "Plan which policy to play in the next episodes, from the estimates of offrl select."
+    parser = Parser(prog="offrl plan", description=description)
+    parser.add_argument("file", metavar="FILE", help="The file that offrl select --json wrote.")
+    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="The number of episodes to plan.")
+    add_plan_options(parser)
+    parser.add_argument("--json", metavar="FILE", help="The file to write FILE with this plan to.")
+    parsed = vars(parser.parse_args(words))
     check_outputs(parsed)
     try:
         content = json.loads(Path(parsed["file"]).read_text())

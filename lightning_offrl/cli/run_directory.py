@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.cli import nearest
+from lightning_offrl.cli.parser import nearest
 from lightning_offrl.errors import InputError
 
 ROOT = "runs"
