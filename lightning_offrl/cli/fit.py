@@ -44,9 +44,9 @@ LITERATURE_UPDATES = 1_000_000
 VALIDATE_EVERY = 5_000
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NOISE = ("does not have many workers", "Total length of .* across ranks", "isinstance\\(treespec", "log_every_n_steps")
-_DESCRIPTION = """Train an algorithm on a dataset. The options are those of the classes: --model.help IQL shows those of an
-algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period and
-length is counted in gradient updates."""
+_DESCRIPTION = """Train an algorithm on a dataset. The options are those of the classes: --model.help IQL shows those of
+an algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period
+and length is counted in gradient updates."""
 
 
 def main(words: list[str]) -> int | None:
@@ -185,7 +185,7 @@ class FitCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """As Lightning's; what a constructor refuses comes out of jsonargparse's wrapping."""
+        """Instantiate as Lightning does, and raise the errors of constructors without jsonargparse's wrapping."""
         if self.config.processes > 1:
             return
         try:
@@ -237,7 +237,7 @@ class FitCLI(LightningCLI):
         """Fit, from the checkpoint if one was given.
 
         Raises:
-            InputError: also for what Lightning calls a misconfiguration.
+            InputError: Something cannot be used, also what Lightning calls a misconfiguration.
         """
         trainer: Any = self.trainer
         model, data = self.model, self.datamodule
@@ -275,7 +275,7 @@ class SaveRunConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a run that cannot start should leave no file."""
+        """Write nothing yet: a run that cannot start should leave no file."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``config.yaml``."""

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 ENVIRONMENT = "Pendulum-v1"
 DATASET = "quickstart/pendulum-mixed-v0"
 EVALUATION_SEED = 5_000
-"""Of the final evaluation; the evaluations during training use other episodes."""
+"""The seed of the final evaluation; the evaluations during training use other episodes."""
 _MARK = ".offrl-quickstart"
 _EVALUATIONS = 12
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of the three is trained: what differs from the defaults, which are the authors' for MuJoCo locomotion."""
+    """How one of the three algorithms is trained, where it differs from the defaults (the authors' for MuJoCo)."""
 
     kind: str
     name: str

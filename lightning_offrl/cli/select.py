@@ -28,19 +28,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rank_by",
         choices=RANKINGS,
         default=RANKINGS[0],
-        help="order policies by the representative estimate less one standard error, by its lower bound, by the "
-        "smallest lower bound of all eligible estimates, by the estimate itself, or by how much better another policy "
-        "may be at most",
+        help="How policies are ordered: by the representative estimate less one standard error, by its lower bound, by "
+        "the smallest lower bound of all eligible estimates, by the estimate itself, or by how much better another "
+        "policy may be at most.",
     )
     add(
         "--confirmation_fraction",
         type=float,
         metavar="SHARE",
-        help="choose without this share of the episodes, and evaluate the chosen policy again on them",
+        help="The share of the episodes that takes no part in the choice, and on which the chosen policy is evaluated again.",
     )
-    add("--truth", metavar="JSON", help='true values, {"name": value}, to measure the ranking against')
-    add("--safe_above", type=float, metavar="VALUE", help="smallest value that counts as safe; default: the log's mean")
-    add("--plan", type=int, metavar="N", help="also plan the next N episodes to play; later: offrl plan")
+    add("--truth", metavar="JSON", help='The true values, {"name": value}, to measure the ranking against.')
+    add(
+        "--safe_above",
+        type=float,
+        metavar="VALUE",
+        help="The smallest value that counts as safe; the mean return of the log if not given.",
+    )
+    add("--plan", type=int, metavar="N", help="The number of next episodes to plan; offrl plan does it later.")
     add_plan_options(parser)
 
 

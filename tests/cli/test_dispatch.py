@@ -10,8 +10,8 @@ from lightning_offrl.cli import VERBS
 HELP = """
 import sys
 from lightning_offrl.cli import main
-for words in (["--help"], *([verb, "--help"] for verb in ("evaluate", "ope", "select", "plan", "collect", "data", "quickstart", "version")),
-              *(["data", verb, "--help"] for verb in ("show", "report", "convert", "import"))):
+verbs = "evaluate, ope, select, plan, collect, data, data show, data report, data convert, data import, quickstart, version"
+for words in (["--help"], *([*verb.split(), "--help"] for verb in verbs.split(", "))):
     assert main(words) == 0, words
 heavy = {"torch", "lightning", "tensordict", "wandb", "minari", "gymnasium", "matplotlib", "numpy"} & set(sys.modules)
 assert not heavy, heavy

@@ -27,11 +27,12 @@ def test_short_names(given: str, parsed: str):
 
 def test_the_names_of_the_other_verbs_train_the_same_run(workplace: Path, offrl):
     options = "--model BC --model.hidden [8,8] --trainer.max_steps 3 --trainer.log_every_n_steps 1"
-    for names, run in (
-        ("--data {} --seed 4 --run-dir", "short"),
-        ("--data.source {} --seed_everything 4 --run_dir", "long"),
-    ):
-        status, said = offrl(f"fit {options} {names.format('tiny.hdf5')} {run}")
+    short, long = (
+        "--data tiny.hdf5 --seed 4 --run-dir short",
+        "--data.source tiny.hdf5 --seed_everything 4 --run_dir long",
+    )
+    for names in (short, long):
+        status, said = offrl(f"fit {options} {names}")
         assert status == 0, said
     one, two = (yaml.safe_load((workplace / run / "config.yaml").read_text()) for run in ("short", "long"))
     assert one == two and one["seed_everything"] == 4 and one["data"]["source"] == "tiny.hdf5"

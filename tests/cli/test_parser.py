@@ -39,9 +39,7 @@ def test_an_old_name_of_an_option_that_is_not_there_stays_a_mistake(parser: Pars
 
 
 def test_mistakes_are_sentences(parser: Parser):
-    with pytest.raises(
-        InputError, match=r"offrl try has no option --sed; did you mean --seed\? \(see offrl try --help"
-    ):
+    with pytest.raises(InputError, match=r"has no option --sed; did you mean --seed\? \(see offrl try --help\)"):
         parser.parse_args(["--sed", "3"])
     with pytest.raises(InputError, match="argument --seed: invalid int value: 'x'"):
         parser.parse_args(["--seed", "x"])
