@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def _by_long_names(words: Sequence[str]) -> list[str]:
     ['--seed_everything', '3', '--data.source', 'tiny.hdf5', '--data', 'mine.yaml', '--run_dir=a-b']
     """
     done = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         name, equals, text = word.partition("=")
         if name.startswith("--"):
             name = f"--{name[2:].replace('-', '_')}"

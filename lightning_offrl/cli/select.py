@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--confirmation_fraction",
         type=float,
         metavar="SHARE",
-        help="The share of the episodes that takes no part in the choice, and on which the chosen policy is evaluated again.",
+        help="The share of the episodes that takes no part in the choice and evaluates the chosen policy again.",
     )
     add("--truth", metavar="JSON", help='The true values, {"name": value}, to measure the ranking against.')
     add(

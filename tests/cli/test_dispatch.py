@@ -10,7 +10,8 @@ from lightning_offrl.cli import VERBS
 HELP = """
 import sys
 from lightning_offrl.cli import main
-verbs = "evaluate, ope, select, plan, collect, data, data show, data report, data convert, data import, quickstart, version"
+verbs = "evaluate, ope, select, plan, collect, data, data show, data report, data convert, data import, version"
+verbs += ", quickstart"
 for words in (["--help"], *([*verb.split(), "--help"] for verb in verbs.split(", "))):
     assert main(words) == 0, words
 heavy = {"torch", "lightning", "tensordict", "wandb", "minari", "gymnasium", "matplotlib", "numpy"} & set(sys.modules)

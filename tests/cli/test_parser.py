@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from lightning_offrl.cli import main, quickstart
 from lightning_offrl.cli.parser import Parser, nearest
 from lightning_offrl.errors import InputError
 from lightning_offrl.training import old_names
@@ -51,13 +53,11 @@ def test_help_shows_defaults_that_say_something(parser: Parser):
     assert "The report.\n" in text and text.endswith("All of them.\n")
 
 
-def test_a_warning_of_a_verb_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(old_names, "_told", set())
-    monkeypatch.setattr(quickstart, "quickstart", lambda **how: print(how["run_dir"]))
-    assert main(["quickstart", "--directory", "there"]) == 0
-    shown = capsys.readouterr()
-    assert shown.out == "there\n"
-    assert shown.err.startswith("offrl: warning: --directory is now --run_dir; ") and shown.err.count("\n") == 1
+def test_a_warning_of_a_verb_is_one_line(tmp_path):
+    words = [sys.executable, "-m", "lightning_offrl", "data", "report", "none.hdf5", "--output", "x.html"]
+    said = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path).stderr.splitlines()
+    assert len(said) == 2 and said[0].startswith("offrl: warning: --output is now --report; ")
+    assert said[1].startswith("offrl: error: there is no file none.hdf5")
 
 
 def test_nearest_ignores_case_and_keeps_close_rivals_only():
