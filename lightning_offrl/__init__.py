@@ -16,7 +16,6 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.training import old_code, old_names
 from lightning_offrl.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -90,15 +89,24 @@ def _everything() -> list[str]:
     return sorted({*_listed(), *all_algorithms()})
 
 
+def _name_today(name: str) -> str:
+    """A public name of version 0.1 as it is called today, with a warning; any other as it is."""
+    from lightning_offrl.training import old_names
+
+    today = old_names.IDENTIFIERS.get(name, name)
+    if today != name and today in _listed():
+        old_names.warn({f"{__name__}.{name}": f"{__name__}.{today}"})
+    return today
+
+
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return _everything()
     if name in _listed():
         module, attribute = _listed()[name]
         value = getattr(import_module(module), attribute)
-    elif name[0].isupper() and (today := old_names.IDENTIFIERS.get(name)) in _listed():
-        old_names.warn({f"{__name__}.{name}": f"{__name__}.{today}"})
-        return __getattr__(str(today))
+    elif name[0].isupper() and (today := _name_today(name)) in _listed():
+        return __getattr__(today)
     elif name[0].isupper() and name in _everything():
         from lightning_offrl.algorithms import all_algorithms
 
@@ -113,4 +121,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_everything()})
 
 
-sys.meta_path.append(old_code.OldModules())
+class _OldModules:
+    """Asked last, for modules that nobody else finds: those of version 0.1, by where they lie today."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if not name.startswith(f"{__name__}."):
+            return None
+        from lightning_offrl.training.old_code import OldModules
+
+        return OldModules().find_spec(name, path, target)
+
+
+sys.meta_path.append(_OldModules)

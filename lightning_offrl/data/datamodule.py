@@ -11,9 +11,15 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
-from lightning_offrl.data.block_size import block_size, periods_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
+from lightning_offrl.data.samplers import (
+    BlockLoader,
+    SequentialBlocks,
+    UniformSampler,
+    block_size,
+    periods_of,
+    resident,
+)
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.normalizer import Statistics
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
-from lightning_offrl.training.old_code import episodes_from_arrays
 
 
 @dataclass
@@ -113,7 +112,12 @@ class Episodes:
     columns: dict[str, Any] = field(default_factory=dict)
     _fingerprint: str | None = field(default=None, compare=False)
 
-    from_arrays = staticmethod(episodes_from_arrays)
+    @staticmethod
+    def from_arrays(*arrays: Any, **settings: Any) -> Episodes:
+        """The old name of `load_dataset` of a dictionary of arrays."""
+        from lightning_offrl.training.old_code import episodes_from_arrays
+
+        return episodes_from_arrays(*arrays, **settings)
 
     def __len__(self) -> int:
         return int(self.data.batch_size[0])

@@ -26,12 +26,11 @@ from lightning_offrl.networks.mlp import stack_parameters
 from lightning_offrl.networks.normalizer import Normalizer
 from lightning_offrl.rng import RandomStreams, mix
 from lightning_offrl.training import checkpoint as checkpoints
-from lightning_offrl.training.algorithm_names import algorithm_name
-from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.algorithm_names import TakesOldNames, algorithm_name
+from lightning_offrl.training.compile import CompileChoice
 from lightning_offrl.training.cpu import MatmulPrecision
 from lightning_offrl.training.lightning_binding import LightningBinding, count_update, set_log_axis, with_batch_size
 from lightning_offrl.training.metrics import RunningMean, plain_numbers, warn_if_diverged
-from lightning_offrl.training.old_code import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
 
 

@@ -18,7 +18,6 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.training import old_names
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -98,6 +97,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", weights_only
         raise InputError(
             f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a Lightning checkpoint"
         )
+    from lightning_offrl.training import old_names
+
     return old_names.checkpoint(checkpoint, str(path))
 
 

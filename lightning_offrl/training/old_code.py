@@ -6,25 +6,19 @@ import functools
 import importlib
 import importlib.util
 import sys
-from abc import ABCMeta
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lightning_offrl.training.old_names import (
     KEYWORDS,
     PACKAGE,
-    STATE,
     attribute_today,
     module_today,
-    state_today,
     told,
     warn,
 )
-
-if TYPE_CHECKING:
-    from inspect import Signature
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -153,47 +147,3 @@ def episodes_from_arrays(*arrays: Any, **settings: Any) -> Any:
     given = dict(zip(names, arrays, strict=False)) | settings
     reader = importlib.import_module(f"{PACKAGE}.data.readers.arrays")
     return reader.from_arrays({name: array for name, array in given.items() if array is not None})
-
-
-class _OldKeywords(ABCMeta):
-    """Constructors take their keyword arguments under the old names too.
-
-    A wrapper of ``__init__`` would hide the arguments from Lightning's ``save_hyperparameters``, which reads frames. A
-    subclass of `ABCMeta`, so that an algorithm may inherit from an abstract class as well.
-    """
-
-    if not TYPE_CHECKING:  # so that editors see the arguments of __init__
-
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            return super().__call__(*args, **keywords(kwargs, cls.__init__))
-
-        @property
-        def __signature__(cls) -> Signature:
-            import inspect
-
-            found = inspect.signature(cls.__init__)
-            return found.replace(parameters=list(found.parameters.values())[1:])
-
-
-class TakesOldNames(metaclass=_OldKeywords):
-    """Base of algorithms: old keyword arguments, keys of the state, and names of submodules."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not STATE.keys().isdisjoint(vars(cls).get("acting", ())):
-            acting: Sequence[str] = vars(cls)["acting"]
-            warn({name: STATE[name] for name in acting if name in STATE}, where=f"{cls.__qualname__}.acting")
-            cls.acting = tuple(STATE.get(name, name) for name in acting)  # type: ignore[attr-defined]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in `torch.nn.Module`, with keys of today or of before."""
-        found: dict[str, str] = {}
-        today = state_today(state_dict, found)
-        warn(found)
-        return super().load_state_dict(today, *args, **kwargs)  # type: ignore[misc]
-
-    @property
-    def normaliser(self) -> Any:
-        """The old name of ``normalizer``, for algorithms written with version 0.1."""
-        warn({"normaliser": "normalizer"})
-        return self.normalizer  # type: ignore[attr-defined]

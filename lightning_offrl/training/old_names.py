@@ -19,11 +19,10 @@ PACKAGE = "lightning_offrl"
 UNTIL = "0.3"
 
 _MOVED_TO = {
-    "": "export=policy export.policy report=reports draws=rng periods=data.block_size quickstart=cli.quickstart",
+    "": "export=policy export.policy report=reports draws=rng periods=data.samplers quickstart=cli.quickstart",
     "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory=cpu "
-    "metrics products=cpu export.saved=saved callbacks.target_update",
-    "training.compile": "capture=cuda_graph compiled=graph graph_products=decompositions tracing=trace "
-    "update_path=choose",
+    "metrics products=cpu export.saved=saved callbacks.target_update update_path=compile",
+    "training.compile": "capture=cuda_graph compiled=graph graph_products=decompositions tracing=trace",
     "cli": "envs.evaluate_checkpoint=evaluate",
     "callbacks": "callbacks.diagnose=policy_shift callbacks.pace=throughput callbacks.safe_stop=graceful_stop",
     "networks": "networks.normaliser=normalizer",
@@ -214,6 +213,20 @@ def _renamed(entries: Mapping[Any, Any], table: Mapping[str, str], found: dict[s
     old = {key: table[key] for key in entries if isinstance(key, str) and key in table}
     found |= old
     return {old.get(key, key): value for key, value in entries.items()} if old else entries
+
+
+def submodules(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Names of submodules as they are today."""
+    warn({name: STATE[name] for name in names if name in STATE}, where=where)
+    return tuple(STATE.get(name, name) for name in names)
+
+
+def state(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights of an algorithm under the names of today."""
+    found: dict[str, str] = {}
+    today = state_today(weights, found)
+    warn(found)
+    return today
 
 
 def state_today(state: Mapping[str, Any], found: dict[str, str]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.compile import CompileChoice
 from lightning_offrl.training.compile.graph import uncompiled
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.compile import CompileChoice
 from lightning_offrl.training.compile.graph import uncompiled
 from tests.contracts.pages import Graphs, distance, every_algorithm, fit
 

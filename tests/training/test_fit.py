@@ -11,7 +11,7 @@ from lightning_offrl.dynamics.ensemble import fit_dynamics
 from lightning_offrl.ope.direct.dice import DICESettings, dice
 from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.policies.behavior import fit_behavior
-from lightning_offrl.training.compile import choose as compile_choice
+from lightning_offrl.training import compile as compile_choice
 from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
 from tests.ope.linear_quadratic import BEHAVIOR, TARGET
 

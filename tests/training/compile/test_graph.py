@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.training.compile.choose import CompileChoice
+from lightning_offrl.training.compile import CompileChoice
 from lightning_offrl.training.compile.graph import CompiledUpdate, uncompiled
 from lightning_offrl.training.compile.trace import baked_values
 from tests.contracts.pages import distance, fit

@@ -12,7 +12,7 @@ import torch
 from lightning_offrl.algorithms.bc import BC
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.training import cpu
-from lightning_offrl.training.compile.choose import REPAID_AFTER, CompileChoice
+from lightning_offrl.training.compile import REPAID_AFTER, CompileChoice
 from lightning_offrl.training.compile.graph import uncompiled
 from tests.contracts.pages import checkpoints, fit
 from tests.training.compile.toy import Toy
@@ -27,11 +27,11 @@ SCRIPT = """
 import sys
 import torch
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.training.compile import choose
+from lightning_offrl.training import compile as choose
 from tests.contracts.pages import batch_for, fit, small
 
 if {compiled}:
-    from lightning_offrl.training.compile.choose import CompileChoice
+    from lightning_offrl.training.compile import CompileChoice
     CompileChoice.compiler = staticmethod(lambda graph, examples: graph)
 fit(IQL, steps=3, model={{"compile": {compiled}}})
 print(*sorted(name.rpartition(".")[2] for name in sys.modules if name.startswith("lightning_offrl.training.compile.")))
@@ -40,7 +40,7 @@ print(*sorted(name.rpartition(".")[2] for name in sys.modules if name.startswith
 
 @pytest.mark.parametrize(
     ("compiled", "loaded"),
-    [(False, ["choose"]), (True, ["adam", "choose", "cuda_graph", "decompositions", "graph", "trace"])],
+    [(False, []), (True, ["adam", "cuda_graph", "decompositions", "graph", "trace"])],
 )
 def test_a_plain_run_imports_nothing_that_compiles(compiled, loaded):
     done = subprocess.run([sys.executable, "-c", SCRIPT.format(compiled=compiled)], capture_output=True, text=True)
