@@ -88,7 +88,7 @@ LINES = {
     "data report file": "file is not an HDF5 file",
     "data report test/log-v0 --discount 1.5": "the discount of a report must lie in [0, 1), got 1.5",
     "data report test/log-v0 --discount high": "argument --discount: invalid float value: 'high'",
-    "data report test/log-v0 --output page.pdf": "written as .html (and .json beside it), got the path page.pdf",
+    "data report test/log-v0 --output page.pdf": "the report is written as .html, got the path page.pdf",
     "data report test/log-v0 --output file/page.html": "the report cannot be written to file/page.html",
     "data report test/log-v0 --ouput page.html": "offrl data report has no option --ouput; did you mean --output?",
     "data report": "the following arguments are required: source",

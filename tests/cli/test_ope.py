@@ -187,7 +187,7 @@ def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(lo
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
     assert "not in the plan: far: no eligible estimate" in said
-    assert "Whom to play first" in Path("page.html").read_text()
+    assert "Which to run first" in Path("page.html").read_text()
     found = json.loads(Path("out.json").read_text())
     assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
     assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
