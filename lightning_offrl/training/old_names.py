@@ -10,6 +10,7 @@ because ``import lightning_offrl`` imports them.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,7 +106,12 @@ KEYWORDS = _pairs("""
 """)
 """Keyword arguments, keys of configurations, and options (by their last part)."""
 
-OPTIONS = {"--held_out": "--validation_fraction", "--second_split": "--confirmation_fraction"}
+OPTIONS = {
+    "--directory": "--run_dir",
+    "--held_out": "--validation_fraction",
+    "--output": "--report",
+    "--second_split": "--confirmation_fraction",
+}
 """Options of the verbs other than ``fit``, written with underscores, where the verb has the new one."""
 
 VALUES = {"reward": {"standardise": "standardize"}}
@@ -233,6 +239,20 @@ def configuration(content: Any, where: str = "") -> Any:
     changed = _tree(content, "", found)
     warn(found, where=where)
     return changed if found else content
+
+
+def verb(words: list[str]) -> list[str]:
+    """The words after ``offrl``, with the verb of today.
+
+    >>> verb(["select", "--from=found.json", "--plan", "5"])
+    ['plan', 'found.json', '--episodes', '5']
+    """
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--from"), 0)
+    if words[:1] != ["select"] or not at:
+        return words
+    warn({"offrl select --from FILE --plan N": "offrl plan FILE --episodes N"})
+    file = [words[at].partition("=")[2]] if "=" in words[at] else []
+    return ["plan", *(re.sub(r"^--plan(?=$|=)", "--episodes", w) for w in [*words[1:at], *file, *words[at + 1 :]])]
 
 
 def command_line(words: Sequence[str]) -> list[str]:
