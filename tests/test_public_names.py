@@ -87,6 +87,6 @@ def test_a_type_checker_sees_them(tmp_path: Path) -> None:
     )
     told = done.stdout
     assert "-> lightning_offrl.data.episodes.Episodes" in told, told
-    assert "-> lightning_offrl.algorithms.iql.IQL" in told and "ope.result.Evaluation" in told, told
+    assert "-> lightning_offrl.algorithms.iql.IQL" in told and "ope.result.OPEResult" in told, told
     errors = [line for line in told.splitlines() if "script.py" in line and "error:" in line]
     assert errors and all("expectile" in line or '"IQL"' in line for line in errors), told
