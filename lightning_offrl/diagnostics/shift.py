@@ -182,6 +182,7 @@ def distinguish(
     policy: TargetPolicy,
     *,
     horizon: int | None = None,
+    updates: int = 400,
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
@@ -193,11 +194,12 @@ def distinguish(
         episodes: The log; the classifier is judged on other episodes than it learnt from.
         policy: Any policy.
         horizon: The number of first steps of each episode that count; None: all.
+        updates: The number of updates of the classifier, which is trained twice; 400 take about a second.
         seed: The seed of all random numbers.
         pairs: The samples, from `samples.sample_pairs`; None: 5,000 logged steps.
     """
     pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, seed=seed)
-    result = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, seed=seed)
+    result = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
     numbers = {"tv": result.tv, "kl_bits_classifier": result.kl_bits}
     if result.kl_bits <= RATIO_LIMIT_BITS:
         numbers["learnt_ess_share_step"] = effective_sample_size(result.logits_q) / len(pairs)

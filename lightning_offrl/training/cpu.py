@@ -59,11 +59,6 @@ def tuned(precision: str | None, keep_memory: bool) -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
-def memory_is_kept() -> bool:
-    """Whether `tuned` keeps freed memory at this moment."""
-    return _keeping > 0
-
-
 @cache
 def medium_is_exact_and_faster() -> bool:
     """Whether torch's "medium" is full float32 on this CPU, and by a faster library than "highest".

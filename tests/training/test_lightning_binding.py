@@ -59,7 +59,7 @@ def state(trainer: pl.Trainer) -> tuple[Any, ...]:
     """What training changes outside of the algorithm."""
     return (
         torch.get_float32_matmul_precision(),
-        cpu.memory_is_kept(),
+        cpu._keeping > 0,
         list(warnings.filters),
         type(trainer.strategy.checkpoint_io),
         [type(callback) for callback in trainer.callbacks if isinstance(callback, LightningBinding)],

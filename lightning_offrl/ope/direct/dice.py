@@ -252,7 +252,7 @@ def dice(
     """
     if discount >= 1.0:
         raise InputError(f"density ratios need a discount below 1, got {discount}")
-    check_estimand(policy, episodes, discount, largest=1.0)
+    check_estimand(policy, episodes, discount)
     std = float(episodes.data["next", "reward"].double().std(correction=0))
     scale = 1.0 / std if std > 1e-8 else 1.0
     columns = OfflineDataModule(episodes, discount=discount, reward=RewardTransform(scale)).columns(TRANSITION)

@@ -117,7 +117,7 @@ def drl(
     """
     if discount >= 1.0:
         raise InputError(f"density ratios need a discount below 1, got {discount}")
-    check_estimand(policy, episodes, discount, largest=1.0)
+    check_estimand(policy, episodes, discount)
     together = numbered(clusters, episodes.n_episodes)
     units = episodes.n_episodes if together is None else together.n
     if not 2 <= folds <= units:

@@ -100,11 +100,10 @@ def largest_return(episodes: Episodes, discount: float) -> tuple[Tensor, float]:
     return returns, float((returns + cut * discount ** episodes.length.double() * top).max())
 
 
-def check_estimand(policy: TargetPolicy, episodes: Episodes, discount: float, largest: float) -> None:
+def check_estimand(policy: TargetPolicy, episodes: Episodes, discount: float) -> None:
     """Refuse a discount out of range and a policy over the other kind of actions."""
-    if not 0.0 <= discount <= largest:
-        allowed = "in [0, 1]" if largest == 1.0 else "at least 0 and below 1"
-        raise InputError(f"the discount must be {allowed}, got {discount}")
+    if not 0.0 <= discount <= 1.0:
+        raise InputError(f"the discount must be in [0, 1], got {discount}")
     kind = episodes.spec["action_kind"]
     if policy.discrete != (kind == "discrete"):
         name = "discrete" if policy.discrete else "continuous"

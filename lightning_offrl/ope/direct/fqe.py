@@ -115,7 +115,7 @@ def fqe(
         )
     if discount >= 1.0:
         raise InputError(f"fitted Q evaluation needs a discount below 1, got {discount}; 0.99 is usual")
-    check_estimand(policy, episodes, discount, largest=1.0)
+    check_estimand(policy, episodes, discount)
     chosen = settings or FQESettings()
     heads = seeds + replicates
     scale, shift, low, high = _reward_scale(episodes)

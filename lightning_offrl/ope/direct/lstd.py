@@ -59,7 +59,7 @@ def lstd(
     Raises:
         InputError: a discount outside [0, 1], or actions of another kind than the policy's.
     """
-    check_estimand(policy, episodes, discount, largest=1.0)
+    check_estimand(policy, episodes, discount)
     features = default_features(episodes) if features is None else features
     together = numbered(clusters, episodes.n_episodes)
     times = multiplicities(episodes.n_episodes, replicates, seed, together)

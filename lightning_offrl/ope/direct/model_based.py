@@ -80,7 +80,7 @@ def model_rollouts(
     Raises:
         InputError: an undiscounted value without a horizon, or actions of another kind than the policy's.
     """
-    check_estimand(policy, episodes, discount, largest=1.0)
+    check_estimand(policy, episodes, discount)
     together = numbered(clusters, episodes.n_episodes)
     if model is None and is_tabular(episodes):
         return _tabular(policy, episodes, discount, horizon, replicates, together, seed)

@@ -27,6 +27,10 @@ _SUCCESSORS = 600
 """States at most that are mapped by what follows them."""
 SAMPLE = 12_288
 """Steps, in whole episodes, on which neighbors are looked for."""
+_POINTS = 20_000
+"""Steps at most that the map is made of."""
+_QUERIES = 3000
+"""States at most whose neighbors are looked up for the variance of the actions."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,8 @@ class StateSpace:
     by_successors: bool
 
 
-def state_space(episodes: Episodes, scale: Scale, seed: int = 0, points: int = 20_000) -> StateSpace:
-    """Measure it; the map is made of at most ``points`` randomly chosen steps."""
+def state_space(episodes: Episodes, scale: Scale, seed: int = 0) -> StateSpace:
+    """Measure it; the steps of the map are chosen at random."""
     total = len(episodes)
     state = row_hashes(*(leaf for _, leaf in _leaves(episodes.data["observation"])))
     distinct = len(torch.unique(state))
@@ -135,7 +139,9 @@ def state_space(episodes: Episodes, scale: Scale, seed: int = 0, points: int = 2
         pairs = len(torch.unique(state * 1_000_003 + episodes.data["action"]))
         possible = distinct * int(episodes.spec["action_size"])
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.arange(total) if total <= points else torch.randperm(total, generator=generator)[:points].sort().values
+    rows = (
+        torch.randperm(total, generator=generator)[:_POINTS].sort().values if total > _POINTS else torch.arange(total)
+    )
     x = scale(episodes.data["observation"], rows)
     constant = int(torch.isinf(scale.deviation).sum())
     flat_map, values = _principal_axes(x)
@@ -173,11 +179,11 @@ def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, values.clamp(min=0.0).flip(0)
 
 
-def _successors(state: Tensor, episodes: Episodes, discount: float = 0.95) -> Tensor:
+def _successors(state: Tensor, episodes: Episodes) -> Tensor:
     """For each step the discounted counts of the states that follow its state in the data, ``[T, S]``.
 
-    The successor representation of the behavior (Dayan, 1993), from both directions of each step, so that the map does
-    not depend on which way the data happened to go.
+    The successor representation of the behavior (Dayan, 1993) at discount 0.95, from both directions of each step, so
+    that the map does not depend on which way the data happened to go.
     """
     number = torch.unique(state, return_inverse=True)[1]
     size = int(number.max()) + 1
@@ -188,7 +194,7 @@ def _successors(state: Tensor, episodes: Episodes, discount: float = 0.95) -> Te
     count.index_put_((number[here], number[here + 1]), torch.ones(len(here), dtype=torch.float64), True)
     count = count + count.T
     move = count / count.sum(1, keepdim=True).clamp(min=1.0)
-    return torch.linalg.inv(torch.eye(size, dtype=torch.float64) - discount * move)[number].float()
+    return torch.linalg.inv(torch.eye(size, dtype=torch.float64) - 0.95 * move)[number].float()
 
 
 @dataclass(frozen=True)
@@ -224,18 +230,15 @@ class Links:
     surprise_pairs: int
 
 
-def find_links(episodes: Episodes, scale: Scale, seed: int = 0, sample: int = SAMPLE) -> Links:
+def find_links(episodes: Episodes, scale: Scale, seed: int = 0) -> Links:
     """Look for neighbors of every sampled state among the sampled states of all *other* episodes.
 
     Args:
         episodes: the data.
         scale: of the states.
         seed: of the choice of episodes.
-        sample: at most so many steps (one episode at least); whole episodes, drawn at random.
     """
-    order = torch.randperm(episodes.n_episodes, generator=torch.Generator().manual_seed(seed))
-    fits = int((episodes.length[order].cumsum(0) <= sample).sum())
-    chosen = order[: max(fits, 1)].sort().values
+    chosen = _drawn(episodes, seed, 1)
     part = episodes.select(chosen)
     data, number = part.data, part.episode_index()
     x, following = scale(data["observation"]), scale(data["next", "observation"])
@@ -257,24 +260,25 @@ def find_links(episodes: Episodes, scale: Scale, seed: int = 0, sample: int = SA
     return Links(part, chosen, radius, step, neighbors, state, cut, float(linked.double().mean()), surprise, pairs)
 
 
-def noise_variance(
-    episodes: Episodes, scale: Scale, seed: int = 0, queries: int = 3000, sample: int = SAMPLE
-) -> tuple[Tensor, Tensor]:
+def _drawn(episodes: Episodes, seed: int, least: int) -> Tensor:
+    """Numbers of randomly drawn whole episodes, at least so many, of together at most `SAMPLE` steps."""
+    order = torch.randperm(episodes.n_episodes, generator=torch.Generator().manual_seed(seed))
+    fits = int((episodes.length[order].cumsum(0) <= SAMPLE).sum())
+    return order[: max(fits, least)].sort().values
+
+
+def noise_variance(episodes: Episodes, scale: Scale, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Variance of the actions given the state (Gamma test), and in all, per dimension (one-hot if discrete).
 
     Args:
         episodes: the data.
         scale: of the states.
         seed: of what is sampled.
-        queries: states at most whose neighbors are looked up.
-        sample: steps at most, in whole episodes, among which these are.
 
     Returns:
         Two ``[A]`` float64, the first at most the second; equal where there are no other episodes to compare with.
     """
-    order = torch.randperm(episodes.n_episodes, generator=torch.Generator().manual_seed(seed))
-    fits = int((episodes.length[order].cumsum(0) <= sample).sum())
-    part = episodes.select(order[: max(fits, 2)].sort().values)
+    part = episodes.select(_drawn(episodes, seed, 2))
     action = part.data["action"]
     if action.ndim == 1:
         action = torch.nn.functional.one_hot(action, int(episodes.spec["action_size"]))
@@ -283,7 +287,7 @@ def noise_variance(
     if part.n_episodes < 2:
         return total, total
     x, number = scale(part.data["observation"]), part.episode_index()
-    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:queries]
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:_QUERIES]
     distance, index = nearest(x[some], x, 10, apart=(number[some], number))
     found = (index >= 0).all(0)
     index, distance = index[:, found], distance[:, found].double()
