@@ -157,5 +157,5 @@ def test_starts_and_refusals() -> None:
     with pytest.raises(InputError, match="discrete actions, but those"):
         model_rollouts(Table(np.ones((2, 2)) / 2), episodes, discount=0.9, model=TrueSystem())
     endless = scripted([[(0, 0, 1.0)]], 2, 2, terminal=False)
-    with pytest.raises(InputError, match="do not end"):
+    with pytest.raises(InputError, match="never ends from state 0"):
         model_rollouts(Table(np.tile([1.0, 0.0], (2, 1))), endless, discount=1.0)
