@@ -37,7 +37,7 @@ from torch import Tensor
 from lightning_offrl.ope.checks.weight_diagnostics import check_weights
 from lightning_offrl.ope.direct.estimate import multiplicities
 from lightning_offrl.ope.estimate import Row
-from lightning_offrl.ope.selection.confidence_set import Gaps, gaps_of
+from lightning_offrl.ope.selection.confidence_set import PairedDifferences, gaps_of
 from lightning_offrl.ope.weighting.doubly_robust import doubly_robust
 from lightning_offrl.ope.weighting.importance import importance_sampling, per_decision
 from lightning_offrl.ope.weighting.intervals import Interval, Resamples, student_t
@@ -220,7 +220,7 @@ class KeySet:
         return self.refits
 
 
-def keys(found: Found, compared: Gaps) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def keys(found: Found, compared: PairedDifferences) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Numbers to rank by, and claims about values: ``[P]`` each; all policies have an estimate."""
     half = (1.0 - LEVEL) / 2.0
     values, error, known = found.values, found.error, ~found.values.isnan()
@@ -254,7 +254,7 @@ def keys(found: Found, compared: Gaps) -> tuple[dict[str, Tensor], dict[str, Ten
     return by, claims
 
 
-def top_sets(by: dict[str, Tensor], found: Found, compared: Gaps) -> dict[str, Tensor]:
+def top_sets(by: dict[str, Tensor], found: Found, compared: PairedDifferences) -> dict[str, Tensor]:
     """``[P]`` bool each: who is not shown worse than the best."""
     spoken, mean = by["lower bound of the representative_estimate"], by["point estimate"]
     high = 2.0 * mean - spoken

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lightning_offrl.errors import InputError as InputError
     from lightning_offrl.loggers.metrics_csv import MetricsCSV as MetricsCSV
     from lightning_offrl.loggers.wandb import WandbLogger as WandbLogger
+    from lightning_offrl.ope.direct.fqe import FQESettings as FQESettings
     from lightning_offrl.ope.direct.fqe import fqe as fqe
     from lightning_offrl.ope.evaluate import evaluate as _evaluate_offline
     from lightning_offrl.policy import Policy as Policy

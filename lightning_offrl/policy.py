@@ -13,22 +13,22 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from lightning_offrl.algorithms.resolve import resolve_algorithm
 from lightning_offrl.batch import Spec, nested, unscale_action
-from lightning_offrl.envs.action_masks import takes_mask
 from lightning_offrl.errors import InputError
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import, public_name
-from lightning_offrl.training.checkpoint import describe
+from lightning_offrl.training.checkpoint import FORMAT, describe
 from lightning_offrl.training.files import write_atomically
-from lightning_offrl.training.saved import POLICY_FORMAT, Saved, read_saved
+
+if TYPE_CHECKING:  # what writes a policy does without what reads one
+    from lightning_offrl.training.saved import Saved
 
 _CUSTOM = "encoder.module."
 
@@ -91,8 +91,13 @@ class Policy:
 
         placed = observation.apply(place) if isinstance(observation, TensorDictBase) else place(observation)
         act: Any = self.algorithm.act
-        legal = {} if action_mask is None or not takes_mask(act) else {"action_mask": action_mask.to(device)}
+        legal = {} if action_mask is None or not self._takes_mask() else {"action_mask": action_mask.to(device)}
         return act(placed, **legal)
+
+    def _takes_mask(self) -> bool:
+        from lightning_offrl.envs.action_masks import takes_mask
+
+        return takes_mask(self.algorithm.act)
 
     def _legal(self, action_mask: Any, leading: tuple[int, ...]) -> Tensor | None:
         """A given mask as bool ``[B, n]``."""
@@ -100,7 +105,7 @@ class Policy:
             return None
         if self.spec["action_kind"] != "discrete":
             raise InputError("action_mask is for discrete actions, but this policy's are continuous: leave it out")
-        if not takes_mask(self.algorithm.act):
+        if not self._takes_mask():
             raise InputError(
                 f"{type(self.algorithm).__name__} cannot be told which actions are legal: give its act(observation) an "
                 "argument action_mask, or leave the mask out"
@@ -134,14 +139,13 @@ def export_policy(algorithm: OfflineAlgorithm, path: str | Path, *, seed_index: 
     """
     seeds = algorithm.lead[0] if algorithm.lead else 1
     _check_seed(seeds, seed_index, "the algorithm")
-    data: Any = getattr(getattr(algorithm, "_trainer", None), "datamodule", None)
-    about = describe(algorithm_name(algorithm), algorithm.spec, data.describe() if hasattr(data, "describe") else None)
+    about = describe(algorithm_name(algorithm), algorithm.spec, algorithm.data_facts())
     hyper = {k: v for k, v in dict(algorithm.hparams).items() if not k.startswith("_")}
     state = _acting_only(algorithm.state_dict(), algorithm.acting)
     if seeds > 1:
         hyper, state = _one_seed(type(algorithm), hyper, state, seed_index or 0)
     content = {
-        "offrl_policy": POLICY_FORMAT,
+        "offrl_policy": FORMAT,
         "algorithm": algorithm_name(algorithm),
         "hyper_parameters": hyper,
         "state_dict": {key: value.detach().cpu().clone() for key, value in state.items()},
@@ -183,6 +187,9 @@ def load_policy(path: str | Path, *, encoder: nn.Module | None = None, seed_inde
         InputError: no such file, a damaged one, one of something else or of a newer format, an algorithm that is not
             known, hyper-parameters that do not fit the weights, or a custom encoder that is missing or different.
     """
+    from lightning_offrl.algorithms.resolve import resolve_algorithm
+    from lightning_offrl.training.saved import read_saved
+
     saved = read_saved(path)
     kind = resolve_algorithm(saved.algorithm, saved.path)
     state = _acting_only(saved.state, kind.acting)

@@ -18,8 +18,9 @@ from lightning_offrl.algorithms.discrete.dqn import DQN
 from lightning_offrl.algorithms.iql import IQL
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
-from lightning_offrl.policy import Policy, export_policy, load_policy, read_saved
+from lightning_offrl.policy import Policy, export_policy, load_policy
 from lightning_offrl.training.algorithm import OfflineAlgorithm
+from lightning_offrl.training.saved import read_saved
 
 SPEC = {
     "observation_shape": [3],

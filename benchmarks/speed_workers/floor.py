@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from turns import Turns
 
 from lightning_offrl.algorithms import all_algorithms
-from lightning_offrl.training import matmul_precision as products
+from lightning_offrl.training.cpu import precision_to_set
 
 NAMES = {"bc": "BC", "td3_bc": "TD3BC", "iql": "IQL", "cql": "CQL", "sac_n": "SACN"}
 FACTORS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
@@ -86,7 +86,7 @@ def main(algorithm: str, batch: int, width: int, precision: str) -> None:
     torch.set_num_threads(1)
     turns = Turns()
     model, factors = written_down(algorithm, batch, width, precision == "bf16")
-    wanted = products.choose("medium" if precision == "medium" else "auto", model.parameters(), batch)
+    wanted = precision_to_set("medium" if precision == "medium" else "auto", model.parameters(), batch)
     if wanted is not None and precision != "bf16":
         torch.set_float32_matmul_precision(wanted)
     calls: list[tuple[Callable[..., Any], Tensor, Tensor, Tensor]] = []

@@ -109,8 +109,8 @@ def alone(model: Any) -> dict[str, float]:
     """CPU milliseconds of the parts of a graph that can run by themselves: Adam on all parameters, and the targets."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from lightning_offrl.training.compile.adam import adam_, adam_factors
     from lightning_offrl.training.compile.graph import inductor
-    from lightning_offrl.training.optimizers import adam_, adam_factors
 
     def cost(function: Callable[..., list[torch.Tensor]], tensors: list[torch.Tensor], updates: int = 300) -> float:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -122,7 +122,7 @@ def alone(model: Any) -> dict[str, float]:
                 run(*tensors)
         return 1000 * (time.process_time() - began) / updates
 
-    optimizers = list(model._optimizers.values())
+    optimizers = list(model.optimizers_by_name.values())
     parameters = [p for opt in optimizers for group in opt.param_groups for p in group["params"]]
     count, group = len(parameters), optimizers[0].param_groups[0]
     factors = torch.tensor(adam_factors(group, 1000), dtype=torch.float64)

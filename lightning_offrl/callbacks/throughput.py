@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_offrl.training.matmul_precision import WORTH_IT, largest
+from lightning_offrl.training.cpu import WORTH_IT, largest_product
 
 
 class ThroughputMonitor(Callback):
@@ -69,6 +69,6 @@ class ThroughputMonitor(Callback):
         if threads > 1:
             return f"{threads} threads"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        size = largest(pl_module.parameters(), getattr(getattr(trainer, "datamodule", None), "batch_size", 0))
+        size = largest_product(pl_module.parameters(), getattr(getattr(trainer, "datamodule", None), "batch_size", 0))
         more = self.advise and cores > 1 and size >= WORTH_IT and trainer.world_size == 1
         return "1 thread" + (" (where nothing else runs, --threads 2 is faster)" if more else "")

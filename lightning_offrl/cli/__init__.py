@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -38,36 +39,27 @@ _EXAMPLES = """examples:
 """
 
 
-OLD_OPTIONS = {
-    "--behaviour": "--behavior",
-    "--held_out": "--validation_fraction",
-    "--second_split": "--confirmation_fraction",
-}
-"""Options of earlier versions and their names of today, for every verb that has the latter."""
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser that raises our sentence in place of usage and exit, and names what was probably meant.
 
-    A dash inside the name of an option is read as an underscore, and `OLD_OPTIONS` are understood with a warning.
+    A dash inside the name of an option is read as an underscore.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse does, with the options by their names of today."""
-        return super().parse_known_args(
-            [self._today(word) for word in (sys.argv[1:] if args is None else args)], namespace
-        )
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._today(word) for word in words], namespace)
 
     def _today(self, word: str) -> str:
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name in self._option_string_actions:
             return word
         same = f"--{name[2:].replace('-', '_')}"
-        today = OLD_OPTIONS.get(same, same)
+        today = old_names.OPTIONS.get(same, same)
         if today not in self._option_string_actions:
             return word
         if today != same:
-            _warn(f"{name} is called {today} now")
+            old_names.warn({name: today})
         return f"{today}{equals}{value}"
 
     def error(self, message: str) -> NoReturn:
@@ -119,10 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # offrl data show X | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _warn(sentence: str) -> None:
-    print(f"offrl: {sentence}", file=sys.stderr)
 
 
 def _report(sentence: str) -> int:
@@ -281,12 +269,10 @@ def _select(words: list[str]) -> int:
 
     names = [word.partition("=")[0] for word in words]
     if "--from" in names:  # before there was a verb for it
-        _warn("offrl select --from FILE --plan N is called offrl plan FILE --episodes N now")
+        old_names.warn({"offrl select --from FILE --plan N": "offrl plan FILE --episodes N"})
         at = names.index("--from")
         words[at : at + 1] = [words[at].partition("=")[2]] if "=" in words[at] else []
-        return _plan(
-            [word.replace("--plan", "--episodes") if word.split("=")[0] == "--plan" else word for word in words]
-        )
+        return _plan([re.sub(r"^--plan(?=$|=)", "--episodes", word) for word in words])
     parser = _parser("select", "Choose among policies, from a log alone.")
     parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help="as in offrl ope")
     ope_options.add_options(parser)

@@ -12,7 +12,8 @@ from lightning_offrl.envs.make import environment_name
 from lightning_offrl.envs.rollout import Evaluation, evaluate, normalized_score
 from lightning_offrl.envs.video import check_video_path, record
 from lightning_offrl.errors import InputError
-from lightning_offrl.policy import Policy, load_policy, read_saved
+from lightning_offrl.policy import Policy, load_policy
+from lightning_offrl.training.saved import read_saved
 
 
 def evaluate_checkpoint(

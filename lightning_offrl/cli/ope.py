@@ -1,4 +1,4 @@
-"""``offrl ope``: estimate the value of a policy from a log alone. `offrl select` evaluates each policy in the same way."""
+"""``offrl ope``: estimate the value of a policy from a log alone. ``offrl select`` evaluates every policy like this."""
 
 from __future__ import annotations
 

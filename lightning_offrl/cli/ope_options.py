@@ -108,11 +108,10 @@ def read_options(parsed: dict[str, Any]) -> OPEOptions:
     by = "--by COLUMN or " if "by" in parsed else ""
     log = LogOptions(**take("data", "validation_fraction", "split_seed", "cluster", "labels"))
     direct = DirectOptions(_names(parsed.pop("direct")), **take("budget", "updates", "refits"))
-    weights = {**take("reward_range", "max_weight", "bandwidth", "tail", "level", "interval", "n_boot", "seed")}
-    settings = OPESettings(estimators=_names(parsed.pop("estimators")), **take("discount", "horizon"), **weights)
-    asked = OPEOptions(
-        settings, log, direct, by=parsed.pop("by", None), **take("kind", "behavior", "time", "time_unit")
-    )
+    numbers = take("discount", "horizon", "reward_range", "max_weight", "bandwidth", "tail", "level", "n_boot", "seed")
+    settings = OPESettings(estimators=_names(parsed.pop("estimators")), interval=parsed.pop("interval"), **numbers)
+    words = take("kind", "behavior", "time", "time_unit")
+    asked = OPEOptions(settings, log, direct, by=parsed.pop("by", None), **words)
     if log.labels is not None and asked.by is None and log.cluster is None:
         raise InputError(f"--labels is a table of labels; say which of its columns with {by}--cluster COLUMN")
     if asked.time_unit is not None and asked.time is None:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_offrl.data.clusters import ClusterLabels, numbered
+from lightning_offrl.data.samplers import gather
 from lightning_offrl.rng import mix
 
-_ROWS, _EPISODES = 0xB001, 0xB002
+_ROWS, _EPISODES, _COUNTS = 0xB001, 0xB002, 0xB007
+
+
+def times_drawn(units: int, numbers: Sequence[int], seed: int) -> Tensor:
+    """How often each unit is in each of the bootstrap samples of a seed, ``[len(numbers), units]`` float64.
+
+    A sample depends on the seed and its own number, so all who resample the same units with the same seed share them.
+
+    Args:
+        units: episodes, or clusters of them.
+        numbers: which of the samples, counted from 0.
+        seed: of the samples.
+    """
+    out, generator = torch.empty(len(numbers), units, dtype=torch.float64), torch.Generator()
+    for row, number in zip(out, numbers, strict=True):
+        generator.manual_seed(mix(seed, number, _COUNTS))
+        row.copy_(torch.bincount(torch.randint(units, (units,), generator=generator), minlength=units))
+    return out
 
 
 def mean_of_picked(values: Tensor, picked: Tensor) -> Tensor:
@@ -84,3 +105,7 @@ class EpisodeBootstrap:
             before = torch.where(place > 0, self._end[i][place - 1], 0)
             out[:, i] += self._first[i][place] - before
         return out if self.seeds > 1 else out.squeeze(1)
+
+    def batches(self, columns: TensorDictBase, first: int, count: int) -> TensorDict:
+        """The rows of a flat table ``[T]`` for the same updates, as batches of the shape of `indices`."""
+        return gather(columns, self.indices(first, count))

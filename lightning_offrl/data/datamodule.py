@@ -20,6 +20,7 @@ from lightning_offrl.networks.normalizer import Statistics
 if TYPE_CHECKING:  # what a first run does not use is imported where it is used
     from lightning_offrl.data.rewards import RewardTransform
     from lightning_offrl.data.strata import Sampling
+    from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 _FROM_NEIGHBORS: set[Key] = {("next", "action"), "mc_return", "timestep"}
 """Batch keys that are made of other steps of the same episode."""
@@ -349,3 +350,19 @@ class OfflineDataModule(pl.LightningDataModule):
             self.validation_batches,
             int(algorithm.hparams.get("seeds", 1)),
         )
+
+
+def fit_normalizer(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
+    """Standardize by these episodes; numbers that never change, and one-hot observations, stay as they are.
+
+    A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
+    """
+    statistics = {}
+    for path, (mean, std) in OfflineDataModule(episodes).observation_statistics().items():
+        varies = std > 1e-6 * mean.abs().clamp(min=1.0)
+        statistics[path] = (torch.where(varies, mean, 0.0), torch.where(varies, std, 1.0))
+    observation = episodes.data["observation"]
+    tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
+    if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
+        return
+    algorithm.normalizer.fit(statistics)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_offrl.data.neighbors import nearest
+from lightning_offrl.ope.checks.neighbors import nearest
 
 
 def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> float:

@@ -265,8 +265,8 @@ def excess_surprisal(
     Args:
         episodes: The log.
         policy: Any policy.
-        behavior: The policy that made the log, true or fitted; with a density. A fitted one says of actions far from the log what
-            its family says.
+        behavior: The policy that made the log, true or fitted; with a density. The density of a
+            fitted one far from the log is that of its family.
         horizon: The number of first steps of each episode that count; None: all.
         states: The most logged steps that are used.
         seed: The seed of the draws.
@@ -302,8 +302,8 @@ def density_ratio(
     Args:
         episodes: The log.
         policy: A policy with a density.
-        behavior: The policy whose density divides; None: the log's own probabilities. Give no density ratio that a classifier
-            learnt: beyond 2 bits its effective sample size means nothing.
+        behavior: The policy whose density divides; None: the log's own probabilities. Give no density ratio that a
+            classifier learned: beyond 2 bits its effective sample size means nothing.
         horizon: The number of first steps of each episode that count; None: all.
 
     Raises:

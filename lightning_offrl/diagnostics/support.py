@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.diagnostics.diagnosis import CLOSER, Diagnosis, Level
 from lightning_offrl.diagnostics.samples import Features, clustered_error, sample_steps
 from lightning_offrl.errors import InputError
 from lightning_offrl.losses.divergences import kl_to_standard_normal
 from lightning_offrl.networks.mlp import MLP
+from lightning_offrl.ope.checks.neighbors import nearest
 from lightning_offrl.ope.checks.support import FAR_QUANTILE, far_share
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.rng import mix

@@ -24,12 +24,13 @@ from torch.nn import functional as F
 from lightning_offrl.batch import Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels, numbered
+from lightning_offrl.data.datamodule import fit_normalizer
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.mlp import MLP
 from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
+from lightning_offrl.training.fit import fit_without_trainer
 
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Raw observation ``[..., D]``, action, next observation to bool ``[...]``: whether the episode ended."""

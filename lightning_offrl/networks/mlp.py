@@ -132,3 +132,13 @@ class MLP(nn.Module):
             if self.dropout is not None:
                 x = self.dropout(x)
         return full_precision(x)
+
+
+def stack_parameters(modules: Sequence[nn.Module]) -> nn.Module:
+    """The first of several equally built modules, with all their parameters stacked in front: ``[S, ...]`` each."""
+    module, singles = modules[0], [dict(one.named_parameters()) for one in modules]
+    for key in singles[0]:
+        owner, _, leaf = key.rpartition(".")
+        stacked = torch.stack([single[key].detach() for single in singles])
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(stacked))
+    return module

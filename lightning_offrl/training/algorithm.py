@@ -7,38 +7,32 @@ Everything else of an algorithm is on its page.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_offrl.batch import TRANSITION, Key, Spec, check, check_observation
+from lightning_offrl.batch import TRANSITION, Key, Spec, check
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.encoders import Encoder
+from lightning_offrl.networks.mlp import stack_parameters
 from lightning_offrl.networks.normalizer import Normalizer
 from lightning_offrl.rng import RandomStreams, mix
 from lightning_offrl.training import checkpoint as checkpoints
 from lightning_offrl.training.algorithm_names import algorithm_name
 from lightning_offrl.training.compile.choose import CompileChoice
-from lightning_offrl.training.matmul_precision import MatmulPrecision
-from lightning_offrl.training.metrics import RunningMean, plain_numbers
+from lightning_offrl.training.cpu import MatmulPrecision
+from lightning_offrl.training.lightning_binding import LightningBinding, count_update, set_log_axis, with_batch_size
+from lightning_offrl.training.metrics import RunningMean, plain_numbers, warn_if_diverged
 from lightning_offrl.training.old_names import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
-
-_NOT_SO_HERE = (
-    "The number of training batches",  # counts blocks of K updates as batches
-    "Total length of `list` across ranks is zero",  # nothing held out
-    "Using ModelCheckpoint with manual optimization",  # asks for the state before a step; ours are after whole updates
-)
 
 
 class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
@@ -92,19 +86,17 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.save_hyperparameters(ignore=["encoder", "compile", "matmul_precision"])
-        name = type(self).__name__
         if spec["action_kind"] != self.action_kind:
             kinds = {"box": "continuous (Box)", "discrete": "discrete"}
+            mine, given = kinds[self.action_kind], kinds[spec["action_kind"]]
             raise InputError(
-                f"{name} learns from {kinds[self.action_kind]} actions, but this data has {kinds[spec['action_kind']]} "
-                f"ones; choose {self.counterpart or 'an algorithm'} for {kinds[spec['action_kind']]} actions"
+                f"{type(self).__name__} learns from {mine} actions, but this data has {given} ones; choose "
+                f"{self.counterpart or 'an algorithm'} for {given} actions"
             )
         if seeds < 1:
             raise InputError(f"model.seeds must be at least 1, got {seeds}")
         if seeds > 1 and encoder is not None:
-            raise InputError(
-                f"model.seeds={seeds} cannot stack a custom encoder: train one process per seed, or leave it out"
-            )
+            raise InputError(f"model.seeds={seeds} cannot stack a custom encoder: train one process per seed")
         self.spec: Spec = spec
         self.lead: tuple[int, ...] = (seeds,) if seeds > 1 else ()
         self.draws = RandomStreams(seed, seeds)
@@ -115,13 +107,16 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
         self.normalizer = Normalizer(spec, normalizer_epsilon)
         self._encoder = (encoder,)  # in a tuple: each network registers a copy, this one is not trained
         self._built = 0
-        self._optimizer_set = OptimizerSet(clip_grad_norm, bool(self.lead))
+        self.optimizer_set = OptimizerSet(clip_grad_norm, bool(self.lead))
+        """The optimizers, their schedules, and how they step."""
         self.compile_choice = CompileChoice(compile, matmul_precision)
         """Plain or compiled, chosen when training starts."""
-        self._evaluating = False
+        self.evaluating = False
+        """True while losses are only evaluated: `minimize` then does nothing."""
         self._checked = False
-        self._hooks: list[Callable[[OfflineAlgorithm], None]] = []
-        self._window, self._held_out = RunningMean(), RunningMean()
+        self.after_update: list[Callable[[OfflineAlgorithm], None]] = []
+        """Called in order after every gradient update: the ``on_update_end`` of the trainer's callbacks."""
+        self._train_means, self._val_means = RunningMean(), RunningMean()
         self._saved_optimizers: list[str] | None = None
         self.binding_attributes = frozenset(vars(self))
         """Names of what this class keeps, as opposed to what a page adds."""
@@ -168,14 +163,7 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
                 torch.manual_seed(mix(self.draws.seed + i, self._built, 0x1417))
                 modules.append(build())
         self._built += 1
-        module = modules[0]
-        if seeds > 1:
-            singles = [dict(m.named_parameters()) for m in modules]
-            for key in singles[0]:
-                owner, _, leaf = key.rpartition(".")
-                stacked = torch.stack([single[key].detach() for single in singles])
-                setattr(module.get_submodule(owner), leaf, nn.Parameter(stacked))
-        return module
+        return stack_parameters(modules) if seeds > 1 else modules[0]
 
     def target_of(self, name: str) -> Any:
         """A frozen copy of the network ``self.<name>``, to be assigned to ``self.<name>_target``; callbacks move it."""
@@ -197,9 +185,9 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
             schedules: by optimizer name, makes its learning-rate schedule; stepped once per gradient update.
             **optimizers: one per loss.
         """
-        self._optimizer_set.optimizers = dict(optimizers)
-        self._optimizer_set.schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
-        return list(optimizers.values()), [{"scheduler": s, "interval": "step"} for s in self._schedulers]
+        self.optimizer_set.optimizers = dict(optimizers)
+        self.optimizer_set.schedulers = [make(optimizers[name]) for name, make in (schedules or {}).items()]
+        return list(optimizers.values()), [{"scheduler": s, "interval": "step"} for s in self.optimizer_set.schedulers]
 
     def default_callbacks(self, *callbacks: pl.Callback) -> list[pl.Callback]:
         """What ``configure_callbacks`` returns: the page's callbacks, but for those whose kind the user gave."""
@@ -224,14 +212,14 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
 
     def due(self, period: int) -> bool:
         """Whether this update, counted from 1, is a multiple of ``period``; true when losses are only evaluated."""
-        return self._evaluating or (self.updates + 1) % period == 0
+        return self.evaluating or (self.updates + 1) % period == 0
 
     def global_mean(self, x: Tensor) -> Tensor:
         """Mean over the batch ``[*lead, B]`` to ``[*lead]``, over all ranks and without gradient."""
         mean = x.detach().mean(-1)
-        if self._optimizer_set.world > 1:
+        if self.optimizer_set.world > 1:
             torch.distributed.all_reduce(mean)
-            mean = mean / self._optimizer_set.world
+            mean = mean / self.optimizer_set.world
         return mean
 
     def minimize(self, **losses: Tensor) -> None:
@@ -247,22 +235,16 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
         Raises:
             InputError: if there is no optimizer of that name.
         """
-        if self._evaluating:
+        if self.evaluating:
             return
-        if not self._optimizers:
+        if not self.optimizers_by_name:
             self.configure_optimizers()
-        self._optimizer_set.minimize(losses)
+        self.optimizer_set.minimize(losses)
 
     @property
-    def _optimizers(self) -> dict[str, Optimizer]:
-        return self._optimizer_set.optimizers
-
-    @property
-    def _schedulers(self) -> list[LRScheduler]:
-        return self._optimizer_set.schedulers
-
-    def _parameters_of(self, name: str) -> list[Tensor]:
-        return self._optimizer_set.parameters(name)
+    def optimizers_by_name(self) -> dict[str, Optimizer]:
+        """The optimizers that `minimize` steps; empty before ``configure_optimizers``."""
+        return self.optimizer_set.optimizers
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -278,25 +260,21 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
         """
         self.draws.begin(self.updates, device=self.device)
         metrics = self.compile_choice.losses_and_steps(self, batch)
-        if self._optimizer_set.scaler is not None:
-            self._optimizer_set.scaler.update()
-        for scheduler in self._schedulers:
+        if self.optimizer_set.scaler is not None:
+            self.optimizer_set.scaler.update()
+        for scheduler in self.optimizer_set.schedulers:
             scheduler.step()
         self.updates += 1
         if self._trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-            progress.increment_ready()
-            progress.increment_completed()
-        for hook in self._hooks[self.compile_choice.traced_hooks :]:
+            count_update(self.trainer)
+        for hook in self.after_update[self.compile_choice.traced_hooks :]:
             hook(self)
         return metrics
 
     def prepare(self, block: TensorDictBase) -> TensorDictBase:
         """Normalize the observations of a block ``[K, *lead, B]``; cast it where parameters are float64."""
-        if not block.batch_size:  # Lightning's double precision rebuilds the block without its batch size
-            action = block["action"]
-            size = action.shape[:-1] if self.action_kind == "box" else action.shape
-            block = TensorDict(block.to_dict(), batch_size=size)
+        if not block.batch_size:
+            block = with_batch_size(block, self.action_kind)
         dtype = next(self.parameters()).dtype
         if dtype == torch.float64:
             block = block.apply(lambda x: x.to(dtype) if x.dtype == torch.float32 else x)
@@ -314,41 +292,34 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
             check(block, self.spec, self.needs)
             self._checked = True
         self.compile_choice.begin_block()
-        trainer: Any = self.trainer
-        every = trainer.log_every_n_steps
+        trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         for batch in block.unbind(0):
-            self._window.add(self.gradient_update(batch))
+            self._train_means.add(self.gradient_update(batch))
             if (every > 0 and self.updates % every == 0) or self.updates == trainer.max_steps:
-                self._log_window()
-        # Lightning's own log axis counts batches; this makes it count updates (it adds one after the step)
-        trainer.fit_loop.epoch_loop._batches_that_stepped = self.updates - 1
+                self._log_train_means()
+        set_log_axis(trainer, self.updates)
 
     def validation_step(self, block: TensorDictBase, batch_idx: int) -> None:
         """The losses of a held-out block ``[K, *lead, B]`` at the current parameters, without a step."""
-        self._evaluating = True
+        self.evaluating = True
         try:
             for i, batch in enumerate(self.prepare(block).unbind(0)):
                 self.draws.begin(self.updates, stream=1 + batch_idx + i, device=self.device)
-                self._held_out.add(self.losses_of(batch))
+                self._val_means.add(self.losses_of(batch))
         finally:
-            self._evaluating = False
+            self.evaluating = False
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean losses of the held-out episodes as ``val/...``."""
-        means = self._held_out.means()
+        means = self._val_means.means()
         if means and not self.trainer.sanity_checking:
-            self.log_now(plain_numbers("val", means, self.lead, self._optimizer_set.world))
+            self.log_now(plain_numbers("val", means, self.lead, self.optimizer_set.world))
 
-    def _log_window(self) -> None:
-        means = self._window.means()
+    def _log_train_means(self) -> None:
+        means = self._train_means.means()
         if means:
-            values = plain_numbers("train", means, self.lead, self._optimizer_set.world)
-            broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
-            if broken:
-                rank_zero_warn(
-                    f"{', '.join(broken)} is not finite at update {self.updates}: the run has diverged; lower the "
-                    "learning rates, clip gradients (model.clip_grad_norm) or look at the rewards' scale"
-                )
+            values = plain_numbers("train", means, self.lead, self.optimizer_set.world)
+            warn_if_diverged(values, self.updates)
             self.log_now(values)
 
     def log_now(self, metrics: Mapping[str, float]) -> None:
@@ -361,80 +332,69 @@ class OfflineAlgorithm(TakesOldNames, pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compare with the data, fit the normalizer, and see that what the trainer was told can be done."""
-        for said in _NOT_SO_HERE:
-            warnings.filterwarnings("ignore", message=said)
-        trainer: Any = self.trainer
-        data: Any = getattr(trainer, "datamodule", None)
-        if data is not None and getattr(data, "spec", self.spec) != self.spec:
-            raise InputError(
-                "the data has other spaces than the algorithm was built for: "
-                f"{checkpoints.spec_difference(data.spec, self.spec)}; "
-                "build the algorithm with this data's spec, or pass the data it was trained with"
-            )
-        wanted = bool(self.hparams["normalize_observations"])
-        if stage == "fit" and wanted and not self.normalizer.fitted:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        checkpoints.same_spaces(getattr(data, "spec", self.spec), self.spec)
+        if stage == "fit" and self.hparams["normalize_observations"] and not self.normalizer.fitted:
             if not hasattr(data, "observation_statistics"):
                 raise InputError(
                     "normalize_observations needs the statistics of the data: fit with an OfflineDataModule, or call "
                     "algorithm.normalizer.fit(...) first"
                 )
             self.normalizer.fit(data.observation_statistics())
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            from lightning_offrl.training.files import AtomicCheckpointIO
-
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        LightningBinding.attach(self.trainer)
 
     def on_fit_start(self) -> None:
-        """Learn this process's place, the gradient scaler, and who wants to hear of every update."""
+        """Note the place of this process, the gradient scaler, and what follows every update."""
         trainer: Any = self.trainer
-        self._optimizer_set.world = self.draws.world = trainer.world_size
+        self.optimizer_set.world = self.draws.world = trainer.world_size
         self.draws.rank = trainer.global_rank
-        self._optimizer_set.scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self._hooks = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
+        self.optimizer_set.scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.after_update = [c.on_update_end for c in trainer.callbacks if hasattr(c, "on_update_end")]
         self._checked = False
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 256)
-        self.compile_choice.begin(self, trainer.max_steps, self._hooks, batch_size)
+        self.compile_choice.begin(self, trainer.max_steps, self.after_update, batch_size)
 
     def on_fit_end(self) -> None:
         """Leave a module that can be used without a trainer."""
+        self.end_training()
+
+    def end_training(self) -> None:
+        """Undo `on_fit_start`; `LightningBinding` calls it where training ends by an exception."""
         self.compile_choice.end()
-        self._optimizer_set.world = self.draws.world = 1
-        self.draws.rank, self._optimizer_set.scaler, self._hooks = 0, None, []
+        self.optimizer_set.world = self.draws.world = 1
+        self.draws.rank, self.optimizer_set.scaler, self.after_update = 0, None, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not save: the clock, what was learnt from, and with which versions."""
+        """Add what Lightning does not save: the count of updates, the data, and the versions of libraries."""
         checkpoint["offrl"] = {
-            **checkpoints.describe(algorithm_name(self), self.spec, self._data_facts()),
+            **checkpoints.describe(algorithm_name(self), self.spec, self.data_facts()),
             "updates": self.updates,
-            "optimizers": list(self._optimizers),
+            "optimizers": list(self.optimizers_by_name),
             "compiled": self.compile_choice.compiled is not None,
-            "pending": self._window.state_dict(),
+            "pending": self._train_means.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what cannot be continued, say what differs, and set the clock when a run is resumed."""
+        """Refuse a checkpoint that cannot be continued, warn of differences, and set the count of updates."""
         saved = checkpoints.verify(checkpoint, algorithm_name(self), self.spec, self.draws.seeds)
         if self._trainer is None:  # weights alone, for fine-tuning or export: the clock starts at zero
             return
-        for difference in checkpoints.differences(saved, self._data_facts()):
+        for difference in checkpoints.differences(saved, self.data_facts()):
             rank_zero_warn(difference)
         if self.trainer.precision == "64-true":
             self.double()  # Lightning does so after it has copied the weights, which would round them to float32
         self.updates = saved["updates"]
         self.compile_choice.was_compiled = saved.get("compiled")
-        self._window.load_state_dict(saved["pending"], self.device)
+        self._train_means.load_state_dict(saved["pending"], self.device)
         self._saved_optimizers = saved["optimizers"]
 
-    def _data_facts(self) -> dict[str, Any] | None:
+    def data_facts(self) -> dict[str, Any] | None:
+        """Name, fingerprint and settings of the data that it is trained on; None without a data module."""
         data: Any = getattr(self._trainer, "datamodule", None)
         return data.describe() if hasattr(data, "describe") else None
 
     def on_train_start(self) -> None:
         """Optimizer states are restored in order: refuse a checkpoint whose optimizers were others."""
-        saved = getattr(self, "_saved_optimizers", None)
-        if saved is not None and saved != list(self._optimizers):
-            raise InputError(f"the checkpoint has the optimizers {saved}, this algorithm {list(self._optimizers)}")
-
-    def check_observation(self, observation: Any, size: tuple[int, ...]) -> None:
-        """Raise `InputError` if raw observations have not the shape ``[*size, *spec]``."""
-        check_observation(observation, self.spec, size)
+        saved, mine = self._saved_optimizers, list(self.optimizers_by_name)
+        if saved is not None and saved != mine:
+            raise InputError(f"the checkpoint has the optimizers {saved}, this algorithm {mine}")

@@ -11,7 +11,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.training.algorithm_names import public_name
 
 FORMAT = 2
-"""Raised when an older version could not read a newer checkpoint."""
+"""Raised when an older version could not read a newer checkpoint or exported policy."""
 _LIBRARIES = ("lightning-offrl", "torch", "lightning", "tensordict", "numpy")
 
 
@@ -68,6 +68,15 @@ def differences(saved: Mapping[str, Any], data: Mapping[str, Any] | None) -> lis
     if changed:
         said.append(f"library versions changed since the checkpoint ({', '.join(changed)}): not bit for bit")
     return said
+
+
+def same_spaces(data: Spec, algorithm: Spec) -> None:
+    """Raise `InputError` if the data has other spaces than the algorithm was built for."""
+    if data != algorithm:
+        raise InputError(
+            f"the data has other spaces than the algorithm was built for: {spec_difference(data, algorithm)}; "
+            "build the algorithm with this data's spec, or pass the data it was trained with"
+        )
 
 
 def spec_difference(one: Spec, other: Spec) -> str:

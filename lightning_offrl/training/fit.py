@@ -16,9 +16,6 @@ from tensordict import TensorDictBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from lightning_offrl.data.datamodule import OfflineDataModule
-from lightning_offrl.data.episodes import Episodes
-from lightning_offrl.data.samplers import gather
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
@@ -39,7 +36,8 @@ def fit_without_trainer(
     Args:
         algorithm: on the CPU; left in eval mode.
         columns: flat table ``[T]`` with the keys that it reads.
-        sampler: has a ``batch_size``, and ``indices(first, count)`` gives the rows, ``[count, *lead, B]``.
+        sampler: has a ``batch_size``, and ``batches(columns, first, count)`` gives what ``count`` updates learn from,
+            beginning with number ``first``, ``[count, *lead, B]``; see `data.bootstrap.EpisodeBootstrap`.
         updates: how many.
         targets: moves the target networks after every update.
         looks: call ``look`` so many times, evenly spread, the last time at the end.
@@ -55,7 +53,7 @@ def fit_without_trainer(
         while algorithm.updates < begin + updates:
             nearest = min((s for s in stops if s > algorithm.updates), default=begin + updates)
             count = min(block, nearest - algorithm.updates, begin + updates - algorithm.updates)
-            rows = gather(columns, sampler.indices(algorithm.updates, count))
+            rows = sampler.batches(columns, algorithm.updates, count)
             algorithm.compile_choice.begin_block()
             for batch in algorithm.prepare(rows).unbind(0):
                 algorithm.gradient_update(batch)
@@ -71,29 +69,13 @@ def _updating(
     algorithm: OfflineAlgorithm, updates: int, hooks: list[Callable[[OfflineAlgorithm], None]], batch_size: int
 ) -> Iterator[None]:
     """What a ``Trainer`` does around training: choose the path of updates, and leave the process as it was."""
-    algorithm._hooks = hooks
+    algorithm.after_update = hooks
     algorithm.compile_choice.begin(algorithm, updates, hooks, batch_size)
     try:
         yield
     finally:
         algorithm.compile_choice.end()
-        algorithm._hooks = []
-
-
-def fit_normalizer(algorithm: OfflineAlgorithm, episodes: Episodes) -> None:
-    """Standardize by these episodes; numbers that never change, and one-hot observations, stay as they are.
-
-    A number that is constant in the data but not where a policy leads would otherwise be divided by almost nothing.
-    """
-    statistics = {}
-    for path, (mean, std) in OfflineDataModule(episodes).observation_statistics().items():
-        varies = std > 1e-6 * mean.abs().clamp(min=1.0)
-        statistics[path] = (torch.where(varies, mean, 0.0), torch.where(varies, std, 1.0))
-    observation = episodes.data["observation"]
-    tabular = isinstance(observation, torch.Tensor) and observation.ndim == 2 and observation.shape[-1] > 1
-    if tabular and bool(((observation == 0) | (observation == 1)).all() & (observation.sum(-1) == 1).all()):
-        return
-    algorithm.normalizer.fit(statistics)
+        algorithm.after_update = []
 
 
 def linear_decay(span: tuple[int, int] | None, *names: str) -> dict[str, Callable[[Optimizer], LRScheduler]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 TOGETHER = 50
@@ -81,6 +83,16 @@ class RunningMean:
             for name, row in zip(self._vectors[0].names, rows, strict=True):
                 self._values.setdefault(name, []).append(row)
             self._vectors.clear()
+
+
+def warn_if_diverged(values: Mapping[str, float], updates: int) -> None:
+    """Say which metrics are not finite, if any, and what to do about it."""
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        rank_zero_warn(
+            f"{', '.join(broken)} is not finite at update {updates}: the run has diverged; lower the learning rates, "
+            "clip gradients (model.clip_grad_norm) or look at the rewards' scale"
+        )
 
 
 def plain_numbers(prefix: str, metrics: Mapping[str, Tensor], lead: tuple[int, ...], world: int) -> dict[str, float]:

@@ -29,8 +29,8 @@ UNTIL = "0.3"
 
 _MOVED_TO = {
     "": "export=policy export.policy report=reports draws=rng periods=data.block_size quickstart=cli.quickstart",
-    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory metrics "
-    "products=matmul_precision export.saved=saved callbacks.target_update",
+    "training": "algorithm checkpoints=checkpoint checkpoint_io=files descent=optimizers fitting=fit memory=cpu "
+    "metrics products=cpu export.saved=saved callbacks.target_update",
     "training.compile": "capture=cuda_graph compiled=graph graph_products=decompositions tracing=trace "
     "update_path=choose",
     "cli": "envs.evaluate_checkpoint=evaluate",
@@ -109,9 +109,24 @@ ELSEWHERE = {
     "envs.collect.dataset_path": "data.writers.minari.dataset_path",
     "envs.sepsis.sepsis_id": "envs.sepsis.registration.sepsis_id",
     "ope.direct.lstd": "ope.direct.lstd.lstd",
+    "ope.evaluation.Evaluation": "ope.result.OPEResult",
+    "ope.evaluation.Row": "ope.estimate.Row",
+    "ope.evaluation.Status": "ope.estimate.Status",
+    "ope.return_distribution.Tail": "ope.tails.Tail",
+    "ope.return_distribution.tail": "ope.tails.tail",
+    "ope.table.aligned": "data.text_table.aligned",
+    "ope.verdict.Verdict": "ope.verdict.OPEVerdict",
+    "ope.verdict.judge": "ope.verdict.conclude",
+    "ope.verdict.SPEAKERS": "ope.verdict.REPRESENTATIVES",
     "ope.direct.model_rollouts": "ope.direct.model_based.model_rollouts",
     "export.policy.Saved": "training.saved.Saved",
-    "export.policy.POLICY_FORMAT": "training.saved.POLICY_FORMAT",
+    "fitting.fit_normaliser": "data.datamodule.fit_normalizer",
+    "products.choose": "training.cpu.precision_to_set",
+    "products.largest": "training.cpu.largest_product",
+    "descent.adam_": "training.compile.adam.adam_",
+    "descent.adam_factors": "training.compile.adam.adam_factors",
+    "descent.start_adam": "training.compile.adam.start_adam",
+    "export.policy.POLICY_FORMAT": "training.checkpoint.FORMAT",
 }
 """Attributes that are not where the rest of their old module is."""
 
@@ -127,6 +142,9 @@ KEYWORDS = {
     "regulariser": "regularizer",
 }
 """Keyword arguments, keys of configurations, and options (by their last part)."""
+
+OPTIONS = {"--held_out": "--validation_fraction", "--second_split": "--confirmation_fraction"}
+"""Options of the verbs other than ``fit``, written with underscores, where the verb has the new one."""
 
 VALUES = {"reward": {"standardise": "standardize"}}
 """Values by the name of the argument or option that takes them."""

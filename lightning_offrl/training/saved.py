@@ -13,10 +13,8 @@ from torch import Tensor
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
+from lightning_offrl.training.checkpoint import FORMAT
 from lightning_offrl.training.files import read_checkpoint
-
-POLICY_FORMAT = 2
-"""Raised when an older version could not read a newer policy; that of checkpoints is the same."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +144,9 @@ def _cannot_be(path: Path, why: str) -> InputError:
 
 
 def _check_format(path: Path, number: Any) -> None:
-    if not isinstance(number, int) or number > POLICY_FORMAT:
+    if not isinstance(number, int) or number > FORMAT:
         raise InputError(
-            f"{path} has format {number}, this version reads up to {POLICY_FORMAT}: install a newer lightning-offrl"
+            f"{path} has format {number}, this version reads up to {FORMAT}: install a newer lightning-offrl"
         )
 
 

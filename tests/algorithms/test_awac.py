@@ -49,7 +49,7 @@ def test_a_small_lambda_is_greedier():
         for p in page.parameters():
             p.zero_()
         page.q.mlp.linear[0].weight[:, 3, 0] = 1.0  # Q = a_1, the policy's own action 0
-    page._evaluating = True
+    page.evaluating = True
     page.draws.normal = lambda shape, like: torch.zeros(shape)
     b = {k: v[:1].float() if v.is_floating_point() else v[:1] for k, v in batches(1)[0].items()}
     b["action"] = torch.tensor([[0.7, 0.0]])
@@ -61,7 +61,7 @@ def test_eight_updates_by_hand():
     page = AWAC(SPEC, temperature=0.5, hidden=(8, 8)).double()
     data = batches(8)
     expected = by_hand(page, data)
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for network, wanted in zip((page.q, page.q_target, page.policy), expected, strict=True):

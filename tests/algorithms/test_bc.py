@@ -17,14 +17,14 @@ def test_the_deterministic_loss_is_a_mean_over_dimensions():
     with torch.no_grad():
         for p in page.parameters():
             p.zero_()
-    page._evaluating = True
+    page.evaluating = True
     batch = TensorDict({"observation": torch.zeros(2, 3), "action": torch.tensor([[1.0, 0.0], [0.5, 0.5]])}, [2])
     assert_close(page.update(batch)["policy_loss"].item(), (1 + 0 + 0.25 + 0.25) / 4)
 
 
 def test_the_gaussian_loss_is_minus_the_likelihood():
     page = BC(SPEC, hidden=(4,), policy="gaussian")
-    page._evaluating = True
+    page.evaluating = True
     batch = TensorDict({"observation": torch.randn(5, 3), "action": torch.rand(5, 2) - 0.5}, [5])
     density = page.policy(batch["observation"])
     assert_close(page.update(batch)["policy_loss"], -density.log_prob(batch["action"]).mean())

@@ -41,7 +41,7 @@ def test_ten_updates_equal_the_authors():
     page = IQL(SPEC, hidden=(8, 8), policy_schedule="constant").double()
     data = batches(10)
     expected = authors(page, data)
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for network, wanted in zip((page.q, page.q_target, page.v, page.policy), expected, strict=True):
@@ -78,7 +78,7 @@ def test_losses_of_one_transition_by_hand():
         page.q.mlp.linear[-1].bias.copy_(torch.tensor([[2.0], [5.0]]))
         page.q_target.load_state_dict(page.q.state_dict())
         page.v.mlp.linear[-1].bias.fill_(1.0)
-    page._evaluating = True
+    page.evaluating = True
     b = {k: v[:1] for k, v in batches(1)[0].items()}
     b |= {"action": torch.tensor([[0.5, -0.5]]), "reward": torch.tensor([3.0]), "terminated": torch.tensor([False])}
     got = page.update(as_ours(single(b), 0.5))

@@ -58,7 +58,7 @@ def gradient(page, name, network, batch):
 
 
 def run(page, data):
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end] if page.targets else []
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end] if page.targets else []
     for batch in data:
         page.gradient_update(batch)
 
@@ -133,7 +133,7 @@ def test_logged_actions_at_the_bounds_count_as_just_inside(kind):
     """+-1 is +-(1 - 1e-5) for policy and critics alike, as in the authors' code of IQL."""
     settings = {"policy_schedule": "constant"} if kind is IQL else {"vae_hidden": (8,)} if kind is IQLBCQ else {}
     page = kind(SPEC, hidden=(8, 8), **settings).double()
-    page._evaluating = True
+    page.evaluating = True
     b = batches(1)[0]
     b["action"] = b["action"].sign()
     got, want = [], []

@@ -76,7 +76,7 @@ def test_eight_updates_by_hand(settings, rates):
         page.draws.begin(k)
         noises.append(page.draws.normal(b["action"].shape, b["action"]))
     expected = by_hand(page, data, noises, rates=rates)
-    page._hooks = [SoftTargetUpdate(0.005, period=2).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005, period=2).on_update_end]
     for b in data:
         page.gradient_update(ours(b))
     for network, wanted in zip((page.q, page.q_target, page.policy, page.policy_target), expected, strict=True):
@@ -98,7 +98,7 @@ def test_the_critics_penalty_is_the_distance_to_the_datas_next_action():
     with torch.no_grad():
         for p in page.parameters():
             p.zero_()
-    page._evaluating = True
+    page.evaluating = True
     batch = ours(with_next_action(single(batches(1)[0])))
     batch["next", "action"], batch["next", "reward"] = batch["next", "action"].sign(), torch.zeros(16)
     batch["next", "terminated"] = torch.zeros(16, dtype=torch.bool)
@@ -111,7 +111,7 @@ def test_the_penalty_is_a_sum_over_dimensions():
     with torch.no_grad():
         for p in page.policy.parameters():
             p.zero_()
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     b = with_next_action(single(batches(1)[0]))
     assert_close(page.update(ours(b))["policy_penalty"], b["action"].square().sum(-1).mean())

@@ -45,7 +45,7 @@ def test_ten_updates_equal_the_authors():
         page.draws.begin(k)
         noises.append(page.draws.normal(b["action"].shape, b["action"]))
     expected = authors(page, data, noises)
-    page._hooks = [SoftTargetUpdate(0.005, period=2).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005, period=2).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for network, wanted in zip((page.q, page.q_target, page.policy, page.policy_target), expected, strict=True):
@@ -68,7 +68,7 @@ def test_noise_is_clipped_and_then_the_action(kind):
     page.draws.normal = lambda *args, **kwargs: 10.0 * sign
     seen = []
     page.q_target.forward = lambda obs, action: seen.append(action) or torch.zeros(2, 16).double()
-    page._evaluating = True
+    page.evaluating = True
     batch = as_ours(batches(1)[0], 0.99)
     batch["next", "action"] = batch["action"]
     page.update(batch)
@@ -82,7 +82,7 @@ def test_lambda_by_hand():
         for p in page.parameters():
             p.zero_()
         page.q.mlp.linear[-1].bias.copy_(torch.tensor([[-4.0], [9.0]]))
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     b = single(batches(1)[0])
     got = page.update(as_ours(b, 0.99))
@@ -92,7 +92,7 @@ def test_lambda_by_hand():
 
 def test_the_policy_waits_and_the_targets_with_it():
     page = TD3BC(SPEC, hidden=(4,))
-    page._hooks = [SoftTargetUpdate(0.005, period=2).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005, period=2).on_update_end]
     b = as_ours(single(batches(1)[0]), 0.99)
     before = {k: v.clone() for k, v in page.state_dict().items()}
     moved = lambda prefix: any(  # noqa: E731

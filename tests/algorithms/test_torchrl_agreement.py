@@ -61,7 +61,7 @@ def batch():
 
 
 def losses_without_a_step(page, batch):
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     return page.update(batch)
 

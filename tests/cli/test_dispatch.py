@@ -28,7 +28,10 @@ def test_help_of_every_verb_imports_nothing_heavy():
     ("line", "sentence"),
     [
         ("evalute x", "offrl has no verb 'evalute'; did you mean evaluate?"),
-        ("zzz", "offrl has no verb 'zzz'; there are fit, evaluate, ope, select, collect, data, quickstart, version"),
+        (
+            "zzz",
+            "offrl has no verb 'zzz'; there are fit, evaluate, ope, select, plan, collect, data, quickstart, version",
+        ),
         ("data shwo x", "offrl data has no verb 'shwo'; did you mean show?"),
         ("collect Pendulum-v1 a/b-v0 --episode 3", "offrl collect has no option --episode; did you mean --episodes?"),
         ("collect Pendulum-v1 a/b-v0 --episodes x", "argument --episodes: invalid int value: 'x'"),

@@ -17,6 +17,7 @@ from lightning_offrl.data.readers import load
 from lightning_offrl.ope.selection import ranking as selection
 from lightning_offrl.ope.weighting.intervals import METHODS
 from lightning_offrl.policy import export_policy
+from lightning_offrl.training import old_names
 
 NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
 
@@ -180,7 +181,8 @@ def test_choosing_among_policies(log: Path, capsys):
 
 def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
     Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
-    line = f"select --policies better.json worse.json far.json {COMMON} --confirmation_fraction 0.4 --plan 5 --played played.json"
+    split = "--confirmation_fraction 0.4 --plan 5 --played played.json"
+    line = f"select --policies better.json worse.json far.json {COMMON} {split}"
     assert main(f"{line} --json out.json --report page.html".split()) == 0
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
@@ -273,24 +275,30 @@ def test_the_rankings_of_the_command_line_are_those_of_the_package():
     assert tuple(selection.RANKINGS) == select.RANKINGS and selection.RANK_BY == select.RANKINGS[0]
 
 
-def test_names_of_earlier_versions_are_understood(log: Path, capsys):
+def test_names_of_earlier_versions_are_understood(log: Path, capsys, monkeypatch):
     """A dash for an underscore silently, an old name with a warning; both give what today's names give."""
+    monkeypatch.setattr(old_names, "_told", set())
     old = "--behaviour behavior.json --held-out=0.5 --split-seed 3 --n-boot 50"
     today = "--behavior behavior.json --validation_fraction 0.5 --split_seed 3 --n_boot 50"
     said = []
-    for options in (old, today):
-        assert main(f"ope --policy better.json --data log.npz --direct none {options}".split()) == 0
-        said.append(capsys.readouterr())
-    assert said[0].out == said[1].out and not said[1].err
-    assert said[0].err == (
-        "offrl: --behaviour is called --behavior now\noffrl: --held-out is called --validation_fraction now\n"
-    )
-    choose = f"select --policies better.json worse.json {COMMON} --json out.json"
-    assert main(f"{choose} --second-split 0.4".split()) == 0
-    assert "--second-split is called --confirmation_fraction now" in capsys.readouterr().err
-    assert main("plan out.json --episodes 4".split()) == 0
-    plan = capsys.readouterr().out
-    for line in ("select --from out.json --plan 4", "select --plan=4 --from=out.json"):
-        assert main(line.split()) == 0
-        again = capsys.readouterr()
-        assert again.out == plan and "is called offrl plan FILE --episodes N now" in again.err
+    with pytest.warns(FutureWarning) as told:
+        for options in (old, today):
+            assert main(f"ope --policy better.json --data log.npz --direct none {options}".split()) == 0
+            said.append(capsys.readouterr().out)
+        choose = f"select --policies better.json worse.json {COMMON} --json out.json"
+        assert main(f"{choose} --second-split 0.4".split()) == 0
+        capsys.readouterr()
+        for line in (
+            "plan out.json --episodes 4",
+            "select --from out.json --plan 4",
+            "select --plan=4 --from=out.json",
+        ):
+            assert main(line.split()) == 0
+            said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and said[2] == said[3] == said[4]
+    assert [str(one.message).partition(";")[0] for one in told] == [
+        "behaviour is now behavior",
+        "--held-out is now --validation_fraction",
+        "--second-split is now --confirmation_fraction",
+        "offrl select --from FILE --plan N is now offrl plan FILE --episodes N",
+    ]

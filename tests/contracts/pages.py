@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tensordict import TensorDict
 
 from lightning_offrl.algorithms import all_algorithms
@@ -91,3 +92,21 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     """Largest absolute difference of any entry."""
     assert one.keys() == other.keys()
     return max((one[key].double() - other[key].double()).abs().max().item() for key in one)
+
+
+def constant(algorithm: type[OfflineAlgorithm]) -> dict[str, Any]:
+    """Settings for updates without a trainer, where a schedule has no length."""
+    return {"policy_schedule": "constant"} if algorithm.__name__ == "IQL" else {}
+
+
+def checkpoints(folder: Path) -> list[pl.Callback]:
+    """A checkpoint every ten updates."""
+    return [ModelCheckpoint(folder, filename="{step}", every_n_train_steps=10, save_top_k=-1)]
+
+
+class Graphs(pl.Callback):
+    """Notes how many graphs a run made; 0 where it fell back to the plain path."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Ask the algorithm."""
+        self.made = pl_module.compile_choice.graphs_made

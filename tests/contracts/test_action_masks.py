@@ -72,7 +72,7 @@ def test_the_values_of_illegal_actions_change_no_loss(algorithm, data):
     found = []
     for forge in (False, True):
         page = algorithm(module.spec, **small(algorithm), **without_penalty(algorithm), seed=1)
-        page._evaluating = True
+        page.evaluating = True
         for name, method in (("q", "forward"), ("q_target", "forward"), ("policy", "logits")):
             if forge and hasattr(page, name):
                 forged(page.get_submodule(name), method, batch)
@@ -80,7 +80,7 @@ def test_the_values_of_illegal_actions_change_no_loss(algorithm, data):
         found.append(page.update(batch))
     for name, want in found[0].items():
         assert_close(found[1][name], want, msg=lambda m, n=name: f"{n}: {m}")
-    page._evaluating = True
+    page.evaluating = True
     free = page.update(batch.exclude("action_mask", ("next", "action_mask")))
     assert any((free[name] - want).abs() > 1.0 for name, want in found[0].items()), "a check that can fail"
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.contracts.pages import ALGORITHMS, distance, every_algorithm, fit, same
-from tests.contracts.test_resume import checkpoints
-from tests.contracts.test_trace import Graphs
+from tests.contracts.pages import ALGORITHMS, Graphs, checkpoints, distance, every_algorithm, fit, same
 
 UPDATES = 50
 
@@ -53,8 +51,8 @@ def test_compiled_equals_plain_and_resumes_bit_for_bit(algorithm, tmp_path: Path
 
     again, _ = run(algorithm, "64-true", True, ckpt_path=tmp_path / "compiled" / "step=20.ckpt")
     assert same(whole.state_dict(), again.state_dict()), "resumed on the compiled path"
-    for name, optimizer in whole._optimizers.items():
-        states = (opt.state_dict()["state"].values() for opt in (optimizer, again._optimizers[name]))
+    for name, optimizer in whole.optimizers_by_name.items():
+        states = (opt.state_dict()["state"].values() for opt in (optimizer, again.optimizers_by_name[name]))
         assert all(same(one, other) for one, other in zip(*states, strict=True)), name
     for before, after in (("compiled", False), ("plain", True)):
         mixed, _ = run(algorithm, "64-true", after, ckpt_path=tmp_path / before / "step=20.ckpt")

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.contracts.pages import batch_for, episodes_for, every_algorithm, small
-from tests.contracts.test_loop import constant
+from tests.contracts.pages import batch_for, constant, episodes_for, every_algorithm, small
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "fingerprints.json"
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lightning_offrl.training.target_update import SoftTargetUpdate, soft_update
-from tests.contracts.pages import ALGORITHMS, batch_for, episodes_for, every_algorithm, fit, small
-from tests.contracts.test_loop import constant
+from tests.contracts.pages import ALGORITHMS, batch_for, constant, episodes_for, every_algorithm, fit, small
 
 
 def made(algorithm):
@@ -22,7 +21,7 @@ def test_targets_are_saved_frozen_and_in_no_optimizer(algorithm):
     """A target that learns by gradient, or is missing in a checkpoint, shows in no loss curve."""
     page = made(algorithm)
     assert set(page.targets) == {name for name, _ in page.named_children() if name.endswith("_target")}
-    stepped = {id(p) for name in page._optimizers for p in page._parameters_of(name)}
+    stepped = {id(p) for name in page.optimizers_by_name for p in page.optimizer_set.parameters(name)}
     for name in page.targets:
         parameters = dict(page.get_submodule(name).named_parameters())
         assert parameters and not any(p.requires_grad or id(p) in stepped for p in parameters.values())
@@ -39,7 +38,7 @@ def test_everything_that_learns_is_a_parameter_of_the_module_in_one_optimizer(al
     settings = {"lagrange_gap": 5.0} if "CQL" in algorithm.__name__ and algorithm.action_kind == "box" else {}
     page = algorithm(episodes_for(algorithm).spec, **small(algorithm), **constant(algorithm), **settings)
     page.configure_optimizers()
-    owners = [id(p) for name in page._optimizers for p in page._parameters_of(name)]
+    owners = [id(p) for name in page.optimizers_by_name for p in page.optimizer_set.parameters(name)]
     learning = {id(p): name for name, p in page.named_parameters() if p.requires_grad}
     assert len(owners) == len(set(owners)), "a parameter has two optimizers"
     assert set(owners) == set(learning)
@@ -53,7 +52,7 @@ def test_targets_follow_what_the_optimizer_left_once_per_update(algorithm):
     if not page.targets:
         pytest.skip("no targets")
     period = 2 if "policy_period" in page.hparams else 1
-    page._hooks = [SoftTargetUpdate(0.25, period).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.25, period).on_update_end]
     batch = batch_for(page)
     for update in range(1, 4):
         before = {t: [p.clone() for p in page.get_submodule(t).parameters()] for t in page.targets}

@@ -64,9 +64,9 @@ def test_float16_autocast_follows_float32(algorithm):
     """Real float16 products: after 20 updates within 20 of Adam's largest steps each way, and closer on average."""
     plain, _ = fit(algorithm, steps=20)
     amp, _ = fit(algorithm, steps=20, plugins=[scaled(MixedPrecision)])
-    for name, optimizer in plain._optimizers.items():
+    for name, optimizer in plain.optimizers_by_name.items():
         rate = max(3e-4, optimizer.param_groups[0]["lr"])  # a cosine has brought its own to zero by now
-        for one, other in zip(plain._parameters_of(name), amp._parameters_of(name), strict=True):
+        for one, other in zip(plain.optimizer_set.parameters(name), amp.optimizer_set.parameters(name), strict=True):
             difference = (one.double() - other.double()).abs()
             assert difference.max() <= 2 * 20 * rate, name
             assert difference.mean() < 5 * rate, name
@@ -94,7 +94,7 @@ def test_weights_and_soft_maxima_are_float32_in_bfloat16():
 
     for algorithm in ALGORITHMS.values():
         page = algorithm(episodes_for(algorithm).spec, **small(algorithm))
-        page._evaluating = True
+        page.evaluating = True
         page.draws.begin(0)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             metrics = page.update(batch_for(page))

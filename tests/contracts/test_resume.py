@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_offrl.errors import InputError
-from tests.contracts.pages import ALGORITHMS, episodes_for, every_algorithm, fit, same
-
-
-def checkpoints(folder):
-    return [ModelCheckpoint(folder, filename="{step}", every_n_train_steps=10, save_top_k=-1)]
+from tests.contracts.pages import ALGORITHMS, checkpoints, episodes_for, every_algorithm, fit, same
 
 
 @every_algorithm
@@ -31,7 +25,9 @@ def test_resume_equals_no_interruption(algorithm, precision, tmp_path):
     for one, other in zip(trainer.optimizers, resumed.optimizers, strict=True):
         for a, b in zip(one.state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True):
             assert same(a, b)
-    assert [s.get_last_lr() for s in whole._schedulers] == [s.get_last_lr() for s in again._schedulers]
+    assert [s.get_last_lr() for s in whole.optimizer_set.schedulers] == [
+        s.get_last_lr() for s in again.optimizer_set.schedulers
+    ]
 
 
 def test_float64_keeps_its_digits(tmp_path):
@@ -67,51 +63,3 @@ def test_weights_alone_start_a_new_clock(algorithm, tmp_path):
     with torch.no_grad():
         observation = episodes_for(algorithm).data["observation"][:3]
         torch.testing.assert_close(loaded.act(observation), page.act(observation))
-
-
-def test_checkpoints_are_read_with_weights_only(tmp_path):
-    for algorithm in ALGORITHMS.values():
-        _, trainer = fit(algorithm, steps=2)
-        trainer.save_checkpoint(tmp_path / "x.ckpt")
-        saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["offrl"]
-        assert saved["updates"] == 2 and saved["format"] == 2
-        assert saved["data"]["fingerprint"] and saved["versions"]["torch"]
-
-
-def test_another_algorithm_is_refused(tmp_path):
-    _, trainer = fit(ALGORITHMS["TD3BC"], steps=2)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    with pytest.raises(InputError, match="holds TD3BC, not IQL"):
-        fit(ALGORITHMS["IQL"], ckpt_path=tmp_path / "x.ckpt")
-
-
-def test_other_observations_are_refused(tmp_path):
-    _, trainer = fit(ALGORITHMS["BC"], steps=2)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    page = ALGORITHMS["BC"]({**episodes_for(ALGORITHMS["BC"]).spec, "observation_shape": [17]}, hidden=(16, 16))
-    with pytest.raises(InputError, match=r"observation_shape \[3\] and \[17\]"):
-        page.on_load_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True))
-
-
-def test_a_newer_format_is_refused(tmp_path):
-    page, trainer = fit(ALGORITHMS["BC"], steps=2)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
-    checkpoint["offrl"]["format"] = 99
-    with pytest.raises(InputError, match="format 99, this version reads up to 2: install a newer"):
-        page.on_load_checkpoint(checkpoint)
-    with pytest.raises(InputError, match="not written by lightning_offrl"):
-        page.on_load_checkpoint({"state_dict": {}})
-
-
-def test_other_data_and_versions_are_said(tmp_path):
-    page, trainer = fit(ALGORITHMS["BC"], steps=2)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
-    checkpoint["offrl"]["data"]["fingerprint"] = "0" * 64
-    checkpoint["offrl"]["versions"]["torch"] = "1.0"
-    torch.save(checkpoint, tmp_path / "y.ckpt")
-    with pytest.warns(UserWarning) as said:
-        fit(ALGORITHMS["BC"], steps=4, ckpt_path=tmp_path / "y.ckpt")
-    text = " ".join(str(w.message) for w in said)
-    assert "with other content" in text and "torch 1.0 ->" in text

@@ -5,19 +5,11 @@ The graphs here run operation by operation, without a compiler.
 
 from __future__ import annotations
 
-import lightning.pytorch as pl
 import pytest
 
 from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.compile.graph import uncompiled
-from tests.contracts.pages import distance, every_algorithm, fit
-
-
-class Graphs(pl.Callback):
-    """Notes how many graphs a run made; 0 where it fell back to the plain path."""
-
-    def on_train_end(self, trainer, pl_module):
-        self.made = pl_module.compile_choice.graphs_made
+from tests.contracts.pages import Graphs, distance, every_algorithm, fit
 
 
 @pytest.fixture
@@ -40,8 +32,8 @@ def test_the_graph_of_an_update_is_the_update(algorithm, model, without_compiler
     assert one.callback_metrics.keys() == other.callback_metrics.keys()
     for name, value in one.callback_metrics.items():
         assert value.item() == pytest.approx(other.callback_metrics[name].item(), rel=1e-6, abs=1e-9), name
-    for name, optimizer in plain._optimizers.items():
-        theirs = traced._optimizers[name].state_dict()
+    for name, optimizer in plain.optimizers_by_name.items():
+        theirs = traced.optimizers_by_name[name].state_dict()
         mine = optimizer.state_dict()
         assert mine["param_groups"] == theirs["param_groups"], "the learning rates of a schedule"
         assert mine["state"].keys() == theirs["state"].keys()

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_offrl.data.readers import load
-from lightning_offrl.diagnostics.diagnosis import (
-    ALARM_AUC,
-    ALARM_BITS,
-    ALARM_TV,
-    CAUTION_AUC,
-    CAUTION_BITS,
-    CAUTION_TV,
-    Diagnosis,
-    as_text,
-    level_of,
-    limit_bits,
-)
-from lightning_offrl.diagnostics.distances import knn_kl, paired_mmd, whitened
-from lightning_offrl.diagnostics.samples import clustered_error, mean_length, sample_pairs
 from lightning_offrl.diagnostics.shift import (
     density_ratio,
     discrepancy,
@@ -32,23 +17,10 @@ from lightning_offrl.diagnostics.shift import (
     kl_divergence,
     knn_divergence,
 )
-from lightning_offrl.diagnostics.two_sample import area, two_sample_test
 from lightning_offrl.envs.gridworld.environment import GridWorld
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.target import Deterministic, SquashedNormal, Tabular
 from tests.diagnostics.gaussian import PHI, STD, log_of, policy, z_of
-
-
-def test_lines_are_those_of_gaussian_shifts() -> None:
-    for bits, auc, tv in ((CAUTION_BITS, CAUTION_AUC, CAUTION_TV), (ALARM_BITS, ALARM_AUC, ALARM_TV)):
-        z = z_of(bits)
-        assert PHI(z / math.sqrt(2.0)) == pytest.approx(auc, abs=0.005)
-        assert 2.0 * PHI(z / 2.0) - 1.0 == pytest.approx(tv, abs=0.005)
-    assert limit_bits(30) == 0.0 and limit_bits(7) == 0.0
-    for n in (100, 1_000, 10_000):  # n 2^(-2 KL) = 30 at the limit
-        assert n * 2.0 ** (-2.0 * limit_bits(n)) == pytest.approx(30.0)
-    assert level_of(math.nan, 1.0, 5.0) == "unknown"
-
 
 # -- bits ------------------------------------------------------------------------------------------------------------
 
@@ -58,33 +30,6 @@ def test_divergence_by_neighbors_in_three_dimensions(bits: float, steps: int) ->
     found = knn_divergence(log_of(2, 1, steps), policy(z_of(bits), 1))
     assert found.value == pytest.approx(bits, rel=0.15) and found.name == "kl_bits_knn"
     assert bits < 0.5 or found.level == "caution"  # five decisions per episode: 2.5 and 5 bits
-
-
-def test_neighbors_of_unpaired_samples() -> None:
-    """The estimator of the paper, on two clouds of different sizes: half a bit, nothing, and a change of scale."""
-    shifted, same, scaled = [], [], []
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        p = torch.randn(3_000, 3, generator=generator, dtype=torch.float64)
-        q = torch.randn(6_000, 3, generator=generator, dtype=torch.float64)
-        shifted.append(knn_kl(p + z_of(0.5) / math.sqrt(3.0), q, 3))
-        same.append(knn_kl(p, q, 3))
-        scaled.append(knn_kl(0.5 * p, q, 3))
-    assert np.mean(shifted) == pytest.approx(0.5, rel=0.15) and abs(np.mean(same)) < 0.03
-    narrow = 3.0 * (0.5**2 / 2 - 0.5 - math.log(0.5)) / math.log(2.0)  # KL(N(0, 1/4) || N(0, 1)) = 1.377 bits
-    assert np.mean(scaled) == pytest.approx(narrow, rel=0.15)
-    assert math.isnan(knn_kl(p.round(), q.round()))
-
-
-def test_whitening() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mixed = (
-        torch.randn(500, 4, generator=generator, dtype=torch.float64) @ torch.randn(4, 4, generator=generator).double()
-    )
-    round_ = whitened(mixed, mixed)
-    torch.testing.assert_close(round_.T @ round_ / 500, torch.eye(4, dtype=torch.float64))
-    flat = torch.cat([mixed, mixed[:, :1]], -1)  # a direction that is not filled stays finite
-    assert bool(whitened(flat, flat).isfinite().all()) and float(whitened(flat, flat).abs().max()) < 10.0
 
 
 def test_divergence_of_two_densities() -> None:
@@ -174,55 +119,6 @@ def test_equal_policies_are_not_told_apart() -> None:
     assert found.numbers["kl_bits_classifier"] < 0.02 and found.level == "ok"
 
 
-def test_the_classifier_is_judged_on_other_episodes() -> None:
-    """Random labels can be learnt by heart, but not on points of other groups."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 40, generator=generator)
-    told = two_sample_test(x, torch.randn(60, 40, generator=generator), torch.arange(60) // 6, updates=200)
-    assert 0.3 < told.auc < 0.7 and told.kl_bits < 0.2
-    single = two_sample_test(x + 3.0, x, torch.zeros(60, dtype=torch.int64), updates=100)
-    assert single.auc > 0.9
-
-
-def test_the_classifier_moves_no_random_state() -> None:
-    state = torch.random.get_rng_state()
-    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    told = [two_sample_test(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc for _ in range(2)]
-    assert told[0] == told[1] and bool((torch.random.get_rng_state() == state).all())
-    with torch.no_grad():
-        assert two_sample_test(x, x + 1.0, torch.arange(50), updates=20, seed=3).auc == told[0]
-
-
-def test_area_counts_pairs() -> None:
-    generator = torch.Generator().manual_seed(1)
-    a, b = (torch.randint(5, (n,), generator=generator).float() for n in (13, 17))
-    pairs = a.unsqueeze(-1) - b
-    assert area(a, b) == pytest.approx(float((pairs > 0).double().mean() + 0.5 * (pairs == 0).double().mean()))
-
-
-def test_mean_discrepancy_of_normals() -> None:
-    """Of N(z e, I) and N(0, I) with a kernel of width h: 2 (h^2 / (h^2 + 2))^(d/2) (1 - exp(-z^2 / (2 (h^2 + 2))))."""
-    generator = torch.Generator().manual_seed(0)
-    n, d, z, h = 1_500, 3, 1.0, 1.5
-    p, q = (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(2))
-    exact = 2.0 * (h**2 / (h**2 + 2.0)) ** (d / 2.0) * (1.0 - math.exp(-(z**2) / (2.0 * (h**2 + 2.0))))
-    found, chance = paired_mmd(p + z / math.sqrt(d), q, bandwidth=h)
-    assert found == pytest.approx(exact, rel=0.1) and chance == pytest.approx(1 / 501)
-    nothing, chance = paired_mmd(p, q, bandwidth=h)
-    assert abs(nothing) < 0.002 and chance > 0.05
-
-
-def test_exchanging_pairs_gives_uniform_p_values() -> None:
-    generator = torch.Generator().manual_seed(0)
-    chances = []
-    for seed in range(100):
-        p, q = (torch.randn(40, 2, generator=generator, dtype=torch.float64) for _ in range(2))
-        chances.append(paired_mmd(p, q, swaps=100, seed=seed)[1])
-    for level in (0.1, 0.5):
-        share = float((torch.tensor(chances) <= level).double().mean())
-        assert abs(share - level) < 4.0 * math.sqrt(level * (1.0 - level) / 100)
-
-
 def test_discrepancy_says_whether_there_is_one() -> None:
     episodes = log_of(3, 1, 1_000)
     same, other = (discrepancy(episodes, policy(z, 1), states=600) for z in (0.0, 2.0))
@@ -277,55 +173,3 @@ def test_weights_of_gaussian_shifts() -> None:
 
 
 # -- samples and text ------------------------------------------------------------------------------------------------
-
-
-def test_pairs() -> None:
-    episodes = log_of(3, 2, 400, length=8)
-    pairs = sample_pairs(episodes, policy(1.0, 2), states=100, horizon=2)
-    assert pairs.data.shape == pairs.policy.shape == (100, 5)
-    assert bool((pairs.data[:, :3] == pairs.policy[:, :3]).all())
-    steps = pairs.steps
-    torch.testing.assert_close(steps.state.mean(0), torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(steps.state.std(0, correction=0), torch.ones(3, dtype=torch.float64))
-    # Rows of the first two steps only: an observation of the table in its place.
-    table = episodes.data["observation"].view(50, 8, 3)
-    for observation, episode in zip(steps.observation, steps.episode, strict=True):
-        assert bool((table[episode, :2] == observation).all(-1).any())
-    assert mean_length(episodes, None) == 8.0 and mean_length(episodes, 3) == 3.0
-    shifted = float((pairs.policy - pairs.data)[:, 3:].mean())
-    assert shifted == pytest.approx(math.sqrt(0.5) * STD / float(steps.spread.mean()), abs=0.25)
-
-
-def test_what_pairs_refuse() -> None:
-    episodes = log_of(2, 1, 50)
-    with pytest.raises(InputError, match="continuous actions, the policy discrete ones"):
-        sample_pairs(episodes, Tabular(np.ones((2, 2)) / 2))
-    with pytest.raises(InputError, match="at least one step"):
-        sample_pairs(episodes, policy(0.0, 1), horizon=0)
-    picture = torch.zeros(50, 4, 4)
-    pictures = replace(episodes, data=episodes.data.clone())
-    pictures.data["observation"] = picture
-    fixed = Deterministic(lambda o: torch.zeros(len(o), 1))
-    with pytest.raises(InputError, match="give `features`"):
-        sample_pairs(pictures, fixed)
-    made = sample_pairs(pictures, fixed, features=lambda o: torch.randn(len(o), 3))
-    assert made.data.shape == (50, 4)
-
-
-def test_errors_of_means_know_of_episodes() -> None:
-    """Ten equal numbers per episode are one observation, not ten."""
-    generator = torch.Generator().manual_seed(0)
-    each = torch.randn(200, generator=generator, dtype=torch.float64)
-    clustered = clustered_error(each.repeat_interleave(10), torch.arange(200).repeat_interleave(10))
-    assert clustered == pytest.approx(float(each.std() / math.sqrt(200)), rel=1e-9)
-    alone = clustered_error(each, torch.arange(200))
-    assert alone == pytest.approx(float(each.std() / math.sqrt(200)), rel=1e-9)
-    assert math.isnan(clustered_error(each, torch.zeros(200, dtype=torch.int64)))
-
-
-def test_as_text_and_metrics() -> None:
-    one = Diagnosis("auc", 0.91, "caution", "far apart.", "less of it", {"tv": 0.6, "nothing": math.nan})
-    two = Diagnosis("q_drift", math.nan, "unknown", "no.", "wait")
-    lines = as_text([one, two, replace(one, name="tv")]).splitlines()
-    assert len(lines) == 4 and "0.91" in lines[0] and " - " in lines[1] and lines[3] == "try (auc, tv): less of it"
-    assert one.metrics() == {"shift/auc": 0.91, "shift/tv": 0.6} and two.metrics() == {}

@@ -14,6 +14,17 @@ from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.envs.tabular import TabularMDP
 from lightning_offrl.ope.policies.target import TruncatedNormal, _double, _draw, _lower_tail
 
+BOX = {
+    "observation_shape": [3],
+    "action_kind": "box",
+    "action_size": 2,
+    "action_low": [-1.0, -1.0],
+    "action_high": [1.0, 1.0],
+}
+"""The spec of two continuous actions."""
+DISCRETE = {"observation_shape": [3], "action_kind": "discrete", "action_size": 4}
+"""The spec of four discrete actions."""
+
 
 class Table:
     """A tabular policy ``[S, A]`` over one-hot observations."""
@@ -98,6 +109,14 @@ def scripted(paths: list[list[tuple[int, int, float]]], states: int, actions: in
             columns["cut"].append(last and not terminal)
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     return episodes_of({**arrays, "truncated": arrays["cut"]}, states, actions)
+
+
+def tabular_case(ends: bool, n: int = 300) -> tuple[Episodes, np.ndarray]:
+    """Episodes of a random process with uniform actions, and another policy's table."""
+    mdp = random_mdp(ends=ends, seed=11)
+    table = mdp.behavior_policy(0.6)
+    steps = mdp.sample_transitions(mdp.uniform(), n, 20, seed=3)
+    return episodes_of(steps, mdp.n_states, mdp.n_actions), table
 
 
 class UnderflowingNormal(TruncatedNormal):

@@ -49,7 +49,7 @@ def test_a_graph_makes_the_steps_of_the_plain_path(fit: Callable[[], list[float]
 
 
 def test_products_are_as_before_a_fit_even_one_that_fails(monkeypatch) -> None:
-    monkeypatch.setattr(compile_choice.products, "choose", lambda *arguments: "high")
+    monkeypatch.setattr(compile_choice.cpu, "precision_to_set", lambda *arguments: "high")
     assert torch.get_float32_matmul_precision() == "highest"
     seen = []
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.neighbors import nearest
 from lightning_offrl.errors import InputError
+from lightning_offrl.ope.checks.neighbors import nearest
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import TargetPolicy
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lightning_offrl.batch import TRANSITION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
-from lightning_offrl.data.datamodule import OfflineDataModule
+from lightning_offrl.data.datamodule import OfflineDataModule, fit_normalizer
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.errors import InputError
@@ -41,7 +41,7 @@ from lightning_offrl.ope.checks.sample_check import sample_reasons
 from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
 from lightning_offrl.rng import mix
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer, linear_decay
+from lightning_offrl.training.fit import fit_without_trainer, linear_decay
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:

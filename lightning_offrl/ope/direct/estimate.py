@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.bootstrap import times_drawn
 from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.returns import monte_carlo_return
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.masked import legal_actions
-from lightning_offrl.rng import mix
 
 if TYPE_CHECKING:
     from lightning_offrl.ope.policies.target import TargetPolicy
@@ -86,13 +86,9 @@ def multiplicities(n_episodes: int, replicates: int, seed: int, clusters: Cluste
         ``[1 + replicates, E]`` float64; every row adds up to E, unless ``clusters`` are drawn, whole, of several sizes.
     """
     units = n_episodes if clusters is None else clusters.n
-    out = torch.ones(1 + replicates, n_episodes, dtype=torch.float64)
-    for i in range(replicates):
-        generator = torch.Generator().manual_seed(mix(seed, i, 0xB007))
-        drawn = torch.randint(units, (units,), generator=generator)
-        times = torch.bincount(drawn, minlength=units).double()
-        out[1 + i] = times if clusters is None else clusters.spread(times)
-    return out
+    drawn = times_drawn(units, range(replicates), seed)
+    once = torch.ones(1, n_episodes, dtype=torch.float64)
+    return torch.cat([once, drawn if clusters is None else clusters.spread(drawn)])
 
 
 def largest_return(episodes: Episodes, discount: float) -> tuple[Tensor, float]:

@@ -18,7 +18,7 @@ from tensordict import TensorDictBase
 from lightning_offrl.batch import TRANSITION
 from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_picked
 from lightning_offrl.data.clusters import ClusterLabels, numbered
-from lightning_offrl.data.datamodule import OfflineDataModule
+from lightning_offrl.data.datamodule import OfflineDataModule, fit_normalizer
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.rewards import RewardTransform
 from lightning_offrl.data.split import split_by_episode
@@ -29,7 +29,7 @@ from lightning_offrl.ope.direct.fqe_algorithm import FQE
 from lightning_offrl.ope.direct.fqe_monitor import FQEMonitor
 from lightning_offrl.ope.policies.expectation import is_exact
 from lightning_offrl.rng import mix
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
+from lightning_offrl.training.fit import fit_without_trainer
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:

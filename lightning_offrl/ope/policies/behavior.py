@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_offrl.batch import IMITATION, Spec
 from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.clusters import ClusterLabels
+from lightning_offrl.data.datamodule import fit_normalizer
 from lightning_offrl.data.episodes import Episodes, is_tabular
 from lightning_offrl.data.split import split_by_episode
 from lightning_offrl.errors import InputError
@@ -31,7 +32,7 @@ from lightning_offrl.ope.policies.masked import log_prob
 from lightning_offrl.ope.policies.target import SquashedNormal, TruncatedNormal
 from lightning_offrl.rng import mix
 from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.fit import fit_normalizer, fit_without_trainer
+from lightning_offrl.training.fit import fit_without_trainer
 
 Family = Literal["auto", "squashed", "truncated"]
 

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_offrl.data.bootstrap import times_drawn
 from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.importance import PerEpisodeTerms
@@ -132,13 +133,9 @@ class Resamples:
         yield from self._drawn or self._draw()
 
     def _draw(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
         chunk = max(1, min(self.n_boot, _CHUNK // self.units))
         for first in range(0, self.n_boot, chunk):
-            rows = min(chunk, self.n_boot - first)
-            drawn = torch.randint(self.units, (rows, self.units), generator=generator)
-            ones = torch.ones(1, dtype=torch.float64).expand(rows, self.units)
-            yield torch.zeros(rows, self.units, dtype=torch.float64).scatter_add_(1, drawn, ones)
+            yield times_drawn(self.units, range(first, min(first + chunk, self.n_boot)), self.seed)
 
     def values(self, terms: PerEpisodeTerms) -> Tensor:
         """The estimate in every resample, ``[R]``; ``terms`` are per episode."""

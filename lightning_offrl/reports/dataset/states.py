@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.data.episodes import Episodes, leaves
-from lightning_offrl.data.neighbors import nearest
+from lightning_offrl.ope.checks.neighbors import nearest
 
 WIDEST = 128
 _FARTHEST = 10.0

@@ -1,20 +1,23 @@
-"""Which way an algorithm's updates go: plainly or through compiled graphs, and how it came to that."""
+"""Whether an algorithm's updates run as they are written or as compiled graphs, and why.
+
+This is the entry to the folder: graphs, traces and TorchInductor are imported when something is compiled.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from lightning_offrl.training import matmul_precision as products
-from lightning_offrl.training.compile.graph import CompiledUpdate, Compiler, inductor
-from lightning_offrl.training.compile.trace import Untraceable
-from lightning_offrl.training.memory import give_back_memory, keep_freed_memory
+from lightning_offrl.training import cpu
+
+if TYPE_CHECKING:
+    from lightning_offrl.training.compile.graph import CompiledUpdate, Compiler
 
 REPAID_AFTER = 10_000
 """Gradient updates after which some 15 seconds of compiling have been won back."""
@@ -22,24 +25,25 @@ Hook = Callable[[Any], None]
 
 
 class CompileChoice:
-    """Decides when training starts, and makes each update's losses and steps.
+    """Decides when training starts, and computes each update's losses and optimizer steps.
 
     Args:
         compile: true, false, or "auto": if the run is long enough, or as the run did that is resumed.
-        matmul_precision: of float32 products on a CPU, see `products`.
+        matmul_precision: the precision of float32 products while training, see `training.cpu`.
     """
 
-    compiler: Compiler = staticmethod(inductor)
+    compiler: Compiler | None = None
+    """Makes a graph fast; None is TorchInductor."""
 
-    def __init__(self, compile: bool | Literal["auto"], matmul_precision: products.MatmulPrecision) -> None:
+    def __init__(self, compile: bool | Literal["auto"], matmul_precision: cpu.MatmulPrecision) -> None:
         self.compile, self.matmul_precision = compile, matmul_precision
         self.compiled: CompiledUpdate | None = None
         self.why = "not training"
         """Why it compiles, or does not, as half a sentence."""
         self.was_compiled: bool | None = None
-        """How the run went that is resumed."""
-        self._precision_before: str | None = None
-        self._memory_kept = False
+        """Whether the run that is resumed was compiled."""
+        self._precision: str | None = None
+        self._restore = ExitStack()
 
     def begin(self, algorithm: Any, updates: int, hooks: list[Hook], batch_size: int) -> None:
         """Choose, before the first update.
@@ -52,35 +56,29 @@ class CompileChoice:
         """
         use, self.why = self._choose(algorithm, updates)
         if use:
+            from lightning_offrl.training.compile.graph import CompiledUpdate, inductor
+
             owners = (getattr(hook, "__self__", None) for hook in hooks)
             first = itertools.takewhile(lambda owner: getattr(owner, "traceable", False), owners)
-            self.compiled = CompiledUpdate(algorithm, hooks[: len(list(first))], self.compiler)
+            self.compiled = CompiledUpdate(algorithm, hooks[: len(list(first))], self.compiler or inductor)
         elif self.compile is True:
             rank_zero_warn(f"{type(algorithm).__name__} trains uncompiled: {self.why}")
-        if algorithm.device.type == "cpu":
-            self._memory_kept = keep_freed_memory()
-        if algorithm.device.type == "cpu" or self.matmul_precision != "auto":
-            wanted = products.choose(self.matmul_precision, algorithm.parameters(), batch_size)
-            if wanted is not None:
-                self._precision_before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision(wanted)
+        on_cpu = algorithm.device.type == "cpu"
+        if on_cpu or self.matmul_precision != "auto":
+            self._precision = cpu.precision_to_set(self.matmul_precision, algorithm.parameters(), batch_size)
+        self._restore.enter_context(cpu.tuned(self._precision, keep_memory=on_cpu))
 
     def end(self) -> None:
-        """Forget graphs, multiply as before, and give memory back."""
-        self.compiled, self.was_compiled = None, None
-        if self._memory_kept:
-            give_back_memory()
-            self._memory_kept = False
-        if self._precision_before is not None:
-            torch.set_float32_matmul_precision(self._precision_before)
-            self._precision_before = None
+        """Forget graphs, multiply as before, and give memory back; does nothing the second time."""
+        self.compiled, self.was_compiled, self._precision = None, None, None
+        self._restore.close()
 
     def _choose(self, algorithm: Any, updates: int) -> tuple[bool, str]:
         if self.compile is False:
             return False, "model.compile is false"
-        if algorithm._optimizer_set.world > 1:
+        if algorithm.optimizer_set.world > 1:
             return False, "several processes exchange gradients inside an update"
-        if algorithm._optimizer_set.scaler is not None:
+        if algorithm.optimizer_set.scaler is not None:
             return False, "16-mixed decides after each loss whether to step"
         if algorithm.device.type not in ("cpu", "cuda"):
             return False, f"graphs are made for CPU and CUDA, not for {algorithm.device.type}"
@@ -100,7 +98,7 @@ class CompileChoice:
     def description(self) -> str:
         """What was chosen and why, for people."""
         way = "compiled" if self.compiled is not None else "not compiled"
-        library = ", float32 products by oneDNN" if self._precision_before and self.matmul_precision == "auto" else ""
+        library = ", float32 products by oneDNN" if self._precision and self.matmul_precision == "auto" else ""
         return f"{way} ({self.why}){library}"
 
     @property
@@ -123,7 +121,7 @@ class CompileChoice:
         if self.compiled is not None:
             try:
                 return self.compiled(batch)
-            except Untraceable as reason:
+            except self.compiled.refusal as reason:
                 self.compiled, self.why = None, str(reason)
                 algorithm.draws.begin(algorithm.updates, device=algorithm.device)  # some may have been drawn
                 rank_zero_warn(f"{type(algorithm).__name__} {reason}; it trains uncompiled")

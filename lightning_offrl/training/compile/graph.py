@@ -17,6 +17,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.rng import Request
+from lightning_offrl.training.compile.adam import adam_factors, start_adam
 from lightning_offrl.training.compile.cuda_graph import CudaGraph
 from lightning_offrl.training.compile.trace import (
     FakeUpdate,
@@ -29,7 +30,6 @@ from lightning_offrl.training.compile.trace import (
     trace,
 )
 from lightning_offrl.training.metrics import MetricVector
-from lightning_offrl.training.optimizers import adam_factors, start_adam
 
 Run = Callable[..., Sequence[Tensor]]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Run]
@@ -103,6 +103,9 @@ class CompiledUpdate:
         capture: wraps what was compiled; None: a CUDA graph on a GPU, nothing elsewhere.
     """
 
+    refusal: type[Exception] = Untraceable
+    """What a call raises where an update cannot be compiled, before anything was changed."""
+
     def __init__(
         self,
         algorithm: Any,
@@ -167,14 +170,14 @@ class CompiledUpdate:
         algorithm = self.algorithm
         if self.made >= _MOST_GRAPHS:
             raise Untraceable(f"needed more than {_MOST_GRAPHS} graphs: what they depend on changes too often")
-        if not algorithm._optimizers:
+        if not algorithm.optimizers_by_name:
             algorithm.configure_optimizers()
         stage = FakeUpdate(algorithm, self.hooks, batch)
         leaves = leaves_of(batch)
         plan = rehearse(stage, self._states(), leaves)
         stepped = [p for step in plan.steps for p in step.parameters]
         for step in plan.steps:
-            optimizer = algorithm._optimizers[step.name]
+            optimizer = algorithm.optimizers_by_name[step.name]
             optimizer._opt_called = True  # else schedulers warn that they step first
             for parameter in step.parameters:
                 start_adam(optimizer, parameter)
@@ -219,7 +222,7 @@ class CompiledUpdate:
 
     def _states(self) -> list[Tensor]:
         """Everything that the optimizers keep."""
-        states = (state for opt in self.algorithm._optimizers.values() for state in opt.state.values())
+        states = (state for opt in self.algorithm.optimizers_by_name.values() for state in opt.state.values())
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
     def _places(self) -> list[tuple[int, int]]:
@@ -236,7 +239,7 @@ class CompiledUpdate:
         rows: list[Row] = []
         before: dict[int, int] = {}
         for step in steps:
-            groups = self.algorithm._optimizers[step.name].param_groups
+            groups = self.algorithm.optimizers_by_name[step.name].param_groups
             group_of = {id(p): i for i, group in enumerate(groups) for p in group["params"]}
             places: dict[tuple[int, int, int], int] = {}
             together: dict[int, set[int]] = {}

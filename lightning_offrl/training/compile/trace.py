@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from lightning_offrl.batch import Key
 from lightning_offrl.rng import Request
+from lightning_offrl.training.compile.adam import adam_
 from lightning_offrl.training.compile.decompositions import decompositions
-from lightning_offrl.training.optimizers import OptimizerSet, adam_
+from lightning_offrl.training.optimizers import OptimizerSet
 
 Question = Callable[[int], Any]
 
@@ -124,7 +125,7 @@ class Step:
     """Per parameter its row in the graph's table of Adam's factors."""
 
 
-class TracedDescent(OptimizerSet):
+class TracedOptimizerSet(OptimizerSet):
     """`OptimizerSet` on stand-ins: notes which parameters are stepped; given Adam's factors, steps them in the graph.
 
     Args:
@@ -218,8 +219,8 @@ class FakeUpdate:
             states: for tensors of optimizer states, by ``id`` of the real ones.
             leaves: for the batch, in the order of ``keys``.
             tape: answers requests for random numbers.
-            plan: see `TracedDescent`.
-            factors: see `TracedDescent`.
+            plan: see `TracedOptimizerSet`.
+            factors: see `TracedOptimizerSet`.
         """
         algorithm, found = self.algorithm, Rehearsal()
         stand_in = {**{id(real): value for real, value in zip(self.tensors, values, strict=True)}, **states}
@@ -233,11 +234,11 @@ class FakeUpdate:
 
         kept = [(module, dict(vars(module))) for module in algorithm.modules()]
         before = baked_values(algorithm, self.hooks)
-        traced = TracedDescent(algorithm._optimizer_set, stand_in, plan, factors)
+        traced = TracedOptimizerSet(algorithm.optimizer_set, stand_in, plan, factors)
         try:
             for table, name, place in self.slots:
                 table[name] = values[place]
-            algorithm._optimizer_set, algorithm.updates = traced, SymbolicStep(algorithm.updates, found.asked)
+            algorithm.optimizer_set, algorithm.updates = traced, SymbolicStep(algorithm.updates, found.asked)
             algorithm.draws.tape = answer
             algorithm._current_fx_name = None  # Lightning's self.log refuses to keep a stand-in then
             found.metrics = algorithm.losses_of(batch)

@@ -27,7 +27,7 @@ def flat_critics(page, value: float) -> None:
 
 
 def evaluated(page, batch):
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     return page.update(batch)
 

@@ -121,7 +121,7 @@ def data(count):
 
 
 def run(page, steps):
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in steps:
         page.gradient_update(ours(b))
 

@@ -47,7 +47,7 @@ def data(count: int = 1, size: int = 16, masked: bool = False) -> list[TensorDic
 
 
 def losses_of(page, batch):
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     return page.update(batch)
 
@@ -88,7 +88,7 @@ def authors_bcq(page, data, threshold=0.3, gamma=0.99, polyak=0.005, rate=3e-4):
 def test_ten_updates_of_bcq_equal_the_authors():
     page, steps = make_double(DiscreteBCQ), data(10)
     expected = authors_bcq(page, steps)
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for batch in steps:
         page.gradient_update(batch)
     for network, wanted in zip((page.q, page.q_target, page.policy), expected, strict=True):

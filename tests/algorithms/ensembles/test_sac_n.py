@@ -60,7 +60,7 @@ def test_eight_updates_equal_the_authors(kind, settings, eta):
     page = kind(SPEC, critics=N, hidden=(8, 8), **settings).double()
     data = batches(8)
     expected = authors(page, data, eta)
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for network, wanted in zip((page.q, page.q_target, page.policy, page.alpha), expected, strict=True):

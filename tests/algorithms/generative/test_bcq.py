@@ -71,7 +71,7 @@ def test_ten_updates_equal_the_authors():
     with torch.no_grad():
         page.q.mlp.linear[-1].bias[1] -= 1.0  # the second critic is the smaller one: the policy must not follow it
     expected = authors(page, data, noises_of(page, data))
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for name, wanted in expected.items():
@@ -142,7 +142,7 @@ def test_hybrid_has_iqls_v_and_q():
 
     hybrid, iql = IQLBCQ(SPEC, **SMALL).double(), IQL(SPEC, hidden=(8, 8), policy_schedule="constant").double()
     for page in (hybrid, iql):
-        page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+        page.after_update = [SoftTargetUpdate(0.005).on_update_end]
         for b in batches(3):
             page.gradient_update(as_ours(b, 0.99))
     for name in ("q", "q_target", "v"):

@@ -78,7 +78,7 @@ def test_ten_updates_equal_the_authors():
         rows = len(a)
         noises.append([draw((rows, 4), a)] + [draw((rows, 10, f), a, batch_dim=-3) for f in (2, 4, 2)])
     expected = authors(page, data, noises, warm_up=5)
-    page._hooks = [SoftTargetUpdate(0.005).on_update_end]
+    page.after_update = [SoftTargetUpdate(0.005).on_update_end]
     for b in data:
         page.gradient_update(as_ours(b, 0.99))
     for name, wanted in expected.items():
@@ -118,7 +118,7 @@ def test_the_mmd_sees_actions_before_tanh():
             p.zero_()
         page.policy.mlp.linear[-1].bias.copy_(torch.tensor([50.0, 50.0, -20.0, -20.0]))
         page.vae.decoder.linear[-1].bias.fill_(5.0)
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     got = page.update(as_ours(single(batches(1)[0]), 0.99))
     assert_close(got["mmd"], torch.tensor(2.0).sqrt(), rtol=1e-4, atol=0)
@@ -132,7 +132,7 @@ def test_the_policys_value_is_the_mean_over_samples_and_then_the_smaller_critic(
             for p in network.parameters():
                 p.zero_()
         page.q.mlp.linear[0].weight[:, 3, 0] = torch.tensor([1.0, -1.0])  # inputs are 3 observations, then the action
-    page._evaluating = True
+    page.evaluating = True
     page.draws.begin(0)
     got = page.update(batch)["q_policy"]
     page.draws.begin(0)

@@ -5,31 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 
-from lightning_offrl.data.bootstrap import EpisodeBootstrap
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
-from lightning_offrl.losses.quantiles import quantile_levels, quantile_regression
 from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.fqe_algorithm import FQE
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
-from tests.ope.doubles import Linear, Table, episodes_of, random_mdp, scripted
+from tests.ope.doubles import Linear, Table, scripted, tabular_case
 from tests.ope.linear_quadratic import BEHAVIOR, DISCOUNT, TARGET
 
 TABULAR = FQESettings(hidden=(), learning_rate=1e-2, held_out=0.0, batch_size=1024)
 SMALL = replace(TABULAR, batch_size=64)
-
-
-def tabular_case(ends: bool, n: int = 300):
-    mdp = random_mdp(ends=ends, seed=11)
-    table = mdp.behavior_policy(0.6)
-    steps = mdp.sample_transitions(mdp.uniform(), n, 20, seed=3)
-    return episodes_of(steps, mdp.n_states, mdp.n_actions), table
 
 
 @pytest.mark.parametrize("ends", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -105,25 +95,6 @@ def test_stacked_heads_are_single_fits_and_the_first_is_the_data_itself() -> Non
     assert alone[0].value != alone[1].value
 
 
-def test_bootstrap_rows_come_from_each_heads_own_episodes() -> None:
-    start, length = torch.tensor([0, 3, 7, 8]), torch.tensor([3, 4, 1, 5])
-    length[2] = 0  # held out
-    sampler = EpisodeBootstrap(start, length, 4000, seed=5, originals=1, replicates=3)
-    rows = sampler.indices(0, 2)
-    assert rows.shape == (2, 4, 4000)
-    episode = torch.searchsorted(start, rows, right=True) - 1
-    assert sampler.episodes[0].tolist() == [0, 1, 2, 3]
-    for head in range(4):
-        times = torch.bincount(sampler.episodes[head], minlength=4) * length
-        seen = torch.bincount(episode[:, head].flatten(), minlength=4) / 8000
-        torch.testing.assert_close(seen, times / times.sum(), atol=0.03, rtol=0.0)
-        within = (rows[:, head] - start[episode[:, head]]).flatten()
-        assert bool((within < length[episode[:, head]].flatten()).all()) and int(within.min()) == 0
-    assert torch.equal(rows, EpisodeBootstrap(start, length, 4000, 5, 1, 3).indices(0, 2))
-    alone = EpisodeBootstrap(start, length, 4000, seed=8, originals=0, replicates=1)
-    assert torch.equal(alone.indices(0, 2), rows[:, 3])
-
-
 @pytest.mark.slow
 def test_bootstrap_refits_spread_as_the_tabular_refits_do() -> None:
     """One pass of 20 heads against 200 exact refits: standard errors within a factor of 1.6."""
@@ -147,24 +118,6 @@ def test_quantiles_of_a_coin() -> None:
     )
 
 
-def test_quantile_regression_is_minimal_at_the_weighted_quantiles() -> None:
-    """Against numpy's inverted CDF; moving any quantile by 0.2 either way costs."""
-    gen = torch.Generator().manual_seed(0)
-    target = torch.randn(1, 60, generator=gen, dtype=torch.float64)
-    weight = torch.rand(1, 60, generator=gen, dtype=torch.float64)
-    weight /= weight.sum()
-    levels = quantile_levels(5, target).numpy()
-    assert levels == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
-    want = np.quantile(target[0].numpy(), levels, method="inverted_cdf", weights=weight[0].numpy())
-    best = torch.as_tensor(want).unsqueeze(0)
-    at = float(quantile_regression(best, target, weight))
-    for i in range(5):
-        for step in (-0.2, 0.2):
-            other = best.clone()
-            other[0, i] += step
-            assert float(quantile_regression(other, target, weight)) > at
-
-
 def test_pessimism_is_a_labeled_variant_and_lies_lower() -> None:
     episodes = BEHAVIOR.episodes(20, 20, seed=4)
     settings = FQESettings(hidden=(16,), critics=4, learning_rate=1e-3)
@@ -174,18 +127,6 @@ def test_pessimism_is_a_labeled_variant_and_lies_lower() -> None:
     )
     assert low.value < mean.value
     assert any("pessimistic" in flag for flag in low.flags) and not any("pessimistic" in f for f in mean.flags)
-
-
-def test_flags_of_a_short_fit_and_of_targets_out_of_bounds() -> None:
-    episodes = BEHAVIOR.episodes(20, 20, seed=4)
-    short = fqe(TARGET.policy(), episodes, discount=0.99, updates=60, settings=FQESettings(hidden=(8,), tau=0.005))
-    assert any("too few updates" in flag for flag in short.flags)
-    # an untrained network far off its bounds: every target is cut, and that is said
-    page = FQE(episodes.spec, discount=0.9, reward_range=(0.0, 1e-6), hidden=(8,)).of(TARGET.policy())
-    block = OfflineDataModule(episodes, discount=0.9).columns()[:8].unsqueeze(0)
-    with torch.no_grad():
-        target, _, clipped = page.targets_of(page.prepare(block)[0])
-    assert float(clipped) == 1.0 and float(target.max()) <= 1e-5
 
 
 def test_policies_that_draw_nothing_are_asked_once() -> None:
@@ -220,42 +161,6 @@ def test_policies_that_draw_are_asked_once_per_transition_in_long_fits() -> None
     few = replace(net, batch_size=2)
     fqe(Counting(TARGET.policy().gain, 0.1), episodes, discount=0.9, updates=5, settings=few)
     assert asked.count((2, 1)) == 5 and (50, 8) not in asked  # a short fit draws for what it visits
-
-
-def test_every_draw_is_one_of_its_own_transition() -> None:
-    """Draws marked by row and number: heads, updates and samples pick from the right row, and from all numbers."""
-    episodes = BEHAVIOR.episodes(3, 4, seed=0)
-    page = FQE(episodes.spec, discount=0.9, hidden=(4,), samples=3, seeds=2).of(TARGET.policy())
-    block = OfflineDataModule(episodes, discount=0.9).columns()[:12]
-    mark = 10.0 * torch.arange(12).view(12, 1, 1) + torch.arange(8).view(1, 8, 1) + torch.zeros(2)
-    block["next", "policy_draws"] = mark
-    block = block.expand(5, 2, 12)
-    found = page.prepare(block)["next"]
-    row, number = found["policy_action"][..., 0].div(10, rounding_mode="floor"), found["policy_action"][..., 0] % 10
-    assert found["policy_action"].shape == (5, 2, 12, 3, 2) and "policy_draws" not in found.keys()
-    assert torch.equal(row, torch.arange(12.0).view(12, 1).expand_as(row))
-    assert number.unique().tolist() == list(range(8))
-    assert not torch.equal(number[0], number[1]) and not torch.equal(number[:, 0], number[:, 1])
-    assert torch.equal(found["policy_weight"], torch.full((5, 2, 12, 3), 1.0 / 3.0))
-
-
-def test_it_trains_under_a_trainer_with_the_ordinary_data_module(tmp_path) -> None:
-    """Same settings, same seed: the Trainer's batches differ from `fqe`'s, the fixed point does not."""
-    episodes, table = tabular_case(True)
-    data = OfflineDataModule(episodes, discount=0.8, batch_size=1024)
-    page = FQE(episodes.spec, discount=0.8, hidden=(), learning_rate=1e-2, tau=0.03, decay=(500, 800)).of(Table(table))
-    trainer = pl.Trainer(
-        max_steps=800, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=tmp_path, enable_checkpointing=False,
-    )  # fmt: skip
-    trainer.fit(page, data)
-    q = EmpiricalMDP.from_episodes(episodes).fitted_q(torch.as_tensor(table), 0.8)
-    with torch.no_grad():
-        found = page.value(torch.eye(len(q)), torch.arange(3).expand(len(q), 3))[0, :, :, 0]
-    seen = q != 0.0
-    torch.testing.assert_close(found[seen].double(), q[seen], rtol=0.0, atol=0.03 * float(q.max() - q.min()))
-    with pytest.raises(InputError, match="discount is 0.99 and that of the evaluation 0.8"):
-        trainer.fit(page, OfflineDataModule(episodes))
 
 
 def test_refusals() -> None:

@@ -203,7 +203,7 @@ def test_rollouts_where_masks_are_not_known():
 
 
 @pytest.mark.parametrize("page", [DiscreteCQL, DiscreteBC])
-def test_trained_pages_are_told(page):
+def test_trained_algorithms_receive_masks(page):
     episodes = load(collect_arrays(INFO, episodes=40, quality=0))
     algorithm = page(episodes.spec, hidden=(8,), seed=1).eval()
     observation, mask = episodes.data["observation"], episodes.data["action_mask"]

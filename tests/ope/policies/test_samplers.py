@@ -16,7 +16,7 @@ from lightning_offrl.envs.controllers import Behavior
 from lightning_offrl.networks.discrete import Categorical
 from lightning_offrl.networks.distributions import Gaussian, SquashedGaussian
 from lightning_offrl.networks.mixtures import BoxMixture, TruncatedGaussian
-from lightning_offrl.ope import policies
+from lightning_offrl.ope.policies import target
 from lightning_offrl.ope.policies.behavior import BehaviorModel
 from lightning_offrl.ope.policies.target import (
     ClippedNormal,
@@ -47,7 +47,7 @@ def drawn(monkeypatch):
         grid = UNIFORM if kind is torch.rand else NORMAL
         return grid.view(n, *(1 for _ in like.shape)).expand(n, *like.shape)
 
-    monkeypatch.setattr(policies, "_draw", draw)
+    monkeypatch.setattr(target, "_draw", draw)
 
 
 def tensor(numbers):

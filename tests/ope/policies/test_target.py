@@ -7,11 +7,6 @@ import math
 import pytest
 import torch
 
-from lightning_offrl.algorithms.awac import AWAC
-from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.algorithms.discrete.bc import DiscreteBC
-from lightning_offrl.algorithms.discrete.dqn import DQN
-from lightning_offrl.algorithms.td3_bc import TD3BC
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.target import (
     ClippedNormal,
@@ -19,22 +14,11 @@ from lightning_offrl.ope.policies.target import (
     Discrete,
     SquashedNormal,
     Tabular,
-    TargetPolicy,
     TruncatedNormal,
     UniformMixture,
     smoothed,
     without_density,
 )
-from lightning_offrl.ope.policies.trained import from_algorithm
-
-BOX = {
-    "observation_shape": [3],
-    "action_kind": "box",
-    "action_size": 2,
-    "action_low": [-1.0, -1.0],
-    "action_high": [1.0, 1.0],
-}
-DISCRETE = {"observation_shape": [3], "action_kind": "discrete", "action_size": 4}
 
 
 def normal(mean, std):
@@ -137,28 +121,3 @@ def test_discrete_policies():
     assert greedy.log_prob(states, torch.tensor([0, 0, 1])).tolist() == [0.0, -math.inf, 0.0]
     with pytest.raises(InputError, match="add up to one"):
         Discrete(lambda obs: torch.ones(len(obs), 2)).probabilities(states)
-
-
-def test_trained_pages_as_target_policies():
-    observation = torch.randn(5, 3)
-    generator = torch.Generator().manual_seed(0)
-    for page in (BC(BOX), TD3BC(BOX), AWAC(BOX), DiscreteBC(DISCRETE), DQN(DISCRETE)):
-        page.eval()
-        policy = from_algorithm(page)
-        assert isinstance(policy, TargetPolicy) and policy.is_deterministic
-        torch.testing.assert_close(policy.sample(observation, 2, generator)[1], page.act(observation))
-    squashed, clipped = from_algorithm(BC(BOX, policy="gaussian").eval(), True), from_algorithm(AWAC(BOX).eval(), True)
-    assert isinstance(squashed, SquashedNormal) and isinstance(clipped, ClippedNormal)
-    page = BC(BOX, policy="gaussian").eval()
-    action = torch.rand(5, 2) * 1.8 - 0.9
-    torch.testing.assert_close(
-        from_algorithm(page, True).log_prob(observation, action),
-        page.policy(page.normalizer(observation)).log_prob(action).detach().double(),
-        atol=1e-4,
-        rtol=1e-4,
-    )
-    categorical = from_algorithm(DiscreteBC(DISCRETE).eval(), True)
-    assert categorical.probabilities(observation).sum(-1).allclose(torch.ones(5).double(), atol=1e-6)
-    for page in (TD3BC(BOX), DQN(DISCRETE)):
-        with pytest.raises(InputError, match="has no density"):
-            from_algorithm(page.eval(), stochastic=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lightning_offrl.data.neighbors import nearest
+from lightning_offrl.ope.checks.neighbors import nearest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
