@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_offrl.cli import run_directory
+from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers.metrics_csv import read_metrics
 from lightning_offrl.training.files import write_atomically
@@ -157,8 +158,7 @@ def summary(directory: Path, names: Sequence[str]) -> str:
         header,
         *[[metric, f"{step:,}", str(n), *[f"{x:.4g}" for x in numbers]] for metric, step, n, numbers in rows],
     ]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in shown]
+    lines = aligned(shown, numbers=True)
     return "\n".join([f"last value of each metric over {len(names)} seeds ({directory / SUMMARY}):", *lines])
 
 

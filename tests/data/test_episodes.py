@@ -127,8 +127,8 @@ def test_repr_is_short(arrays: dict[str, Any]) -> None:
 
 
 def test_the_method_of_version_0_1_still_reads_arrays(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(old_names, "_told", set())
+    monkeypatch.setattr(old_names, "told", set())
     first = [arrays[key] for key in ("observations", "actions", "rewards", "terminals", "timeouts")]
-    with pytest.warns(FutureWarning, match=r"Episodes.from_arrays\(...\) is now lightning_offrl.load_dataset"):
+    with pytest.warns(FutureWarning, match=r"Episodes.from_arrays\(...\) is now load_dataset"):
         episodes = Episodes.from_arrays(*first, next_observations=arrays["next_observations"], name="walk")
     assert episodes.fingerprint == load(arrays).fingerprint and episodes.name == "walk"
