@@ -13,12 +13,12 @@ from torch import Tensor
 from lightning_offrl.batch import TRANSITION, Key, Spec, key_name
 from lightning_offrl.data.block_size import block_size, periods_of
 from lightning_offrl.data.episodes import EpisodeFilter, Episodes
-from lightning_offrl.data.rewards import RewardTransform, fit_reward, return_quantile
 from lightning_offrl.data.samplers import BlockLoader, SequentialBlocks, UniformSampler, resident
 from lightning_offrl.errors import InputError
 from lightning_offrl.networks.normalizer import Statistics
 
 if TYPE_CHECKING:  # what a first run does not use is imported where it is used
+    from lightning_offrl.data.rewards import RewardTransform
     from lightning_offrl.data.strata import Sampling
     from lightning_offrl.training.algorithm import OfflineAlgorithm
 
@@ -34,24 +34,27 @@ class OfflineDataModule(pl.LightningDataModule):
     of an update.
 
     Args:
-        source: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dict of arrays, or a list of these.
-        batch_size: transitions per gradient update and process, B.
-        updates_per_step: gradient updates K per Lightning step; None takes the largest K up to 50 that divides every
-            period (logging, validation, checkpoints, evaluation).
-        discount: gamma per environment step.
-        n_step: rewards summed before the bootstrap, n.
-        reward: a preset's name ("none", "iql-locomotion", "antmaze", "antmaze-cql", "standardize") or a transform,
-            fitted on the train split.
-        infinite_horizon_return: Monte-Carlo returns of cut episodes go on with their last reward for ever (Cal-QL on
-            sparse tasks).
-        filter: which episodes to keep.
-        sampling: how the transitions of a batch are chosen, a `lightning_offrl.Sampling`; None: uniformly.
-        validation_fraction: share of the episodes held out for ``val/...`` losses.
-        validation_batches: at most so many held-out batches per validation, spread over the held-out episodes.
-        cluster: column of the data that says whom an episode belongs to (a patient, a machine): nobody is on both sides
-            of the split, and ``validation_fraction`` is a share of them; as ``offrl ope --held-out --cluster``.
-        seed: of batches and of the split.
-        cache_dir: where the memory-mapped cache lies; None: the user's cache folder.
+        source: The dataset: a Minari id, the path of a D4RL-layout ``.hdf5``, `Episodes`, a dictionary of arrays, or a
+            list of these.
+        batch_size: The number of transitions B per gradient update and process.
+        updates_per_step: The number of gradient updates K per Lightning step. None takes the largest K up to 50 that
+            divides every period (logging, validation, checkpoints, evaluation).
+        discount: The discount factor gamma per environment step.
+        n_step: The number of rewards that are summed before the bootstrap.
+        reward: The transform of the rewards, fitted on the train split: the name of a preset ("none", "iql-locomotion",
+            "antmaze", "antmaze-cql", "standardize") or a scale and a shift.
+        infinite_horizon_return: Whether the Monte-Carlo return of an episode that was cut continues its last reward for
+            ever (Cal-QL on sparse tasks).
+        filter: The condition on the episodes to keep.
+        sampling: The way in which the transitions of a batch are chosen, a `lightning_offrl.Sampling`. None draws
+            uniformly.
+        validation_fraction: The share of the episodes that is held out for ``val/...`` losses.
+        validation_batches: The largest number of held-out batches per validation, spread over the held-out episodes.
+        cluster: The column of the data that says which person or machine an episode belongs to. All episodes of one are
+            then on the same side of the split, and ``validation_fraction`` is a share of the persons, as in
+            ``offrl ope --cluster``.
+        seed: The seed of the batches and of the split.
+        cache_dir: The folder of the memory-mapped cache. None takes the user's cache folder.
 
     Raises:
         InputError: with one sentence, for anything that cannot be read or used.
@@ -143,7 +146,11 @@ class OfflineDataModule(pl.LightningDataModule):
     @property
     def reward_transform(self) -> tuple[float, float]:
         """Scale and shift of rewards, ``scale * r + shift``, fitted on the train split."""
-        if self._reward is None:
+        if self._reward is None and self.reward == "none":
+            self._reward = 1.0, 0.0
+        elif self._reward is None:
+            from lightning_offrl.data.rewards import fit_reward
+
             self._reward = fit_reward(self.reward, self.train)
         return self._reward
 
@@ -219,6 +226,8 @@ class OfflineDataModule(pl.LightningDataModule):
         if self.n_step > 1 and (reads_next or "discount" in wanted) or wanted & _FROM_NEIGHBORS:
             known |= self._from_neighbors(episodes, reward, wanted)
         if "return_quantile" in wanted:
+            from lightning_offrl.data.rewards import return_quantile
+
             known["return_quantile"] = return_quantile(episodes.returns(), episodes.length)
         masks: list[Key] = ["action_mask", ("next", "action_mask")] if reads_next else ["action_mask"]
         out = TensorDict({}, batch_size=data.batch_size)

@@ -56,7 +56,7 @@ def as_dict(source: Any, *, cache_dir: str | Path | None = None) -> dict[str, An
         "references_from": _references_from(episodes),
         "score": None,
         "actions": _actions(data["action"], spec),
-        "observations": list(_observations(data["observation"])),
+        "observations": list(observation_facts(data["observation"])),
         "behavior_log_prob": _log_prob(data),
         "columns": episodes.columns,
         "notes": list(episodes.notes),
@@ -165,7 +165,7 @@ def _actions(action: Tensor, spec: dict[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def _observations(observation: Tensor | TensorDict) -> Iterator[dict[str, Any]]:
+def observation_facts(observation: Tensor | TensorDict) -> Iterator[dict[str, Any]]:
     """Range of every feature of vectors, of the whole array for anything larger."""
     found = [((), observation)] if isinstance(observation, Tensor) else list(leaves(observation))
     for path, leaf in found:
@@ -204,7 +204,8 @@ def _row(label: str, text: str) -> list[str]:
     return [f"{label:<13}  {text}"]
 
 
-def _number(value: float) -> str:
+def compact_number(value: float) -> str:
+    """A number in few characters: with exponent where it is very large or small, else with three decimals at most."""
     if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-3):
         return f"{value:.2e}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{1 if abs(value) >= 100 else 3}f}"
@@ -222,7 +223,7 @@ def _several(number: int, what: str) -> str:
 
 def _summary_text(summary: dict[str, float], keys: tuple[str, ...], decimals: int | None = None) -> str:
     def text(value: float) -> str:
-        return _number(value) if decimals is None else f"{value:,.{decimals}f}"
+        return compact_number(value) if decimals is None else f"{value:,.{decimals}f}"
 
     return "   ".join(f"{key} {text(summary[key])}" for key in keys)
 
@@ -260,7 +261,7 @@ def _endings_text(facts: dict[str, Any]) -> str:
 
 
 def _histogram_text(histogram: dict[str, list[float]]) -> Iterator[str]:
-    counts, edges = histogram["counts"], [_number(edge) for edge in histogram["edges"]]
+    counts, edges = histogram["counts"], [compact_number(edge) for edge in histogram["edges"]]
     width, most = max(map(len, edges)), max(counts)
     for i, count in enumerate(counts):
         eighths = round(8 * _BAR * count / most)
@@ -276,7 +277,7 @@ def _score_text(facts: dict[str, Any]) -> list[str]:
     low, high = facts["references"]
     return [
         *_row("score 0-100", _summary_text(facts["score"], ("min", "25 %", "median", "75 %", "max", "mean"), 1)),
-        *_row("", f"0 is {_number(low)}, 100 is {_number(high)}, from {facts['references_from']}"),
+        *_row("", f"0 is {compact_number(low)}, 100 is {compact_number(high)}, from {facts['references_from']}"),
     ]
 
 
@@ -323,7 +324,7 @@ def _observations_text(found: list[dict[str, Any]], names: list[str]) -> list[st
             if len(rows) > ROWS:
                 hidden += 1
             else:
-                rows.append([name, *(_number(leaf[key][i]) for key in ("min", "mean", "sd", "max"))])
+                rows.append([name, *(compact_number(leaf[key][i]) for key in ("min", "mean", "sd", "max"))])
             if i in leaf["constant"]:
                 constant.append(name)
     lines = aligned(rows, numbers=True) + ([f"... and {hidden} more"] if hidden else [])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import episodes_from_arrays
 
 
 @dataclass
@@ -23,13 +23,13 @@ class EpisodeFilter:
     """Which episodes to keep; every condition that is given must hold.
 
     Args:
-        min_return: smallest undiscounted return, in the dataset's raw rewards.
-        max_return: largest undiscounted return.
-        min_length: fewest steps.
-        max_length: most steps.
-        top_fraction: in (0, 1]: of the episodes that meet all other conditions, the share with the highest returns,
+        min_return: The smallest undiscounted return, in the dataset's raw rewards.
+        max_return: The largest undiscounted return.
+        min_length: The smallest number of steps.
+        max_length: The largest number of steps.
+        top_fraction: The share in (0, 1] with the highest returns, of the episodes that meet all other conditions,
             rounded up to whole episodes (the %BC of Chen et al. 2021, https://arxiv.org/abs/2106.01345).
-        indices: numbers of the episodes, from 0.
+        indices: The numbers of the episodes, from 0.
     """
 
     min_return: float | None = None
@@ -113,7 +113,7 @@ class Episodes:
     columns: dict[str, Any] = field(default_factory=dict)
     _fingerprint: str | None = field(default=None, compare=False)
 
-    from_arrays = staticmethod(old_names.episodes_from_arrays)
+    from_arrays = staticmethod(episodes_from_arrays)
 
     def __len__(self) -> int:
         return int(self.data.batch_size[0])

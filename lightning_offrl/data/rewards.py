@@ -26,8 +26,8 @@ class RewardTransform:
     """The rewards a learner sees: ``scale * r + shift``.
 
     Args:
-        scale: factor.
-        shift: added after scaling.
+        scale: The factor.
+        shift: The number that is added after scaling.
     """
 
     scale: float = 1.0

@@ -20,12 +20,12 @@ def split_by_episode(
     """Numbers of the episodes to train on and to hold out.
 
     Args:
-        episodes: at least two.
-        fraction: share of the episodes (not of the transitions) to hold out, in (0, 1); rounded to the nearest whole
-            number, at least one on each side.
-        seed: the same seed, fraction and number of episodes give the same split.
-        clusters: ``[E]`` labels of what episodes belong to: a person's episodes are all on one side. Then the fraction
-            is of the clusters, and seed, fraction and clusters give the split.
+        episodes: The dataset, of at least two episodes.
+        fraction: The share of the episodes (not of the transitions) to hold out, in (0, 1). It is rounded to the
+            nearest whole number of episodes, at least one on each side.
+        seed: The seed; the same seed, fraction and number of episodes give the same split.
+        clusters: The labels ``[E]`` of the persons that episodes belong to: all episodes of one are on the same side.
+            The fraction is then a share of the clusters, and seed, fraction and clusters give the split.
 
     Returns:
         train and validation, int64, each ascending.

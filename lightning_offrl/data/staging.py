@@ -5,6 +5,9 @@ the moment the file exists. The system lets go of the lock when the process ends
 folder of this host whose lock can be taken was left behind, and one whose lock is held is being written, whatever has
 become of its process number since. Folders of other hosts (on a shared file system a lock may be seen by one host only)
 and folders without a lock (of a file system or an operating system that has none) are never touched.
+
+The package ``filelock`` is not used: it makes a lock file before it locks it, so another process could take a folder
+that was just begun for one that was left behind.
 """
 
 from __future__ import annotations

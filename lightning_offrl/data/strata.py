@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,17 @@ class Sampling:
     """How the transitions of a batch are chosen.
 
     Args:
-        strata: parts of the data that each get a fixed share of every batch: none, return, length, ending, reward,
-            action, or policy.
-        shares: share of each part, in any unit: returns and lengths from low to high, terminal before cut, zero reward
-            before others, actions and policies by number; None: every part that has transitions the same.
-        groups: number of parts by return or length.
-        weight: within a part (or the whole data): uniform, return, or unique.
-        temperature: of the weight by return, for returns scaled to [0, 1] (Hong et al. 2023,
+        strata: The property that divides the data into parts which each get a fixed share of every batch: none, return,
+            length, ending, reward, action, or policy.
+        shares: The share of each part, in any unit. The order is: returns and lengths from low to high, terminal before
+            cut, zero reward before others, actions and policies by number. None gives every part that has transitions
+            the same share.
+        groups: The number of parts by return or length.
+        weight: The weight of a transition within its part (or in the whole data): uniform, return, or unique.
+        temperature: The temperature of the weight by return, for returns scaled to [0, 1] (Hong et al. 2023,
             https://arxiv.org/abs/2306.13085: 0.1 for IQL and TD3+BC, 0.2 for CQL).
-        report: path of the JSON file that ``offrl data report`` wrote for this dataset; for ``strata: policy``.
+        report: The path of the JSON file that ``offrl data report`` wrote for this dataset, which ``strata: policy``
+            needs.
     """
 
     strata: str = "none"
@@ -302,9 +305,7 @@ def episode_hashes(episodes: Episodes) -> list[str]:
 
 def copies(hashes: list[str]) -> Tensor:
     """How often each episode's content stands in the list, ``[E]`` int64."""
-    count: dict[str, int] = {}
-    for one in hashes:
-        count[one] = count.get(one, 0) + 1
+    count = Counter(hashes)
     return torch.tensor([count[one] for one in hashes])
 
 

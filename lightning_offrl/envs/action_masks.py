@@ -1,7 +1,7 @@
 """Masks of legal actions as environments give them: ``info["action_mask"]``, or the same key of a dict observation.
 
 Gymnasium's own example is Taxi: ``info["action_mask"]`` holds n zeros and ones, that of ``reset`` for the first action,
-that of each ``step`` for the next.
+that of each ``step`` for the next. Logged masks are checked by `lightning_offrl.data.readers.action_masks`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from lightning_offrl.ope.weighting.bandits import bandit_log
 from lightning_offrl.ope.weighting.importance import importance_sampling
 from lightning_offrl.ope.weighting.intervals import Resamples, from_refits, interval, resampled_interval
 from lightning_offrl.ope.weighting.trajectories import Trajectories
-from tests.ope.test_evaluate import POLICY
+from tests.ope.coin_log import POLICY
 
 
 def clinic(people: int, generator: torch.Generator, even: bool) -> tuple[Trajectories, Tensor]:

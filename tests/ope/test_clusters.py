@@ -33,8 +33,8 @@ from lightning_offrl.ope.weighting.importance import importance_sampling, per_de
 from lightning_offrl.ope.weighting.intervals import Resamples, interval, resampled_interval
 from lightning_offrl.ope.weighting.sensitivity import sensitivity
 from lightning_offrl.ope.weighting.trajectories import Trajectories
+from tests.ope.coin_log import POLICY, finite_log
 from tests.ope.linear_quadratic import BEHAVIOR, TARGET
-from tests.ope.test_evaluate import POLICY, finite_log
 
 GENERAL = Limits(ess=5.0, ess_share=0.0, top_share=1.0, clusters=2.0, cluster_share=1.0, mean_errors=50.0)
 

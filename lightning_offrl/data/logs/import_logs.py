@@ -38,11 +38,11 @@ def import_logs(
     Names and units of the columns are stored with it, for the dataset report.
 
     Args:
-        files: ``.parquet`` or ``.csv`` files, or directories of them, in order.
-        settings: the path of a YAML map, or its content; see `lightning_offrl.data.logs.EXAMPLE`.
-        dataset_id: ``namespace/name-v0``; None: the map's, or ``logs/FILE-v0``.
-        environment: Gymnasium id in place of the map's, which may only name what Gymnasium has registered.
-        overwrite: replace a dataset of this id.
+        files: The ``.parquet`` or ``.csv`` files, or directories of them, in order.
+        settings: The path of a YAML map, or its content; see `lightning_offrl.data.logs.EXAMPLE`.
+        dataset_id: The new id, ``namespace/name-v0``; None takes the map's, or ``logs/FILE-v0``.
+        environment: The Gymnasium id in place of the map's, which may only name what Gymnasium has registered.
+        overwrite: Whether a dataset of this id is replaced.
 
     Raises:
         InputError: with one sentence that names file, row and column, for anything in the logs that the map does not

@@ -1,4 +1,4 @@
-"""Sources of data: `load` turns a Minari id, a file, arrays, or a list of these into `Episodes`."""
+"""Readers of datasets: `load` turns a Minari id, a file, arrays, or a list of these into `Episodes`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.arrays import from_arrays
-from lightning_offrl.data.readers.reference_returns import with_known_references
 from lightning_offrl.errors import InputError
 
 READERS = {"d4rl": (".hdf5", ".h5"), "npz": (".npz",), "minari": ()}
@@ -24,14 +23,15 @@ SUFFIXES = tuple(suffix for suffixes in READERS.values() for suffix in suffixes)
 
 
 def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = True) -> Episodes:
-    """Episodes from wherever they are.
+    """Read a dataset.
 
     Args:
-        source: a Minari id (``hopper/medium-v0``; downloaded by Minari if it is not in its local store), the directory
+        source: A Minari id (``hopper/medium-v0``; Minari downloads it if it is not in the local store), the directory
             of a Minari dataset, the path of a D4RL-layout ``.hdf5`` or of an ``.npz`` with the same arrays, `Episodes`,
-            a dictionary of arrays (see `lightning_offrl.data.readers.arrays.NAMES`), or a list of these, joined.
-        cache_dir: where the memory-mapped cache lies; None: see `lightning_offrl.data.readers.cache.directory`.
-        use_cache: False reads the source again, into RAM, and writes nothing.
+            a dictionary of arrays (see `lightning_offrl.data.readers.arrays.from_arrays`), or a list of these, which
+            are joined.
+        cache_dir: The folder of the memory-mapped cache; None: see `lightning_offrl.data.readers.cache.directory`.
+        use_cache: False reads the source again, into memory, and writes nothing.
 
     Raises:
         InputError: with one sentence, for anything that cannot be found, read or used.
@@ -39,7 +39,7 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     if isinstance(source, Episodes):
         return source
     if isinstance(source, Mapping):
-        return with_known_references(from_arrays(source))
+        return _with_references(from_arrays(source))
     if isinstance(source, list | tuple):
         return Episodes.join([load(one, cache_dir=cache_dir, use_cache=use_cache) for one in source])
     if not isinstance(source, str | Path):
@@ -57,6 +57,14 @@ def load(source: Any, *, cache_dir: str | Path | None = None, use_cache: bool = 
     if place.name is not None:
         # The cache goes by content: a copy of the file may have been read first.
         episodes = replace(episodes, name=place.name)
+    return _with_references(episodes)
+
+
+def _with_references(episodes: Episodes) -> Episodes:
+    if episodes.environment is None or episodes.references is not None:
+        return episodes
+    from lightning_offrl.data.readers.reference_returns import with_known_references
+
     return with_known_references(episodes)
 
 

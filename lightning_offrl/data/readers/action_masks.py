@@ -1,4 +1,8 @@
-"""Masks of legal actions in logs: where they are found, and that they fit what was done."""
+"""Masks of legal actions in arrays of logged data: where they are found, and that they fit the actions taken.
+
+What environments say while they run is read by `lightning_offrl.envs.action_masks`, and cells of tables by
+`lightning_offrl.data.logs.masks`; both end up here. This module is imported only where a dataset has masks.
+"""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ class Collected:
     """What `collect` wrote.
 
     Args:
-        dataset_id: pass it on as ``--data.source``.
-        path: the directory of the dataset.
-        returns: ``[E]`` float64.
-        lengths: ``[E]`` int64.
-        names: behavior of each episode.
-        references: (random, controller) mean returns, or None where there is no controller to measure.
-        table: a short text.
+        dataset_id: The id, which ``--data.source`` takes.
+        path: The directory of the dataset.
+        returns: The returns ``[E]`` float64 of the episodes.
+        lengths: The numbers of steps ``[E]`` int64.
+        names: The name of the behavior of each episode.
+        references: The mean returns of the random policy and of the controller; None without a controller.
+        table: A short text for the terminal.
         action_kind: "box" or "discrete", which decides the algorithms that can learn from it.
     """
 
@@ -60,17 +60,18 @@ def collect(
     """Collect episodes and write them as a Minari dataset.
 
     Args:
-        environment: Gymnasium id.
-        dataset_id: ``namespace/name-v0``; kept under Minari's directory (``MINARI_DATASETS_PATH``, or ``~/.minari``).
-        episodes: how many, shared out among the behaviors and shuffled.
-        quality: ``"mixed"``, a number from 0 (random) to 1 (the controller with little noise), or several in equal
-            shares; see `behavior.behaviors`.
-        policy: in place of the built-in controller: a function of one raw observation to an action in environment
-            units, or a policy that `lightning_offrl.load_policy` read.
-        noise: standard deviation around the controller's action in half ranges; 0 logs no density for Box actions.
-        seed: of everything; episode i does not depend on how many are collected before or after it, except for
-            which behavior it is given.
-        overwrite: replace an existing dataset of this id.
+        environment: The Gymnasium id.
+        dataset_id: The id ``namespace/name-v0``. Minari keeps it in ``MINARI_DATASETS_PATH``, or in
+            ``~/.minari``.
+        episodes: The number of episodes, which are shared out among the behaviors and shuffled.
+        quality: The quality of the behaviors: ``"mixed"``, a number from 0 (random) to 1 (the controller with little
+            noise), or several numbers in equal shares; see `lightning_offrl.envs.controllers.behaviors`.
+        policy: The policy that plays in place of the built-in controller: a function of one raw observation to an
+            action in the environment's units, or a policy that `lightning_offrl.load_policy` returned.
+        noise: The standard deviation around the controller's action in half ranges; 0 logs no density for Box actions.
+        seed: The seed of everything. Episode i does not depend on how many are collected before or after it, except
+            for which behavior it is given.
+        overwrite: Whether an existing dataset of this id is replaced.
 
     Raises:
         InputError: a malformed or existing id, an unknown environment, a quality out of range.
@@ -116,12 +117,12 @@ def collect_arrays(
     """The same episodes in memory, as the dictionary that a data module takes for its ``source``; nothing is written.
 
     Args:
-        environment: as in `collect`, and so are the others.
-        episodes: how many.
-        quality: of the behaviors.
-        policy: in place of the built-in controller.
-        noise: around the controller's action.
-        seed: of everything.
+        environment: The Gymnasium id.
+        episodes: The number of episodes.
+        quality: The quality of the behaviors, as in `collect`.
+        policy: The policy that plays in place of the built-in controller, as in `collect`.
+        noise: The standard deviation around the controller's action in half ranges.
+        seed: The seed of everything.
 
     Returns:
         ``observations``, ``next_observations``, ``actions``, ``rewards``, ``terminated``, ``truncated``,

@@ -69,12 +69,12 @@ def convert(
     out, and a note names it.
 
     Args:
-        source: anything that `load` takes.
-        dataset_id: ``namespace/name-v0``.
-        environment: Gymnasium id; None: what the source says.
-        references: raw returns that score 0 and 100; None: what the source says.
-        description: stored with the dataset.
-        overwrite: replace a dataset of this id.
+        source: The dataset, anything that `load` takes.
+        dataset_id: The new id, ``namespace/name-v0``.
+        environment: The Gymnasium id; None takes what the source says.
+        references: The raw returns that score 0 and 100; None takes what the source says.
+        description: A text that is stored with the dataset.
+        overwrite: Whether a dataset of this id is replaced.
 
     Raises:
         InputError: for a malformed or existing id, an environment that does not exist or does not fit, episodes whose

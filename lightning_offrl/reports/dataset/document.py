@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_offrl.data.describe import _number as compact
-from lightning_offrl.data.describe import _observations as observation_facts
+from lightning_offrl.data.describe import compact_number, observation_facts
 from lightning_offrl.reports import html
 from lightning_offrl.reports.dataset import figures
 from lightning_offrl.reports.dataset.advice import Assessment, assess, command
@@ -180,7 +179,7 @@ def _stitching(measures: DatasetMeasures) -> Table:
 
 def _observations(measures: DatasetMeasures) -> Table:
     rows = [
-        [name, *(true_minus(compact(leaf[key][i])) for key in ("min", "mean", "sd", "max"))]
+        [name, *(true_minus(compact_number(leaf[key][i])) for key in ("min", "mean", "sd", "max"))]
         for name, leaf, i in _numbers(measures)
     ]
     more = f"; {len(rows) - _ROWS} more are in the .json file" if len(rows) > _ROWS else ""

@@ -11,7 +11,12 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.data.readers.arrays import from_arrays
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.support import far_share, unseen_share
-from lightning_offrl.ope.checks.weight_diagnostics import Limits, check_weights, effective_sample_size
+from lightning_offrl.ope.checks.weight_diagnostics import (
+    Limits,
+    check_weights,
+    effective_sample_size,
+    weights_by_step,
+)
 from lightning_offrl.ope.policies.target import Deterministic, SquashedNormal, Tabular, UniformMixture
 from lightning_offrl.ope.weighting.trajectories import Trajectories, trajectories
 
@@ -175,3 +180,18 @@ def test_support_of_discrete_actions():
 def test_support_by_distance_needs_other_episodes():
     with pytest.raises(InputError, match="two episodes"):
         far_share(logged(normal(), n=1), normal())
+
+
+def test_weights_by_step_by_hand():
+    # two episodes, the second ends after one step: its weight stays 2
+    data = Trajectories(
+        reward=torch.zeros(2, 2),
+        mask=torch.tensor([[True, True], [True, False]]),
+        log_ratio=torch.tensor([[1.0, 6.0], [2.0, 1.0]]).log(),
+    )
+    steps = weights_by_step(data)
+    assert steps.ess == pytest.approx((9 / 5, 64 / 40))  # weights 1, 2 and then 6, 2
+    assert steps.top_share == pytest.approx((2 / 3, 3 / 4)) and steps.mean == pytest.approx((1.5, 4.0))
+    assert steps.mean_error == pytest.approx((0.5, 2.0)) and steps.going == (1.0, 0.5)
+    never = Trajectories(torch.zeros(2, 1), torch.ones(2, 1).bool(), log_ratio=torch.full((2, 1), -math.inf))
+    assert weights_by_step(never).ess == (0.0,) and weights_by_step(never).top_share == (1.0,)
