@@ -84,7 +84,8 @@ ELSEWHERE = _pairs("""
     envs.collect.Episode=envs.play.Episode envs.collect.dataset_path=data.writers.minari.dataset_path
     envs.collect.play=envs.play.play envs.collect.reference_scores=envs.play.reference_scores
     envs.sepsis.sepsis_id=envs.sepsis.registration.sepsis_id export.policy.POLICY_FORMAT=training.checkpoint.FORMAT
-    export.policy.Saved=training.saved.Saved export.policy.read_saved=training.saved.read_saved fitting.fit_normaliser=data.datamodule.fit_normalizer
+    export.policy.Saved=training.saved.Saved export.policy.read_saved=training.saved.read_saved
+    fitting.fit_normaliser=data.datamodule.fit_normalizer
     ope.direct.lstd=ope.direct.lstd.lstd ope.direct.model_rollouts=ope.direct.model_based.model_rollouts
     ope.evaluation.Evaluation=ope.result.OPEResult ope.evaluation.Row=ope.estimate.Row
     ope.evaluation.Status=ope.estimate.Status ope.fqe.FQE=ope.direct.fqe_algorithm.FQE
