@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -13,24 +11,23 @@ from lightning_offrl.data.clusters import ClusterLabels, numbered
 from lightning_offrl.data.samplers import gather
 from lightning_offrl.rng import mix
 
-_ROWS, _EPISODES, _COUNTS = 0xB001, 0xB002, 0xB007
+_ROWS, _EPISODES = 0xB001, 0xB002
 
 
-def times_drawn(units: int, numbers: Sequence[int], seed: int) -> Tensor:
-    """How often each unit is in each of the bootstrap samples of a seed, ``[len(numbers), units]`` float64.
+def times_drawn(units: int, samples: int, generator: torch.Generator) -> Tensor:
+    """How often each unit is in each of the next bootstrap samples, ``[samples, units]`` float64.
 
-    A sample depends on the seed and its own number, so all who resample the same units with the same seed share them.
+    The samples come one after the other out of the generator, so all who resample the same units with generators of the
+    same seed share them, however many each of them draws.
 
     Args:
-        units: episodes, or clusters of them.
-        numbers: which of the samples, counted from 0.
-        seed: of the samples.
+        units: The number of episodes, or of clusters of them.
+        samples: The number of bootstrap samples.
+        generator: The source of the draws.
     """
-    out, generator = torch.empty(len(numbers), units, dtype=torch.float64), torch.Generator()
-    for row, number in zip(out, numbers, strict=True):
-        generator.manual_seed(mix(seed, number, _COUNTS))
-        row.copy_(torch.bincount(torch.randint(units, (units,), generator=generator), minlength=units))
-    return out
+    drawn = torch.randint(units, (samples, units), generator=generator)
+    once = torch.ones(1, dtype=torch.float64).expand(samples, units)
+    return torch.zeros(samples, units, dtype=torch.float64).scatter_add_(1, drawn, once)
 
 
 def mean_of_picked(values: Tensor, picked: Tensor) -> Tensor:

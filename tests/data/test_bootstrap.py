@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_picked
+from lightning_offrl.data.bootstrap import EpisodeBootstrap, mean_of_picked, times_drawn, times_picked
+from lightning_offrl.ope.direct.estimate import multiplicities
+from lightning_offrl.ope.weighting.intervals import Resamples
 
 
 def test_heads_draw_whole_clusters():
@@ -57,3 +59,9 @@ def test_bootstrap_rows_come_from_each_heads_own_episodes() -> None:
     assert torch.equal(rows, EpisodeBootstrap(start, length, 4000, 5, 1, 3).indices(0, 2))
     alone = EpisodeBootstrap(start, length, 4000, seed=8, originals=0, replicates=1)
     assert torch.equal(alone.indices(0, 2), rows[:, 3])
+
+
+def test_samples_are_shared_however_many_are_drawn() -> None:
+    few, many = (times_drawn(9, n, torch.Generator().manual_seed(3)) for n in (4, 50))
+    assert few.equal(many[:4]) and (many.sum(-1) == 9).all() and many.unique(dim=0).shape[0] == 50
+    assert multiplicities(9, 4, 3)[1:].equal(next(Resamples(9, 50, 3).counts())[:4])

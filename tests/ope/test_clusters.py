@@ -169,7 +169,8 @@ def repeated(episodes: Episodes, times: int) -> tuple[Episodes, Tensor]:
 
 
 def direct(episodes: Episodes, **how: Any) -> DirectEstimate:
-    return lstd(POLICY, episodes, discount=0.9, replicates=20, seed=4, **how)
+    # so many that the widths of intervals are compared, not their Monte-Carlo errors
+    return lstd(POLICY, episodes, discount=0.9, replicates=200, seed=4, **how)
 
 
 def everything(episodes: Episodes, clusters: Any = None, **how: Any) -> OPEResult:

@@ -82,11 +82,13 @@ def first_masks(episodes: Episodes) -> Tensor | None:
 def multiplicities(n_episodes: int, replicates: int, seed: int, clusters: Clusters | None = None) -> Tensor:
     """How often each episode counts: once in the data itself (row 0), then in ``replicates`` bootstrap resamples.
 
+    These are the first resamples of estimates from weights with the same seed (`ope.weighting.intervals.Resamples`).
+
     Returns:
         ``[1 + replicates, E]`` float64; every row adds up to E, unless ``clusters`` are drawn, whole, of several sizes.
     """
     units = n_episodes if clusters is None else clusters.n
-    drawn = times_drawn(units, range(replicates), seed)
+    drawn = times_drawn(units, replicates, torch.Generator().manual_seed(seed))
     once = torch.ones(1, n_episodes, dtype=torch.float64)
     return torch.cat([once, drawn if clusters is None else clusters.spread(drawn)])
 

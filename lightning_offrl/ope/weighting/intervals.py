@@ -133,9 +133,10 @@ class Resamples:
         yield from self._drawn or self._draw()
 
     def _draw(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
         chunk = max(1, min(self.n_boot, _CHUNK // self.units))
         for first in range(0, self.n_boot, chunk):
-            yield times_drawn(self.units, range(first, min(first + chunk, self.n_boot)), self.seed)
+            yield times_drawn(self.units, min(chunk, self.n_boot - first), generator)
 
     def values(self, terms: PerEpisodeTerms) -> Tensor:
         """The estimate in every resample, ``[R]``; ``terms`` are per episode."""
