@@ -62,11 +62,10 @@ _MOVED_TO = {
     "reports": "report.quickstart_page=quickstart report.verdict=compare_returns",
     "reports.dataset": "report.dataset=measure report.dataset_advice=advice report.dataset_copies=copies "
     "report.dataset_evidence=evidence report.dataset_facts=statistics report.dataset_figures=figures "
-    "report.dataset_findings=findings report.dataset_notes=notes report.dataset_page=page "
+    "report.dataset_findings=findings report.dataset_page=document "
     "report.dataset_policies=mixture report.dataset_states=states report.dataset_stitching=stitching "
     "report.dataset_verdict=verdict",
-    "reports.ope": "report.ope_figures=figures report.ope_notes=notes report.ope_page=page "
-    "report.select_page=selection",
+    "reports.ope": "report.ope_figures=figures report.ope_page=evaluation report.select_page=selection",
 }
 """Modules by the package that holds them today: ``old.path=name`` there; without ``=``, under the last part."""
 
