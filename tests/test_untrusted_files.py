@@ -195,7 +195,7 @@ def test_looking_makes_no_environment_at_all(folder: Path, offrl: Run, monkeypat
     monkeypatch.setattr(gymnasium, "make", make)
     for source in (file, str(folder / "log.npz"), dataset):
         assert offrl("data", "show", source)[0] == 0
-        assert offrl("data", "report", source, "--output", str(folder / "page.html"))[0] == 0
+        assert offrl("data", "report", source, "--report", str(folder / "page.html"))[0] == 0
         assert load_dataset(source).environment == "Pendulum-v1"
 
 

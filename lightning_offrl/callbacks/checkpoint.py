@@ -16,24 +16,24 @@ from lightning_offrl.errors import InputError
 
 
 class Checkpoint(ModelCheckpoint):
-    """Saves every so many gradient updates, and at the end of training whatever its length.
+    """Saves a checkpoint every so many gradient updates, and at the end of training.
 
-    ``last.ckpt`` is rewritten at every save, by rename, so that there is always one whole file to resume from. Runs
-    after all other callbacks of an update, so what they logged can be monitored. Resuming from one of its files also
-    makes `MetricsCSV` and `WandbLogger` continue what they had written rather than begin anew. Nothing is saved when
-    training fails: the networks may be in the middle of an update then.
+    ``last.ckpt`` is rewritten at every save, by rename, so that there is always one whole file to resume from. It
+    is saved after all other callbacks of an update, so that what they logged can be monitored. Resuming from one of
+    these files also makes `MetricsCSV` and `WandbLogger` continue what they had written rather than begin anew. Nothing
+    is saved when training fails: the networks may be in the middle of an update then.
 
     Args:
-        every: period in gradient updates.
-        keep: how many of the ``step=N.ckpt`` files to keep, the newest (with ``monitor``: the best); -1 keeps all, 0
-            leaves ``last.ckpt`` alone.
-        monitor: name of a logged metric, such as ``eval/score``: only steps at which it is among the best are kept.
-        mode: ``max`` if more of ``monitor`` is better, else ``min``.
-        dirpath: directory; ``None``: ``checkpoints`` in the trainer's ``default_root_dir``, which is the run directory.
-        filename: name without ``.ckpt``, in Lightning's format.
+        every: The period in gradient updates.
+        keep: The number of ``step=N.ckpt`` files to keep, the newest (with ``monitor``, the best); -1 keeps all, 0
+            keeps ``last.ckpt`` only.
+        monitor: The name of a logged metric, such as ``eval/score``: only steps at which it is among the best are kept.
+        mode: Either ``max``, if more of ``monitor`` is better, or ``min``.
+        dirpath: The directory; None takes ``checkpoints`` in the trainer's ``default_root_dir``, the run directory.
+        filename: The name without ``.ckpt``, in Lightning's format.
 
     Raises:
-        InputError: if ``every`` or ``keep`` make no sense.
+        InputError: ``every`` or ``keep`` makes no sense.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Checkpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Without the period, so that a resumed run may save at another one and still knows its best."""
+        """The key of the state, without the period: a resumed run may save at another one and still knows its best."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -86,7 +86,7 @@ class Checkpoint(ModelCheckpoint):
             super().load_state_dict(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the ids of runs that loggers have elsewhere."""
+        """Store the ids of the runs that loggers have elsewhere."""
         ids = {type(logger).__name__: getattr(logger, "run_id", None) for logger in trainer.loggers}
         checkpoint["logger_runs"] = {name: run_id for name, run_id in ids.items() if run_id is not None}
 
@@ -100,7 +100,7 @@ class Checkpoint(ModelCheckpoint):
                 logger.resume_at(int(checkpoint["global_step"]), run_id=ids.get(type(logger).__name__))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Save if a period ended, or training did.
+        """Save if a period or the training ended.
 
         Lightning's own version adds, for manual optimization, a search for states that a module kept itself; it is not
         called.

@@ -25,9 +25,9 @@ class Point:
     """One evaluation on the curve.
 
     Args:
-        updates: gradient updates made before it.
-        returns: raw return of each episode, by seed: ``[S][E]`` (S = 1 unless seeds are stacked).
-        score: mean normalized score (0-100), None where there are no references.
+        updates: The number of gradient updates made before it.
+        returns: The raw return of each episode, by seed: ``[S][E]`` (S = 1 unless seeds are stacked).
+        score: The mean normalized score (0-100); None where there are no reference returns.
     """
 
     updates: int
@@ -46,7 +46,7 @@ class Point:
 
 
 class EvaluateEnv(Callback):
-    """Plays episodes every so many gradient updates and logs what they return.
+    """Plays episodes every so many gradient updates and logs their returns.
 
     Logged under ``eval/``: ``return`` (mean), ``return_se`` (its standard error over episodes; over seeds where several
     are stacked), ``score`` (0-100, where references exist), ``length`` (environment steps), ``time_share`` (of the wall
@@ -61,14 +61,14 @@ class EvaluateEnv(Callback):
     moved. Rank 0 plays, all ranks learn the result.
 
     Args:
-        environment: Gymnasium id; None takes that of the data. Without one that can be made there is no evaluation, and
-            one line says so (an id given here that cannot be made is an error).
-        episodes: per evaluation (and seed); episode i is reset with ``seed + i`` every time.
-        every: period in gradient updates; 0 evaluates at the end only.
-        seed: of the first episode.
-        at_start: evaluate the untrained policy too, at update 0.
-        at_end: evaluate after the last update if the period did not fall on it.
-        last_k: length of the running mean.
+        environment: The Gymnasium id; None takes that of the data. Without one that can be made there is no evaluation,
+            and one line says so (an id given here that cannot be made is an error).
+        episodes: The number of episodes of an evaluation (and seed); episode i is reset with ``seed + i`` every time.
+        every: The period in gradient updates; 0 evaluates at the end only.
+        seed: The seed of the first episode.
+        at_start: Whether the untrained policy is evaluated too, at update 0.
+        at_end: Whether the policy is evaluated after the last update if the period does not end there.
+        last_k: The number of evaluations in the running mean.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class EvaluateEnv(Callback):
 
     @property
     def best(self) -> Point | None:
-        """The evaluation with the highest score (or return); chosen with the environment's help."""
+        """The evaluation with the highest score (or return), a choice that needs the environment."""
         finite = [point for point in self.curve if math.isfinite(point.value)]
         return max(finite, key=lambda point: point.value, default=None)
 

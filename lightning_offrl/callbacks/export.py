@@ -1,4 +1,4 @@
-"""``policy.pt`` at the end of training."""
+"""Export of the trained policy to ``policy.pt`` at the end of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ExportPolicy(Callback):
     is that of the first seed: choosing the best one by its score would report the luckiest.
 
     Args:
-        filename: relative to the trainer's ``default_root_dir``, which is the run directory.
+        filename: The path, relative to the trainer's ``default_root_dir``, which is the run directory.
     """
 
     def __init__(self, filename: str = "policy.pt") -> None:

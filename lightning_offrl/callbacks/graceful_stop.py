@@ -19,7 +19,7 @@ class Stopped(SystemExit):
     """Training was stopped by a signal. ``code`` is 128 + the signal's number, as shells expect.
 
     Attributes:
-        checkpoint: the file to resume from; ``None`` if it was stopped in the middle of an update, without saving.
+        checkpoint: The file to resume from; None if training was stopped in the middle of an update, without saving.
     """
 
     def __init__(self, signum: int, checkpoint: str | None) -> None:
@@ -28,12 +28,12 @@ class Stopped(SystemExit):
 
 
 class GracefulStop(Callback):
-    """At the first Ctrl-C or SIGTERM, finish the block of updates, save ``last.ckpt``, say how to resume, and leave.
+    """Ends training at the first Ctrl-C or SIGTERM: after the block of updates, ``last.ckpt`` is saved.
 
-    A second Ctrl-C leaves at once, saving nothing: a checkpoint is never written from the middle of an update. Moves
-    itself behind all other callbacks, so what was due at the last update (an evaluation, a checkpoint) has happened.
-    While training runs it stands in for the handlers of Python and Lightning, in the main thread only; they are put
-    back afterwards. With several processes, all stop after the same block.
+    A line says how to resume. A second Ctrl-C ends it at once, without saving: a checkpoint is never written from the
+    middle of an update. The callback moves itself behind all others, so that what was due at the last update (an
+    evaluation, a checkpoint) has happened. While training runs it replaces the signal handlers of Python and Lightning,
+    in the main thread only; they are restored afterwards. With several processes, all stop after the same block.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class GracefulStop(Callback):
         trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self] + [self]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning has installed its own handlers just before."""
+        """Replace the signal handlers; Lightning has installed its own just before."""
         self._received = None
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
@@ -55,10 +55,10 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and leave, if a signal has come.
+        """Save and end training, if a signal has come.
 
         Raises:
-            Stopped: a ``SystemExit``.
+            Stopped: A signal has come; this is a ``SystemExit``.
         """
         stop = self._received is not None
         if trainer.world_size > 1:
@@ -80,11 +80,11 @@ class GracefulStop(Callback):
         raise Stopped(signum, str(path))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""One line that says how far training is, how fast, how good."""
+"""A line with the progress of training, its speed, and the last score."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 
 class ProgressBar(LightningProgressBar):
-    """Updates made, updates per second, time left, the last score (or return) and the main losses.
+    """Shows the updates made, updates per second, the time left, the last score (or return) and the main losses.
 
     On a terminal one line is redrawn in place. Elsewhere (a file, a batch system, a notebook) a plain line is printed
     at every tenth of the way instead.
 
     Args:
-        refresh: seconds between two redraws on a terminal.
-        file: where to write; ``None``: standard error.
+        refresh: The number of seconds between two redraws on a terminal.
+        file: The file to write to; None takes standard error.
     """
 
     def __init__(self, refresh: float = 0.25, file: TextIO | None = None) -> None:
@@ -55,7 +55,7 @@ class ProgressBar(LightningProgressBar):
         print(*args, **{"file": self._out, **kwargs})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Only the first process shows anything."""
+        """Show nothing in processes other than the first."""
         super().setup(trainer, pl_module, stage)
         if not trainer.is_global_zero:
             self.disable()
@@ -79,14 +79,14 @@ class ProgressBar(LightningProgressBar):
             print(self.line(trainer), file=self._out, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the last line standing."""
+        """Draw the last line and end it."""
         if self._enabled and self._inline:
             self._draw(self.line(trainer))
             print(file=self._out, flush=True)
             self._width = 0
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the cursor on a fresh line."""
+        """End the line that is drawn."""
         if self._enabled and self._inline and self._width:
             print(file=self._out, flush=True)
             self._width = 0
@@ -121,7 +121,7 @@ class ProgressBar(LightningProgressBar):
 
 
 def _tenth(done: int, total: int) -> float:
-    """Tenths of the way made; without an end, doublings."""
+    """The number of tenths of the updates that are done; without a last update, the number of doublings."""
     return math.floor(10 * done / total) if total > 0 else math.floor(math.log2(done + 1))
 
 

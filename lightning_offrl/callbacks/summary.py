@@ -1,4 +1,4 @@
-"""What a run may claim, said apart: the last policy, the best by the environment, and the one chosen offline."""
+"""Three results of a run, kept apart: the last policy, the best by the environment, and the one chosen offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_offrl.training.files import write_atomically
 class RunSummary(Callback):
     """Writes ``summary.json`` at the end of a run that was evaluated, and says the same in up to three lines.
 
-    Three policies, three claims:
+    There are three policies, and each supports another claim:
 
         last                   no choice was made; what papers report
         best_by_environment    the best of many noisy evaluations: too high, and not to be had without the environment
@@ -32,14 +32,14 @@ class RunSummary(Callback):
     `EvaluateOPE` nothing is written.
 
     Args:
-        filename: relative to the trainer's ``default_root_dir``.
+        filename: The path, relative to the trainer's ``default_root_dir``.
     """
 
     def __init__(self, filename: str = "summary.json") -> None:
         self.filename = filename
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and say."""
+        """Write the file and print the sentences."""
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         found = summary(trainer, cast(OfflineAlgorithm, pl_module).updates)
@@ -56,8 +56,8 @@ def summary(trainer: Trainer, updates: int) -> dict[str, dict[str, Any]]:
     """``last``, ``best_by_environment`` and ``chosen_offline``, as far as the run has them, as plain values.
 
     Args:
-        trainer: with the callbacks of the run.
-        updates: gradient updates made.
+        trainer: The trainer with the callbacks of the run.
+        updates: The number of gradient updates made.
     """
     played = next((c for c in trainer.callbacks if isinstance(c, EvaluateEnv) and c.curve), None)  # type: ignore[attr-defined]
     offline = next((c for c in trainer.callbacks if isinstance(c, EvaluateOPE) and c.curve), None)  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def summary(trainer: Trainer, updates: int) -> dict[str, dict[str, Any]]:
 
 
 def sentences(found: dict[str, dict[str, Any]]) -> list[str]:
-    """One line for each of `summary`."""
+    """One sentence for each policy in `summary`."""
     out = []
     for name, one in found.items():
         parts = [f"update {one['updates']:,}"]
@@ -104,7 +104,7 @@ def sentences(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _checkpoint(trainer: Trainer, updates: int, last: bool) -> str | None:
-    """The file that was kept of a policy, relative to the run directory where it lies in there."""
+    """The checkpoint that was kept of a policy, relative to the run directory if it lies in there."""
     root = Path(trainer.default_root_dir)
     for callback in trainer.checkpoint_callbacks:
         folder = getattr(callback, "dirpath", None) if isinstance(callback, ModelCheckpoint) else None

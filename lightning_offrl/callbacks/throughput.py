@@ -1,4 +1,4 @@
-"""One line that says how fast training is, and what that rests on."""
+"""A line with the speed of training and the settings that it depends on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning_offrl.training.cpu import WORTH_IT, largest_product
 
 
 class ThroughputMonitor(Callback):
-    """Says once, some seconds into training, how many updates a second it makes and with which settings.
+    """Prints once, some seconds into training, the number of updates per second and the settings.
 
     Blocks in which something is compiled, evaluated or saved do not count.
 
     Args:
-        after: seconds of updates before it speaks; a shorter run speaks at its end.
-        advise: say where more threads would help; for runs whose number of threads nobody chose.
+        after: The number of seconds of updates before the line is printed; a shorter run prints it at its end.
+        advise: Whether to say that more threads would help, for runs whose number of threads nobody chose.
     """
 
     def __init__(self, after: float = 5.0, advise: bool = False) -> None:
@@ -64,7 +64,7 @@ class ThroughputMonitor(Callback):
         rank_zero_info(f"{self._made / self._spent:,.0f} updates/s: {', '.join(part for part in parts if part)}")
 
     def _threads(self, trainer: Any, pl_module: Any) -> str:
-        """How many, and whether two would be faster: with large products, where the machine has nothing else to do."""
+        """The number of threads, and whether two would be faster: with large products, where nothing else runs."""
         threads = torch.get_num_threads()
         if threads > 1:
             return f"{threads} threads"

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import nn
-
-from lightning_offrl.envs.make import environment_name
-from lightning_offrl.envs.rollout import Evaluation, evaluate, normalized_score
-from lightning_offrl.envs.video import check_video_path, record
+from lightning_offrl.cli.parser import Parser, add_import, parse
 from lightning_offrl.errors import InputError
-from lightning_offrl.policy import Policy, load_policy
-from lightning_offrl.training.saved import read_saved
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lightning_offrl.envs.rollout import Evaluation
+    from lightning_offrl.policy import Policy
+
+
+def main(words: Sequence[str]) -> None:
+    """Play episodes and print how they went."""
+    description = "Play episodes with a trained policy and report returns, lengths and scores."
+    parser = Parser(prog="offrl evaluate", description=description)
+    add = parser.add_argument
+    add("policy", help="The policy: an exported policy.pt, or a .ckpt file.")
+    add("--environment", metavar="ID", help="The Gymnasium id of the environment; that of the training data otherwise.")
+    add("--episodes", type=int, default=10, help="The number of episodes, for each of the run's stacked seeds.")
+    add("--seed", type=int, default=1000, help="The seed: episode i is reset with seed + i.")
+    add("--video", metavar="FILE", help="The .mp4 or .gif into which one of the episodes is filmed.")
+    add_import(parser)
+    options = parse(parser, words)
+    print(evaluate_checkpoint(options.pop("policy"), **options))
 
 
 def evaluate_checkpoint(
@@ -25,24 +40,30 @@ def evaluate_checkpoint(
     video: str | Path | None = None,
     encoder: nn.Module | None = None,
 ) -> str:
-    """Play episodes with a policy and say how it went.
+    """Play episodes with a policy and say how they went.
 
     Args:
-        checkpoint: ``policy.pt``, or a training checkpoint; all seeds of one that stacks several.
-        environment: Gymnasium id; None takes that of the training data.
-        episodes: how many (per seed).
-        seed: episode i is reset with ``seed + i``.
-        video: film the episode with the median return (of the first seed) into this .gif or .mp4: neither the
-            luckiest nor the dullest.
-        encoder: the custom encoder, if the policy was trained with one.
+        checkpoint: The path of ``policy.pt`` or of a training checkpoint; all stacked seeds of it are played.
+        environment: The Gymnasium id of the environment; None takes that of the training data.
+        episodes: The number of episodes (per stacked seed).
+        seed: The seed: episode i is reset with ``seed + i``.
+        video: The .gif or .mp4 into which the episode with the median return (of the first stacked seed) is filmed.
+        encoder: The custom encoder, if the policy was trained with one.
 
     Returns:
         A table: return, score, length of each episode, their means with standard errors, the time.
 
     Raises:
-        InputError: a file that is no policy, no environment known, or one that does not fit. A video that cannot be
+        InputError: The file is no policy, or no environment is known, or it does not fit. A video that cannot be
             drawn only adds a line.
     """
+    import numpy as np
+
+    from lightning_offrl.envs.rollout import evaluate
+    from lightning_offrl.envs.video import check_video_path
+    from lightning_offrl.policy import load_policy
+    from lightning_offrl.training.saved import read_saved
+
     if video is not None:
         check_video_path(video)
     saved = read_saved(checkpoint)
@@ -64,6 +85,8 @@ def evaluate_checkpoint(
 
 
 def _title(policy: Policy, path: Path, environment: str, index: int | None) -> str:
+    from lightning_offrl.envs.make import environment_name
+
     name = policy.info["algorithm"].rpartition(".")[2]
     data = (policy.info.get("data") or {}).get("name", "unknown data")
     which = "" if index is None else f" (stacked seed {index})"
@@ -72,6 +95,10 @@ def _title(policy: Policy, path: Path, environment: str, index: int | None) -> s
 
 
 def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:
+    import numpy as np
+
+    from lightning_offrl.envs.rollout import normalized_score
+
     scores = None if references is None else normalized_score(seen.returns, references)
     header = (
         f"{'episode seed':>12}  {'return':>10}"
@@ -96,6 +123,8 @@ def _rows(seen: Evaluation, seed: int, references: Any) -> list[str]:
 
 
 def _film(policy: Policy, environment: str, video: str | Path, seed: int, trusted: bool) -> str:
+    from lightning_offrl.envs.video import record
+
     try:
         path, total, frames = record(policy.act, environment, video, seed=seed, trusted=trusted)
     except InputError as problem:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lightning_offrl.cli import nearest
+from lightning_offrl.cli.parser import nearest
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
 _BOILERPLATE = ("Expected a", "Not a valid subclass", "Does not validate", "Subclass types")
@@ -19,9 +19,9 @@ def explain(message: str, options: Sequence[str], algorithm: type | None) -> str
     """One sentence for an error report of jsonargparse.
 
     Args:
-        message: the report.
-        options: the option strings that the parser knows, such as ``--trainer.max_steps``.
-        algorithm: the class chosen with ``--model``, if it is known.
+        message: The report.
+        options: The option strings that the parser knows, such as ``--trainer.max_steps``.
+        algorithm: The class chosen with ``--model``, if it is known.
     """
     where = re.findall(r'Parser key "([^"]+)"', message)
     key = ".".join(dict.fromkeys(where))
@@ -48,7 +48,7 @@ def explain(message: str, options: Sequence[str], algorithm: type | None) -> str
 
 
 def inner_sentence(message: str) -> str:
-    """The first line of a report that says something: what was raised inside, not the types that it did not match."""
+    """The first line of a report that tells the reason: the error raised inside, not the types that did not match."""
     after = message.partition("Errors:")[2]
     reasons = [line.strip().removeprefix("- ") for line in after.splitlines() if line.strip().startswith("- ")]
     reasons = [line for line in reasons if not line.startswith(_BOILERPLATE)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -30,13 +29,13 @@ from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor  # noqa: F
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.summary import RunSummary
 from lightning_offrl.callbacks.throughput import ThroughputMonitor
-from lightning_offrl.cli import processes, run_directory, take_imports
+from lightning_offrl.cli import fit_words, processes, run_directory
 from lightning_offrl.cli.explain import explain, inner_sentence
+from lightning_offrl.cli.fit_words import say
 from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
-from lightning_offrl.training import old_names
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 from lightning_offrl.training.algorithm_names import algorithm_name, module_to_import
 from lightning_offrl.training.files import write_atomically
@@ -45,25 +44,24 @@ LITERATURE_UPDATES = 1_000_000
 VALIDATE_EVERY = 5_000
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NOISE = ("does not have many workers", "Total length of .* across ranks", "isinstance\\(treespec", "log_every_n_steps")
-_LINKED = ("model.seed", "model.init_args.seed", "data.seed", "model.spec", "model.init_args.spec")
-_DESCRIPTION = """Train an algorithm. Options come from the classes they belong to: --model.help IQL shows those of an
-algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period and
-length is counted in gradient updates."""
+_DESCRIPTION = """Train an algorithm on a dataset. The options are those of the classes: --model.help IQL shows those of
+an algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period
+and length is counted in gradient updates."""
 
 
-def fit(words: list[str]) -> int | None:
+def main(words: list[str]) -> int | None:
     """Run ``offrl fit``.
 
     Args:
-        words: options as on the command line.
+        words: The options as on the command line.
 
     Raises:
-        InputError: for every mistake in the options, the data or the checkpoint.
+        InputError: There is a mistake in the options, the data or the checkpoint.
     """
     if os.getcwd() not in sys.path:  # a person's own algorithm or encoder beside the data
         sys.path.append(os.getcwd())
     with _our_voice():
-        cli = FitCLI(_complete(old_names.command_line(take_imports(words))))
+        cli = FitCLI(fit_words.prepare(words))
         if cli.config.processes > 1:
             return processes.run(words, cli.config)
         with _threads(cli.config.threads):
@@ -72,7 +70,7 @@ def fit(words: list[str]) -> int | None:
 
 
 class _FitParser(LightningArgumentParser):
-    """Raises one sentence in place of a page."""
+    """A parser that raises one sentence in place of jsonargparse's report."""
 
     words: list[str] = []
 
@@ -81,20 +79,20 @@ class _FitParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        raise InputError(explain(message, options, _chosen_algorithm(self.words))) from None
+        raise InputError(explain(message, options, fit_words.chosen_algorithm(self.words))) from None
 
 
 class FitCLI(LightningCLI):
     """Parses, builds model, data and trainer, and knows the run directory.
 
     Args:
-        words: options; configurations already found and put in order by `_complete`.
+        words: The options, as `fit_words.prepare` returns them.
     """
 
     def __init__(self, words: list[str]) -> None:
         all_algorithms()  # short names resolve for imported classes only
         _FitParser.words = words
-        _refuse_linked(words)
+        fit_words.refuse_linked(words)
         super().__init__(
             model_class=OfflineAlgorithm,
             datamodule_class=OfflineDataModule,
@@ -113,32 +111,33 @@ class FitCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed is always a number, so that every run can be repeated."""
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of model, batches and everything else."
+            "--seed_everything", type=int, default=0, help="The seed of all random numbers; --seed is understood."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's directory and start, and the links from data to model."""
-        parser.add_argument("--name", type=str | None, default=None, help="In place of the time in the run directory.")
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Directory of the run: runs/... if not given."
-        )
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from; 'last': the run directory's."
-        )
+        for option, text in {
+            "--name": "The name that stands in the run directory in place of the time.",
+            "--run_dir": "The directory of the run; runs/... if not given.",
+            "--ckpt_path": "The checkpoint to resume from; 'last' is that of the run directory.",
+        }.items():
+            parser.add_argument(option, type=str | None, default=None, help=text)
         parser.add_argument(
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads; null: OMP_NUM_THREADS, else 1. Two make compiled updates 1.3 to 1.7 times as fast on a "
-            "machine with nothing else to do; where cores are shared they wait for one another and lose most of it.",
+            help="The number of CPU threads; null takes OMP_NUM_THREADS, or else 1. Two threads make compiled updates "
+            "1.3 to 1.7 times as fast on a machine with nothing else to do; where cores are shared they wait for one "
+            "another and lose most of it.",
         )
         parser.add_argument(
             "--processes",
             type=int,
             default=1,
-            help="Train this many runs at once, one process, thread and seed each (seed_everything, seed_everything + "
-            "1, ...), into seed0, seed1, ... of the run directory, with a table over the seeds at the end. With "
-            "fewer free cores than seeds, model.seeds is faster: it stacks them in one process.",
+            help="The number of runs to train at once, each with a process, a thread and a seed of its own "
+            "(seed_everything, seed_everything + 1, ...), in seed0, seed1, ... of the run directory. At the end a "
+            "table over the seeds is printed. With fewer free cores than seeds, model.seeds is faster: it stacks them "
+            "in one process.",
         )
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
@@ -186,7 +185,7 @@ class FitCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """As Lightning's; what a constructor refuses comes out of jsonargparse's wrapping."""
+        """Instantiate as Lightning does, and raise the errors of constructors without jsonargparse's wrapping."""
         if self.config.processes > 1:
             return
         try:
@@ -238,7 +237,7 @@ class FitCLI(LightningCLI):
         """Fit, from the checkpoint if one was given.
 
         Raises:
-            InputError: also for what Lightning calls a misconfiguration.
+            InputError: Something cannot be used, also what Lightning calls a misconfiguration.
         """
         trainer: Any = self.trainer
         model, data = self.model, self.datamodule
@@ -248,7 +247,7 @@ class FitCLI(LightningCLI):
         if trainer.is_global_zero:
             start = f" from {self.checkpoint}" if self.checkpoint else ""
             episodes = data.episodes
-            _say(f"{type(model).__name__} on {episodes.name}, {len(episodes):,} transitions: {self.run_dir}{start}")
+            say(f"{type(model).__name__} on {episodes.name}, {len(episodes):,} transitions: {self.run_dir}{start}")
         try:
             trainer.fit(model, datamodule=data, ckpt_path=self.checkpoint)
         except MisconfigurationException as error:
@@ -264,7 +263,7 @@ class FitCLI(LightningCLI):
                 following = f"offrl ope --policy {policy} --data {data.source}"
             if (module := module_to_import(algorithm_name(model))) is not None:
                 following += f" --import {module}"
-            _say(f"done: {policy}; next: {following}")
+            say(f"done: {policy}; next: {following}")
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -276,7 +275,7 @@ class SaveRunConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a run that cannot start should leave no file."""
+        """Write nothing yet: a run that cannot start should leave no file."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``config.yaml``."""
@@ -295,91 +294,6 @@ class SaveRunConfig(SaveConfigCallback):
             logger.log_hyperparams({"config": yaml.safe_load(text)})
 
 
-def _complete(words: list[str]) -> list[str]:
-    """Find shipped configurations by name; a resumed run without ``--config`` takes that of its own directory."""
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--run_dir"):
-        scan.add_argument(option)
-    given, _ = scan.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    done, has_config = [], False
-    for index, word in enumerate(words):
-        previous = words[index - 1] if index else ""
-        if word.startswith(("--config=", "-c=")):
-            option, _, name = word.partition("=")
-            word, has_config = f"{option}={_config_today(run_directory.find_config(name))}", True
-        elif previous in ("--config", "-c"):
-            word, has_config = _config_today(run_directory.find_config(word)), True
-        done.append(word)
-    if given.ckpt_path and not has_config:
-        home = Path(given.run_dir) if given.run_dir else run_directory.home_of(given.ckpt_path)
-        found = [] if home is None else [path for path in (home, home / "seed0") if (path / "config.yaml").is_file()]
-        if found:  # in seed0 after a run of several processes
-            _say(f"configuration: {found[0] / 'config.yaml'} (options of this command line on top)")
-            return ["--config", _config_today(str(found[0] / "config.yaml")), *done]
-    return done
-
-
-def _config_today(path: str) -> str:
-    """The path of a configuration, or where it holds old names, its content with those of today."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # told where it is read
-        return path
-    today = old_names.configuration(content, path)
-    return path if today is content else str(yaml.safe_dump(today, sort_keys=False))
-
-
-def _refuse_linked(words: list[str]) -> None:
-    """A linked value that is set by hand would be overwritten without a word."""
-    given = {word.partition("=")[0].lstrip("-") for word in words if word.startswith("--")}
-    for path in _config_files(words):
-        try:
-            content = _read_config(path)
-        except yaml.YAMLError as error:
-            raise InputError(f"{path} is not valid YAML: {error}") from error
-        for group in ("model", "data"):
-            inner = content.get(group) if isinstance(content, dict) else None
-            for level, values in (
-                ("", inner),
-                (".init_args", inner.get("init_args") if isinstance(inner, dict) else None),
-            ):
-                given |= {f"{group}{level}.{key}" for key in values} if isinstance(values, dict) else set()
-    for name in sorted(given & set(_LINKED)):
-        how = (
-            "comes from the data" if name.endswith("spec") else "is set by --seed_everything, for model and data alike"
-        )
-        raise InputError(f"{name} cannot be given: it {how}")
-
-
-def _read_config(given: str) -> Any:
-    return yaml.safe_load(given if "\n" in given else Path(given).read_text(encoding="utf-8"))
-
-
-def _config_files(words: list[str]) -> list[str]:
-    """What ``--config`` gives: paths, and contents where `_config_today` put one in place of its path."""
-    after = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
-    return after + [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
-
-
-def _chosen_algorithm(words: list[str]) -> type | None:
-    """The class that ``--model`` or the last configuration with one names; for error messages only."""
-    names = all_algorithms()
-    chosen = None
-    for path in _config_files(words):
-        try:
-            content = _read_config(path)
-            model = content["model"]
-            chosen = model if isinstance(model, str) else model["class_path"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
-            continue
-    for index, word in enumerate(words):
-        if word.startswith("--model="):
-            chosen = word.partition("=")[2]
-        elif word == "--model" and index + 1 < len(words):
-            chosen = words[index + 1]
-    return names.get(str(chosen).rpartition(".")[2])
-
-
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[None]:
     """Run on ``wanted`` CPU threads, and put the process's number back afterwards."""
@@ -394,14 +308,14 @@ def _threads(wanted: int | None) -> Iterator[None]:
 
 @contextmanager
 def _our_voice() -> Iterator[None]:
-    """Remarks and warnings as one line each; none of Lightning's greetings and hints, which concern other training."""
+    """Show messages and warnings as one line each, without Lightning's greetings and general hints."""
     voice = _Voice()
     handlers = [h for name in ("lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers]
     with warnings.catch_warnings():
         for text in _NOISE:
             warnings.filterwarnings("ignore", message=f".*{text}")
         if not os.environ.get("OFFRL_DEBUG"):
-            warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {' '.join(str(message).split())}")
+            warnings.showwarning = lambda message, *rest, **more: say(f"warning: {' '.join(str(message).split())}")
         for handler in handlers:
             handler.addFilter(voice)
         try:
@@ -412,13 +326,9 @@ def _our_voice() -> Iterator[None]:
 
 
 class _Voice(logging.Filter):
-    """Of what goes through Lightning's loggers, says what comes from this package or is a warning."""
+    """Prints those messages of Lightning's loggers that come from this package or are warnings."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _PACKAGE in Path(record.pathname).parents or record.levelno >= logging.WARNING:
-            _say(" ".join(record.getMessage().split()))
+            say(" ".join(record.getMessage().split()))
         return False
-
-
-def _say(sentence: str) -> None:
-    print(f"offrl: {sentence}", file=sys.stderr, flush=True)

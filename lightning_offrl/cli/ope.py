@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_offrl.cli.ope_log import Log, read_log
-from lightning_offrl.cli.ope_options import OPEOptions, read_options
+from lightning_offrl.cli.ope_options import OPEOptions, add_options, read_options
+from lightning_offrl.cli.parser import Parser, add_import, parse
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lightning_offrl.data.episodes import Episodes
     from lightning_offrl.dynamics.ensemble import DynamicsEnsemble
@@ -24,12 +25,24 @@ if TYPE_CHECKING:
     from lightning_offrl.ope.settings import OPESettings
 
 
-def ope(parsed: dict[str, Any]) -> int:
+FILES = "policy.pt, .ckpt, .onnx, .ts, the .json of a Gaussian policy, or file.py:function of observations"
+
+
+def main(words: Sequence[str]) -> int:
     """Evaluate one policy and print the result.
 
     Returns:
         0, 3 if nothing is eligible, 4 if eligible estimates disagree.
     """
+    description = "Estimate what a policy would earn, from a log alone. Exit status 3: abstains, 4: disagree."
+    parser = Parser(prog="offrl ope", description=description)
+    parser.add_argument("--policy", required=True, metavar="FILE", help=f"The policy: {FILES}.")
+    add_options(parser)
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="A column of --labels or the data, whose groups are estimated one by one, too."
+    )
+    add_import(parser)
+    parsed = parse(parser, words)
     asked = read_options(parsed)
     result = evaluate_file(parsed["policy"], FittedLog(read_log(asked.log), asked), asked)
     print(result.table())

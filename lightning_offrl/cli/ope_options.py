@@ -138,87 +138,100 @@ def check_outputs(parsed: dict[str, Any]) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both verbs have."""
     add = parser.add_argument
-    add("--data", required=True, metavar="SOURCE", help="a Minari id, or the path of a D4RL .hdf5 or .npz file")
-    add("--discount", type=float, default=0.99, help="discount factor per step, or per unit of time with --time")
-    add("--horizon", type=int, metavar="STEPS", help="count only the first steps; default: whole episodes")
+    add("--data", required=True, metavar="SOURCE", help="The log: a Minari id, or the path of a D4RL .hdf5 or an .npz.")
+    add("--discount", type=float, default=0.99, help="The discount factor per step, or per unit of time with --time.")
+    add("--horizon", type=int, metavar="STEPS", help="The number of first steps that count; all if not given.")
     add(
         "--kind",
         choices=KINDS,
         default="greedy",
-        help="what to evaluate of a trained policy: its greedy action, the density that it was trained with, or that "
-        "density truncated to the box where it would be clipped",
+        help="What of a trained policy is evaluated: its greedy action, the density that it was trained with, or that "
+        "density truncated to the box where it would be clipped.",
     )
     add(
         "--behavior",
         default="auto",
         metavar="logged|fit|FILE",
-        help="the probabilities that the weights divide by: the log's own, a fit to the log (ris), or a policy file; "
-        "auto: logged where the log has them, else fit, for policies that have weights",
+        help="The probabilities that the weights divide by: the log's own, a fit to the log (ris), or a policy file; "
+        "auto takes those of the log where it has them, and else a fit, for policies that have weights.",
     )
     add(
         "--estimators",
         default="auto",
         metavar="LIST",
-        help="estimators from weights, with commas: auto, is, wis, pdis, cwpdis, dr, wdr, magic",
+        help="The estimators from weights, with commas: auto, is, wis, pdis, cwpdis, dr, wdr, magic.",
     )
-    add("--direct", default="fqe", metavar="LIST", help=f"fitted estimates, with commas: {', '.join(DIRECT)}, or none")
-    add("--budget", choices=BUDGETS, default="pilot", help="gradient updates of fqe: 5,000, 100,000 or 1,000,000")
-    add("--updates", type=int, metavar="N", help="gradient updates of fqe (in place of --budget), mb, dice and drl")
+    add(
+        "--direct",
+        default="fqe",
+        metavar="LIST",
+        help=f"The direct estimates, with commas: {', '.join(DIRECT)}, or none.",
+    )
+    add("--budget", choices=BUDGETS, default="pilot", help="Gradient updates of fqe: 5,000, 100,000 or 1,000,000.")
+    add("--updates", type=int, metavar="N", help="Gradient updates of fqe (in place of --budget), mb, dice and drl.")
     add(
         "--refits",
         type=int,
         default=10,
         metavar="N",
-        help="refits to resampled episodes, for the intervals of --direct",
+        help="The number of refits to resampled episodes, for the intervals of --direct.",
     )
     add(
         "--bandwidth",
         type=float,
         metavar="WIDTH",
-        help="blur a deterministic continuous policy so that it has weights (kis); 0: a width by rule",
+        help="The width by which a deterministic continuous policy is blurred, so that it has weights (kis); 0 takes a "
+        "width by rule.",
     )
     add(
         "--validation_fraction",
         type=float,
         metavar="SHARE",
-        help="use only the episodes that `fit` held out with this --data.validation_fraction; default: all episodes",
+        help="The --data.validation_fraction of a `fit`: only the episodes that it held out are used. All episodes if "
+        "not given.",
     )
-    add("--split_seed", type=int, default=0, metavar="SEED", help="the --data.seed of that `fit`")
+    add("--split_seed", type=int, default=0, metavar="SEED", help="The --seed_everything of that `fit`.")
     add(
         "--cluster",
         metavar="COLUMN",
-        help="the person, user or machine that an episode belongs to: intervals resample these, and splits keep them "
-        "together (fit with --data.cluster); a column of --labels, of the data or of its log",
+        help="The column with the person, user or machine that an episode belongs to: intervals resample these, and "
+        "splits keep them together (fit with --data.cluster). It is a column of --labels, of the data or of its log.",
     )
     add(
         "--labels",
         metavar="CSV",
-        help="labels of the episodes, one line each, with a header; for --cluster a line for every episode of the data",
+        help="A table of labels of the episodes, one line each, with a header; for --cluster it has a line for every "
+        "episode of the data.",
     )
-    add("--time", metavar="COLUMN", help="discount by the times in this column of the data; without --direct")
-    add("--time_unit", choices=("s", "min", "h", "d"), help="unit of --discount, where the log has real times")
+    add("--time", metavar="COLUMN", help="The column of the data with the times to discount by; without --direct.")
+    add("--time_unit", choices=("s", "min", "h", "d"), help="The unit of --discount, where the log has real times.")
     add(
         "--reward_range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="range of the reward of one step, for guaranteed intervals",
+        help="The range of the reward of one step, for guaranteed intervals.",
     )
     add(
         "--max_weight",
         type=float,
         metavar="WEIGHT",
-        help="largest possible weight of an episode, for guaranteed intervals of is and pdis",
+        help="The largest possible weight of an episode, for guaranteed intervals of is and pdis.",
     )
-    add("--level", type=float, default=0.95, help="probability that an interval covers the value")
+    add("--level", type=float, default=0.95, help="The probability that an interval covers the value.")
     add(
         "--interval",
         choices=INTERVALS,
         default="auto",
-        help="method of the intervals of estimates from weights; auto: percentile-t below 100 episodes",
+        help="The method of the intervals of estimates from weights; auto takes percentile-t below 100 episodes.",
     )
-    add("--tail", type=float, metavar="SHARE", help="also the mean return of the worst share of episodes, such as 0.1")
-    add("--n_boot", type=int, default=1000, help="number of resamples of the episodes")
-    add("--seed", type=int, default=0, help="seed of fits, draws and resampling")
-    add("--json", metavar="FILE", help="also write all numbers to this file")
-    add("--report", metavar="FILE.html", help="also write a report to this file")
+    add(
+        "--tail",
+        type=float,
+        metavar="SHARE",
+        help="The share of worst episodes whose mean return is estimated, too, such as 0.1.",
+    )
+    add("--n_boot", type=int, default=1000, help="The number of resamples of the episodes.")
+    add("--seed", type=int, default=0, help="The seed of all random numbers.")
+    add("--json", metavar="FILE", help="The file to write all numbers to.")
+    add("--report", metavar="FILE.html", help="The file to write a report to.")

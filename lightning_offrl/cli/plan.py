@@ -9,39 +9,54 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_offrl.cli.ope import write_json
 from lightning_offrl.cli.ope_options import check_outputs
+from lightning_offrl.cli.parser import Parser
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_offrl.ope.selection.online_plan import Estimates, Plan
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a plan that ``offrl select`` has, too."""
     add = parser.add_argument
-    add("--played", metavar="JSON", help='returns of episodes played already, {"name": [return, ...]}')
+    add("--played", metavar="JSON", help='The returns of episodes played already, {"name": [return, ...]}.')
     add(
         "--episode_sd",
         type=float,
         metavar="SD",
-        help="standard deviation of the return of an episode; default: that of the log",
+        help="The standard deviation of the return of an episode; that of the log if not given.",
     )
-    add("--trust", type=float, metavar="N", help="most episodes that an estimate counts for in a plan; default: 3")
+    add(
+        "--trust",
+        type=float,
+        metavar="N",
+        help="The largest number of episodes that an estimate counts for in a plan; 3 if not given.",
+    )
     add(
         "--plan_unknown",
         type=int,
         default=0,
         metavar="N",
-        help="plan N episodes of each policy without an eligible estimate before all else; 0: leave it out until it "
-        "was played",
+        help="The number of episodes of each policy without an eligible estimate, planned before all others; with 0 "
+        "such a policy is left out until it was played.",
     )
 
 
-def plan_from_file(parsed: dict[str, Any]) -> int:
+def main(words: Sequence[str]) -> int:
     """Plan episodes from the estimates in a file, and print the plan.
 
     Raises:
         InputError: the file has no estimates.
     """
+    description = "Plan which policy to play in the next episodes, from the estimates of offrl select."
+    parser = Parser(prog="offrl plan", description=description)
+    parser.add_argument("file", metavar="FILE", help="The file that offrl select --json wrote.")
+    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="The number of episodes to plan.")
+    add_plan_options(parser)
+    parser.add_argument("--json", metavar="FILE", help="The file to write FILE with this plan to.")
+    parsed = vars(parser.parse_args(words))
     from lightning_offrl.ope.selection.online_plan import Estimates
 
     check_outputs(parsed)

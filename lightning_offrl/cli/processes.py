@@ -34,9 +34,9 @@ class Child:
     """One run in a process of its own; what it writes appears here, line by line behind its name.
 
     Args:
-        name: "seed0" and so on; also its directory.
-        words: after ``offrl``.
-        say: takes a finished line.
+        name: The name, "seed0" and so on, which is also that of its directory.
+        words: The words after ``offrl``.
+        say: A function that is called with each finished line.
     """
 
     def __init__(self, name: str, words: Sequence[str], say: Callable[[str], None]) -> None:
@@ -63,13 +63,13 @@ class Child:
                 say(f"{self.name}: {text}")
 
     def wait(self) -> int:
-        """Its exit status, 128 + the signal's number if a signal ended it; everything it wrote has been said then."""
+        """Wait for its end and its last line; the exit status, or 128 + the number of the signal that ended it."""
         status = self.process.wait()
         self._reader.join(timeout=5.0)  # a grandchild may hold the pipe open
         return status if status >= 0 else 128 - status
 
     def send(self, signum: int) -> None:
-        """Pass a signal on, if there is still someone to take it."""
+        """Send it a signal, if it still runs."""
         if self.process.poll() is None:
             self.process.send_signal(signum)
 
@@ -78,15 +78,15 @@ def run(words: Sequence[str], config: Any) -> int:
     """Train, wait for all, write ``summary.csv`` and print it.
 
     Args:
-        words: the options of ``offrl fit``, with ``--processes``.
-        config: what they were parsed to.
+        words: The options of ``offrl fit``, with ``--processes``.
+        config: The parsed options.
 
     Returns:
         0; 128 + the signal if one stopped the runs; else the exit status of the first run that failed. The other runs
         go on to their end.
 
     Raises:
-        InputError: if this cannot be divided into processes.
+        InputError: The training cannot be divided into processes.
     """
     count = config.processes
     directory = _directory(config, count)
@@ -128,11 +128,11 @@ def run(words: Sequence[str], config: Any) -> int:
 
 
 def summary(directory: Path, names: Sequence[str]) -> str:
-    """What each metric came to: mean and spread over the runs, written to ``summary.csv`` and as a text table.
+    """The last value of each metric: mean and spread over the runs, written to ``summary.csv`` and as a text table.
 
     Args:
-        directory: the runs' parent.
-        names: of the runs in it; those without a ``metrics.csv`` of `MetricsCSV` are left out.
+        directory: The parent directory of the runs.
+        names: The names of the runs in it; those without a ``metrics.csv`` of `MetricsCSV` are left out.
     """
     final: dict[str, dict[str, tuple[int, float]]] = {}
     for name in names:
@@ -173,7 +173,7 @@ def _write(path: Path, rows: list[list[Any]]) -> None:
 
 
 def _directory(config: Any, count: int) -> Path:
-    """The parent of the runs, after everything has been looked at that would stop all of them."""
+    """The parent of the runs, after a check of everything that would stop all of them."""
     seeds = config.model.init_args.get("seeds", 1)
     if seeds != 1:
         raise InputError(
@@ -207,7 +207,7 @@ def _directory(config: Any, count: int) -> Path:
 
 @contextmanager
 def _passed_on(children: list[Child]) -> Iterator[list[int]]:
-    """Signals go to all children, who save and leave as single runs do; gives those received."""
+    """Pass signals on to all children, which save and end as single runs do; yields the signals received."""
     received: list[int] = []
 
     def receive(signum: int, frame: Any) -> None:

@@ -7,7 +7,6 @@ updates; they are no benchmark.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_offrl.cli.parser import Parser
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 ENVIRONMENT = "Pendulum-v1"
 DATASET = "quickstart/pendulum-mixed-v0"
 EVALUATION_SEED = 5_000
-"""Of the final evaluation; the evaluations during training use other episodes."""
+"""The seed of the final evaluation; the evaluations during training use other episodes."""
 _MARK = ".offrl-quickstart"
 _EVALUATIONS = 12
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of the three is trained: what differs from the defaults, which are the authors' for MuJoCo locomotion."""
+    """How one of the three algorithms is trained, where it differs from the defaults (the authors' for MuJoCo)."""
 
     kind: str
     name: str
@@ -76,7 +76,7 @@ RECIPES = (
 
 
 def quickstart(
-    directory: str | Path = "runs/quickstart",
+    run_dir: str | Path = "runs/quickstart",
     *,
     updates: int = 6_000,
     episodes: int = 20,
@@ -87,19 +87,19 @@ def quickstart(
     """Collect, train BC, TD3+BC and IQL, evaluate, and write a report.
 
     Args:
-        directory: gets ``report.html``, ``report.png``, ``results.json``, the dataset (``data/``), and a folder per
-            algorithm with its metrics and ``policy.pt``. An earlier quickstart there is replaced.
-        updates: gradient updates of each algorithm.
-        episodes: of each evaluation.
-        dataset_episodes: how many to collect, 200 steps each.
-        seed: of everything.
-        say: called with each line of progress.
+        run_dir: The folder that gets ``report.html``, ``report.png``, ``results.json``, the dataset (``data/``), and a
+            folder per algorithm with its metrics and ``policy.pt``. An earlier quickstart there is replaced.
+        updates: The number of gradient updates of each algorithm.
+        episodes: The number of episodes of each evaluation.
+        dataset_episodes: The number of episodes of the dataset, 200 steps each.
+        seed: The seed of all random numbers.
+        say: A function that is called with each line of progress.
 
     Returns:
-        What the report tells.
+        The content of the report.
 
     Raises:
-        InputError: a directory that holds something else, or numbers that are too small.
+        InputError: The folder holds something else, or a number is too small.
     """
     for name, value, least in (
         ("updates", updates, 1),
@@ -109,7 +109,7 @@ def quickstart(
         if value < least:
             raise InputError(f"the quickstart needs {name} of at least {least}, got {value}")
     began = time.perf_counter()
-    folder = _prepare(Path(directory))
+    folder = _prepare(Path(run_dir))
     with _quiet_surroundings(folder):
         say(f"collecting {dataset_episodes} episodes of {ENVIRONMENT} by behaviors of mixed quality")
         from lightning_offrl.data.datamodule import OfflineDataModule
@@ -125,7 +125,7 @@ def quickstart(
             learned.append(one)
             mean = sum(one.returns) / len(one.returns)
             say(f"  {one.seconds:.0f} s; mean return {mean:.0f} over {episodes} episodes")
-        result = _result(data, collected, learned, updates, seed, time.perf_counter() - began, str(directory))
+        result = _result(data, collected, learned, updates, seed, time.perf_counter() - began, str(run_dir))
     _write(result, folder, say)
     return result
 
@@ -134,32 +134,30 @@ def main(words: Sequence[str]) -> int:
     """The command line of ``offrl quickstart``.
 
     Args:
-        words: those after the verb.
+        words: The words after the verb.
 
     Returns:
-        Exit status 0.
+        The exit status, 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="offrl quickstart",
         description="Collect a small mixed-quality Pendulum dataset, train BC, TD3+BC and IQL on it, and write a "
         "report.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--directory", default="runs/quickstart", help="where everything goes; replaces an earlier one")
-    parser.add_argument("--updates", type=int, default=6_000, help="gradient updates of each algorithm")
-    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation")
-    parser.add_argument("--dataset-episodes", type=int, default=150, help="how many to collect, 200 steps each")
-    parser.add_argument("--seed", type=int, default=0, help="of everything")
-    options = vars(parser.parse_args(list(words)))
-    quickstart(options.pop("directory"), say=lambda line: print(line, flush=True), **options)
+    add = parser.add_argument
+    add("--run_dir", default="runs/quickstart", help="The folder of all files; it replaces an earlier quickstart.")
+    add("--updates", type=int, default=6_000, help="The number of gradient updates of each algorithm.")
+    add("--episodes", type=int, default=20, help="The number of episodes of each evaluation.")
+    add("--dataset_episodes", type=int, default=150, help="The number of episodes of the dataset, 200 steps each.")
+    add("--seed", type=int, default=0, help="The seed of all random numbers.")
+    quickstart(say=lambda line: print(line, flush=True), **vars(parser.parse_args(words)))
     return 0
 
 
 def _prepare(folder: Path) -> Path:
     """An empty folder that is ours to write, made by removing what an earlier quickstart wrote and nothing else."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARK).exists())):
-        raise InputError(f"{folder} holds something that is not a quickstart's; choose another --directory")
+        raise InputError(f"{folder} holds something that is not a quickstart's; choose another --run_dir")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).touch()
     for name in ("data", "cache", *(recipe.folder for recipe in RECIPES)):

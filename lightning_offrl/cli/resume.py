@@ -25,7 +25,7 @@ class CommandLineDecides(Callback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what the command line asked for; Lightning restores afterwards."""
+        """Record the learning rates and schedules of the command line, before Lightning restores the checkpoint's."""
         self._rates = [[_base_rate(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
         self._horizons = [
             {name: vars(config.scheduler)[name] for name in _SCHEDULED if name in vars(config.scheduler)}
@@ -33,7 +33,7 @@ class CommandLineDecides(Callback):
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put it back where the checkpoint changed it."""
+        """Restore the learning rates and schedules of the command line where the checkpoint changed them."""
         for optimizer, rates in zip(trainer.optimizers, self._rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 before = _base_rate(group)
@@ -64,9 +64,9 @@ def warn_of_changes(checkpoint: Path, hyper_parameters: dict[str, Any], data: di
     """Say in one sentence what differs from the run that the checkpoint belongs to.
 
     Args:
-        checkpoint: the file; its run directory, if it lies in one, has the configuration of the data.
-        hyper_parameters: constructor arguments of the model that the command line built.
-        data: the ``data`` section of the command line's configuration.
+        checkpoint: The file; its run directory, if it lies in one, has the configuration of the data.
+        hyper_parameters: The constructor arguments of the model that the command line built.
+        data: The ``data`` section of the command line's configuration.
 
     Returns:
         The names that differ, ``spec`` aside: other spaces are refused elsewhere.
@@ -90,7 +90,7 @@ def warn_of_changes(checkpoint: Path, hyper_parameters: dict[str, Any], data: di
 
 
 def _plain(values: Any) -> Any:
-    """Tuples as lists: YAML knows no difference."""
+    """The values with lists in place of tuples, which YAML does not tell apart."""
     if isinstance(values, dict):
         return {key: _plain(value) for key, value in values.items()}
     return [_plain(value) for value in values] if isinstance(values, list | tuple) else values

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.cli import nearest
+from lightning_offrl.cli.parser import nearest
 from lightning_offrl.errors import InputError
 
 ROOT = "runs"
@@ -21,14 +21,14 @@ def choose(
     """The directory of this run and the checkpoint it starts from.
 
     Args:
-        run_dir: as given; it wins.
-        name: in place of the time in ``runs/<algorithm>-<dataset>-<time>``.
-        ckpt_path: a checkpoint file, or ``last`` for that of the run directory.
-        algorithm: class name.
-        source: ``data.source``.
+        run_dir: The directory that was given; it comes before all else.
+        name: The name in place of the time in ``runs/<algorithm>-<dataset>-<time>``.
+        ckpt_path: A checkpoint file, or ``last`` for that of the run directory.
+        algorithm: The name of the class.
+        source: The value of ``data.source``.
 
     Raises:
-        InputError: if there is no such checkpoint, or a new run would mix its files with those of another.
+        InputError: There is no such checkpoint, or a new run would mix its files with those of another.
     """
     stem = f"{algorithm.lower()}-{dataset_slug(source)}"
     if "LOCAL_RANK" in os.environ and _ENV in os.environ:
@@ -78,7 +78,7 @@ def find_config(name: str) -> str:
     """The path of a configuration: a file, or the name of a shipped one (``iql`` for ``configs/iql.yaml``).
 
     Raises:
-        InputError: naming what there is.
+        InputError: There is no such configuration; the message names those that there are.
     """
     if os.path.isfile(name):
         return name

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.cli.ope import FittedLog, evaluate_file, policy_name, write_json
+from lightning_offrl.cli import ope_options
+from lightning_offrl.cli.ope import FILES, FittedLog, evaluate_file, policy_name, write_json
 from lightning_offrl.cli.ope_log import Log, read_log
-from lightning_offrl.cli.ope_options import read_options
+from lightning_offrl.cli.parser import Parser, add_import, parse
 from lightning_offrl.cli.plan import add_plan_options, plan_of, read_numbers
 from lightning_offrl.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_offrl.ope.selection.ranking import Choice
 
 
@@ -25,32 +28,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rank_by",
         choices=RANKINGS,
         default=RANKINGS[0],
-        help="order policies by the representative estimate less one standard error, by its lower bound, by the "
-        "smallest lower bound of all eligible estimates, by the estimate itself, or by how much better another policy "
-        "may be at most",
+        help="How policies are ordered: by the representative estimate less one standard error, by its lower bound, by "
+        "the smallest lower bound of all eligible estimates, by the estimate itself, or by how much better another "
+        "policy may be at most.",
     )
     add(
         "--confirmation_fraction",
         type=float,
         metavar="SHARE",
-        help="choose without this share of the episodes, and evaluate the chosen policy again on them",
+        help="The share of the episodes that takes no part in the choice and evaluates the chosen policy again.",
     )
-    add("--truth", metavar="JSON", help='true values, {"name": value}, to measure the ranking against')
-    add("--safe_above", type=float, metavar="VALUE", help="smallest value that counts as safe; default: the log's mean")
-    add("--plan", type=int, metavar="N", help="also plan the next N episodes to play; later: offrl plan")
+    add("--truth", metavar="JSON", help='The true values, {"name": value}, to measure the ranking against.')
+    add(
+        "--safe_above",
+        type=float,
+        metavar="VALUE",
+        help="The smallest value that counts as safe; the mean return of the log if not given.",
+    )
+    add("--plan", type=int, metavar="N", help="The number of next episodes to plan; offrl plan does it later.")
     add_plan_options(parser)
 
 
-def select(parsed: dict[str, Any]) -> int:
+def main(words: Sequence[str]) -> int:
     """Evaluate several policies and rank them; print the ranking.
 
     Returns:
         0, or 3 if no policy has an eligible estimate.
     """
+    parser = Parser(prog="offrl select", description="Choose among policies, from a log alone.")
+    parser.add_argument("--policies", nargs="+", required=True, metavar="FILE", help=f"The policies, each {FILES}.")
+    ope_options.add_options(parser)
+    add_options(parser)
+    add_import(parser)
+    parsed = parse(parser, words)
     from lightning_offrl.ope.selection.online_plan import Estimates
     from lightning_offrl.ope.selection.ranking import compare
 
-    asked = read_options(parsed)
+    asked = ope_options.read_options(parsed)
     files = _by_name(parsed["policies"])
     truths = _checked_files(parsed, files)
     first, second = _split(read_log(asked.log), parsed["confirmation_fraction"], asked.log.split_seed)

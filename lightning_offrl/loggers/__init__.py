@@ -1,4 +1,4 @@
-"""Where metrics go: `MetricsCSV` beside the checkpoints, and Weights & Biases."""
+"""Loggers of metrics: `MetricsCSV`, whose file lies beside the checkpoints, and Weights & Biases."""
 
 from lightning_offrl.loggers.metrics_csv import MetricsCSV
 from lightning_offrl.loggers.wandb import WandbLogger

@@ -29,9 +29,9 @@ class MetricsCSV(Logger):
     the end the file is that of a run without interruption. A new run in the same directory first renames the old file.
 
     Args:
-        save_dir: directory of the file. ``None``: the command line fills in the run directory; from Python, the current
-            directory.
-        filename: its name there.
+        save_dir: The directory of the file; None takes the run directory on the command line, and the current
+            directory from Python.
+        filename: The name of the file.
     """
 
     def __init__(self, save_dir: str | None = None, filename: str = "metrics.csv") -> None:
@@ -47,27 +47,27 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning builds directories from it; ours is the run directory itself."""
+        """The name, which is empty: Lightning builds directories from it, and ours is the run directory itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """As `name`."""
+        """The version, which is empty like the name."""
         return ""
 
     @property
     def save_dir(self) -> str | None:
-        """Directory of the file; ``None`` until someone says."""
+        """The directory of the file; None until it is known."""
         return self._save_dir
 
     @property
     def log_dir(self) -> str:
-        """Directory of the file."""
+        """The directory of the file."""
         return self._save_dir or "."
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return Path(self.log_dir) / self._filename
 
     @property
@@ -85,11 +85,11 @@ class MetricsCSV(Logger):
         """Continue an existing file: keep its rows up to and including ``step``, drop later and half-written ones.
 
         Args:
-            step: gradient updates that the checkpoint has made.
-            run_id: not used; other loggers find their run by it.
+            step: The number of gradient updates that the checkpoint has made.
+            run_id: Not used; other loggers find their run by it.
 
         Raises:
-            InputError: if the file there is not one of this logger's.
+            InputError: The file there is not one of this logger's.
         """
         self._close()
         self._columns, self._rows = read_metrics(self.path)
@@ -103,15 +103,15 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run directory has ``config.yaml`` and the checkpoint the constructor's arguments."""
+        """Write nothing: the run directory has ``config.yaml``, and the checkpoint the constructor's arguments."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add ``metrics`` to the row of ``step``.
 
         Args:
-            metrics: plain numbers by name; ``epoch``, which counts nothing here, is left out.
-            step: gradient updates.
+            metrics: Plain numbers by name; ``epoch``, which counts nothing here, is left out.
+            step: The number of gradient updates.
         """
         if step is None:
             step = max(self._last_step, 0)
@@ -174,10 +174,10 @@ def read_metrics(path: str | Path) -> tuple[list[str], dict[int, Row]]:
     """Columns and rows by step of a ``metrics.csv``; empty cells are left out, a half-written last line is dropped.
 
     Args:
-        path: the file; one that does not exist counts as empty.
+        path: The path of the file; one that does not exist counts as empty.
 
     Raises:
-        InputError: if it is not a table that begins with a ``step`` column.
+        InputError: The file is not a table that begins with a ``step`` column.
     """
     if not Path(path).exists():
         return ["step"], {}

@@ -1,4 +1,4 @@
-"""Weights & Biases, without a key as well as with one, and across interruptions."""
+"""A logger for Weights & Biases that works with and without a key, and across interruptions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ID_FILE = "wandb_id.txt"
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's ``WandbLogger`` with three habits of its own.
+    """Lightning's ``WandbLogger``, with three differences.
 
     * Without an API key (and without ``WANDB_MODE``) the run is kept offline in the run directory, and one line says
       so; without the ``wandb`` package nothing is sent, and one line says that.
@@ -33,13 +33,13 @@ class WandbLogger(LightningWandbLogger):
     * Every chart's x axis is ``updates``, gradient updates; at the end of training ``policy.pt`` becomes an artifact.
 
     Args:
-        project: W&B project; ``None``: the environment's ``WANDB_PROJECT``, else ``lightning-offrl``.
-        name: display name; ``None``: the name of the run directory.
-        save_dir: directory in which wandb makes its ``wandb`` folder. ``None``: the command line fills in the run
-            directory; from Python, the current directory.
-        offline: ``None``: offline exactly if no key is found and ``WANDB_MODE`` is not set.
-        id: of the W&B run to continue; ``None``: the one stored in the run directory, else a new one.
-        **kwargs: handed to ``wandb.init`` (``entity``, ``group``, ``tags``, ...).
+        project: The W&B project; None takes ``WANDB_PROJECT`` of the environment, or else ``lightning-offrl``.
+        name: The name on display; None takes that of the run directory.
+        save_dir: The directory in which wandb makes its ``wandb`` folder; None takes the run directory on the command
+            line, and the current directory from Python.
+        offline: Whether the run is kept offline; None means exactly if no key is found and ``WANDB_MODE`` is not set.
+        id: The id of the W&B run to continue; None takes the one stored in the run directory, or else a new one.
+        **kwargs: Further arguments of ``wandb.init`` (``entity``, ``group``, ``tags``, ...).
     """
 
     def __init__(
@@ -77,22 +77,22 @@ class WandbLogger(LightningWandbLogger):
         """Continue the W&B run whose id the run directory holds, or else the checkpoint.
 
         Args:
-            step: gradient updates that the checkpoint has made.
-            run_id: the id stored in the checkpoint.
+            step: The number of gradient updates that the checkpoint has made.
+            run_id: The id stored in the checkpoint.
         """
         self._id = self._id or self._stored_id() or run_id
 
     @property
     def run_id(self) -> str | None:
-        """Id of the W&B run, for the checkpoint; ``None`` where there is no run."""
+        """The id of the W&B run, for the checkpoint; None where there is no run."""
         return self._id if self._experiment is not None else None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The ``wandb`` run, begun when something of it is first used.
+        """The ``wandb`` run, which begins when something of it is first used.
 
-        Not sooner: Lightning asks for it before it reads the checkpoint that knows which run to continue.
+        It must not begin sooner: Lightning asks for it before it reads the checkpoint with the id of the run.
         """
         if not self._available:
             self._say("wandb is not installed: metrics go to metrics.csv alone (pip install wandb to have both)")

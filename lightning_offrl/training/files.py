@@ -122,7 +122,8 @@ def write_atomically(path: str | Path, data: bytes | memoryview, *, what: str = 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():  # its folder may be a file
+            temporary.unlink()
         kept = "; the previous one there is unharmed" if path.exists() else ""
         raise InputError(
             f"{what} could not be written to {path} ({error.strerror or error}){kept}: free space or make the "

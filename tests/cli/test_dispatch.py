@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from lightning_offrl.cli import VERBS, nearest
+from lightning_offrl.cli import VERBS
 
 HELP = """
 import sys
 from lightning_offrl.cli import main
-for words in (["--help"], *([verb, "--help"] for verb in ("evaluate", "collect", "data", "quickstart", "version")),
-              ["data", "show", "--help"], ["data", "convert", "--help"]):
+verbs = "evaluate, ope, select, plan, collect, data, data show, data report, data convert, data import, version"
+verbs += ", quickstart"
+for words in (["--help"], *([*verb.split(), "--help"] for verb in verbs.split(", "))):
     assert main(words) == 0, words
 heavy = {"torch", "lightning", "tensordict", "wandb", "minari", "gymnasium", "matplotlib", "numpy"} & set(sys.modules)
 assert not heavy, heavy
@@ -48,9 +49,3 @@ def test_version(offrl, capsys):
 
     assert main(["version"]) == 0
     assert "torch " in capsys.readouterr().out
-
-
-def test_nearest_ignores_case_and_keeps_close_rivals_only():
-    assert nearest("iqll", ["BC", "IQL", "TD3BC"]) == "; did you mean IQL?"
-    assert nearest("batchsize", ["batch_size", "cache_dir", "validation_batches"]) == "; did you mean batch_size?"
-    assert nearest("zzz", ["a"]) == ""

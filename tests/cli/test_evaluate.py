@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.cli import evaluate as module
 from lightning_offrl.cli.evaluate import evaluate_checkpoint
 from lightning_offrl.envs.make import environment_spec, make_environment
 from lightning_offrl.envs.rollout import evaluate
@@ -60,7 +59,7 @@ def test_a_film_that_fails_leaves_the_table(policy: Path, tmp_path: Path, monkey
     def dark(*args, **kwargs):
         raise InputError("Pendulum-v1 cannot be drawn here")
 
-    monkeypatch.setattr(module, "record", dark)
+    monkeypatch.setattr("lightning_offrl.envs.video.record", dark)
     text = evaluate_checkpoint(policy, episodes=1, video=tmp_path / "a.gif")
     assert "no video: Pendulum-v1 cannot be drawn here" in text and "return " in text
 

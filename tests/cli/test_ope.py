@@ -187,7 +187,7 @@ def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(lo
     said = capsys.readouterr().out
     assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
     assert "not in the plan: far: no eligible estimate" in said
-    assert "Whom to play first" in Path("page.html").read_text()
+    assert "Which to run first" in Path("page.html").read_text()
     found = json.loads(Path("out.json").read_text())
     assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
     assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
@@ -277,7 +277,7 @@ def test_the_rankings_of_the_command_line_are_those_of_the_package():
 
 def test_names_of_earlier_versions_are_understood(log: Path, capsys, monkeypatch):
     """A dash for an underscore silently, an old name with a warning; both give what today's names give."""
-    monkeypatch.setattr(old_names, "_told", set())
+    monkeypatch.setattr(old_names, "told", set())
     old = "--behaviour behavior.json --held-out=0.5 --split-seed 3 --n-boot 50"
     today = "--behavior behavior.json --validation_fraction 0.5 --split_seed 3 --n_boot 50"
     said = []

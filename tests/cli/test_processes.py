@@ -6,7 +6,6 @@ import csv
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import pytest
 from lightning_offrl.cli.processes import summary
 from lightning_offrl.loggers.metrics_csv import read_metrics
 from lightning_offrl.training.files import read_checkpoint
-from tests.cli.test_resume import FIT, same
+from tests.cli.runs import FIT, OFFRL, same
 
-OFFRL = [sys.executable, "-m", "lightning_offrl"]
 LINE = f"{FIT} --trainer.max_steps 105"
 
 

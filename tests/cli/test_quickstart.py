@@ -75,7 +75,7 @@ def test_too_small_numbers_are_refused(tmp_path: Path) -> None:
 def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "--dataset-episodes" in capsys.readouterr().out
+    assert "--dataset_episodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("updates", "period"), [(6_000, 500), (700, 100), (60, 5), (5, 1)])

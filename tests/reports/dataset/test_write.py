@@ -43,8 +43,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     for words, sentence in (
         (["nothere.hdf5"], "there is no file nothere.hdf5"),
         (["small.npz", "--discount", "1"], "discount of a report must lie in [0, 1), got 1.0"),
-        (["small.npz", "--output", "report.pdf"], "the report is written as .html, got the path report.pdf"),
-        (["small.npz", "--output", "/proc/none/x.html"], "the report cannot be written to /proc/none/x.html"),
+        (["small.npz", "--report", "report.pdf"], "the report is written as .html, got the path report.pdf"),
+        (["small.npz", "--report", "/proc/none/x.html"], "the report cannot be written to /proc/none/x.html"),
         (["small.npz", "--html", "x"], "offrl data report has no option --html"),
     ):
         assert main(["data", "report", *words]) == 2
