@@ -84,7 +84,8 @@ ELSEWHERE = _pairs("""
     envs.collect.Episode=envs.play.Episode envs.collect.dataset_path=data.writers.minari.dataset_path
     envs.collect.play=envs.play.play envs.collect.reference_scores=envs.play.reference_scores
     envs.sepsis.sepsis_id=envs.sepsis.registration.sepsis_id export.policy.POLICY_FORMAT=training.checkpoint.FORMAT
-    export.policy.Saved=training.saved.Saved export.policy.read_saved=training.saved.read_saved fitting.fit_normaliser=data.datamodule.fit_normalizer
+    export.policy.Saved=training.saved.Saved export.policy.read_saved=training.saved.read_saved
+    fitting.fit_normaliser=data.datamodule.fit_normalizer
     ope.direct.lstd=ope.direct.lstd.lstd ope.direct.model_rollouts=ope.direct.model_based.model_rollouts
     ope.evaluation.Evaluation=ope.result.OPEResult ope.evaluation.Row=ope.estimate.Row
     ope.evaluation.Status=ope.estimate.Status ope.fqe.FQE=ope.direct.fqe_algorithm.FQE
@@ -95,6 +96,13 @@ ELSEWHERE = _pairs("""
     products.largest=training.cpu.largest_product report.dataset.as_dict=reports.dataset.write.as_json
     report.dataset.examine=reports.dataset.measure.measure report.dataset.text=reports.dataset.write.summary
     report.dataset.write=reports.dataset.write.write
+    report.dataset_findings.find=reports.dataset.findings.check report.plots.COLORS=reports.theme.COLORS
+    report.plots.save=reports.theme.save report.plots.standard_error=reports.compare_returns.standard_error
+    report.plots.svg=reports.theme.svg report.quickstart_page.Learned=reports.quickstart.TrainedPolicy
+    report.quickstart_page.Story=reports.quickstart.QuickstartResult
+    report.verdict.Verdict=reports.compare_returns.ReturnComparison
+    report.verdict.judge=reports.compare_returns.compare_returns
+    report.verdict.number=reports.formatting.short_number report.verdict.with_error=reports.formatting.mean_and_error
 """)
 """Attributes that are not where the rest of their old module is."""
 
