@@ -1,1 +1,1 @@
-"""Pictures and pages made from results: one self-contained HTML file that opens anywhere."""
+"""Figures and reports made from results: one self-contained HTML file that opens anywhere."""

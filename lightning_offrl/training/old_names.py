@@ -95,6 +95,13 @@ ELSEWHERE = _pairs("""
     products.largest=training.cpu.largest_product report.dataset.as_dict=reports.dataset.write.as_json
     report.dataset.examine=reports.dataset.measure.measure report.dataset.text=reports.dataset.write.summary
     report.dataset.write=reports.dataset.write.write
+    report.dataset_findings.find=reports.dataset.findings.check report.plots.COLORS=reports.theme.COLORS
+    report.plots.save=reports.theme.save report.plots.standard_error=reports.compare_returns.standard_error
+    report.plots.svg=reports.theme.svg report.quickstart_page.Learned=reports.quickstart.TrainedPolicy
+    report.quickstart_page.Story=reports.quickstart.QuickstartResult
+    report.verdict.Verdict=reports.compare_returns.ReturnComparison
+    report.verdict.judge=reports.compare_returns.compare_returns
+    report.verdict.number=reports.formatting.short_number report.verdict.with_error=reports.formatting.mean_and_error
 """)
 """Attributes that are not where the rest of their old module is."""
 

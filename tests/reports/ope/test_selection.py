@@ -24,7 +24,7 @@ def test_report_of_a_choice(tmp_path):
     document = checked(report.document(choice, plan({**found, "lost": lost}, 4)))
     assert "Choose good" in document and "took no part in the choice" in document
     assert "Which to run first" in document and "Against the truth" in document
-    assert "less one standard error." in document
+    assert "Ranked by the representative estimate less one standard error." in document
     assert "Not in the plan: lost: no eligible estimate with an interval" in document and ">unknown<" not in document
     assert ">unknown<" in checked(report.document(choice, plan({**found, "lost": lost}, 4, unknown=1)))
     nothing = checked(report.document(compare({"far": lost})))
