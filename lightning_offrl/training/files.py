@@ -10,6 +10,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def write_atomically(path: str | Path, data: bytes | memoryview, *, what: str = 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such directory
+            temporary.unlink()
         kept = "; the previous one there is unharmed" if path.exists() else ""
         raise InputError(
             f"{what} could not be written to {path} ({error.strerror or error}){kept}: free space or make the "
