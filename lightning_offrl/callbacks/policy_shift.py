@@ -71,8 +71,8 @@ class PolicyShiftMonitor(Callback):
     * ``alarms``, the number of alarms, and ``seconds``, the time that the diagnosis took.
 
     A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is reported once,
-    with what to change, as a warning and by W&B where it is a logger, and again if it comes back. Calibration and drift of
-    Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed as it
+    with what to change, as a warning and by W&B where it is a logger, and again if it comes back. Calibration and drift
+    of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed as it
     acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
     diagnosed. Where the log (or the environment) has masks of legal actions, the policy receives them. Training is not
     disturbed: no random state that it uses is moved. With several processes, rank 0 computes.

@@ -1,4 +1,4 @@
-"""Action densities over [-1, 1]^A, written out: what a page needs and torch's classes make slow or inexact."""
+"""Action densities over [-1, 1]^A, written out: torch's classes are slow or inexact for what an algorithm needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG_2 = math.log(2.0)
 
 
 class Density(Protocol):
-    """What a stochastic policy returns for a batch of observations."""
+    """The distribution of actions that a stochastic policy returns for a batch of observations."""
 
     @property
     def mode(self) -> Tensor:
@@ -66,8 +66,8 @@ class SquashedGaussian:
     ``log(1 - tanh(u)^2)`` in a form that does not cancel.
 
     Args:
-        mean: of u, ``[..., B, A]``.
-        log_std: of u, broadcastable to ``mean``.
+        mean: The mean of u, ``[..., B, A]``.
+        log_std: The logarithm of the standard deviation of u, broadcastable to ``mean``.
     """
 
     mean: Tensor
