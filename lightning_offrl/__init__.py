@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_offrl.training import old_names
+from lightning_offrl.training import old_code, old_names
 from lightning_offrl.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -113,4 +113,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_everything()})
 
 
-sys.meta_path.append(old_names.OldModules())
+sys.meta_path.append(old_code.OldModules())

@@ -51,7 +51,7 @@ import json, sys, warnings
 from lightning_offrl.training import old_names
 answers = []
 for statement in json.load(sys.stdin):
-    old_names._told.clear()
+    old_names.told.clear()
     for name in [name for name, module in sys.modules.items() if type(module).__name__ == "_OldModule"]:
         del sys.modules[name]
         parent, _, leaf = name.rpartition(".")
@@ -205,7 +205,9 @@ IMPORTS = {
     "from lightning_offrl.ope.behaviour import fit_behaviour": "lightning_offrl.ope.policies.behavior.fit_behavior",
     "from lightning_offrl.envs.gridworld import HORIZON": "lightning_offrl.envs.gridworld.environment.HORIZON",
     "from lightning_offrl.diagnostics.support import neighbour_support": "diagnostics.support.neighbor_support",
-    "from lightning_offrl.report.dataset import text": "lightning_offrl.reports.dataset.measure",
+    "from lightning_offrl.report.dataset import examine": "lightning_offrl.reports.dataset.measure.measure",
+    "from lightning_offrl.ope.evaluation import Evaluation": "lightning_offrl.ope.result.OPEResult",
+    "from lightning_offrl.envs.sepsis import sepsis_id": "lightning_offrl.envs.sepsis.registration.sepsis_id",
 }
 
 
@@ -231,6 +233,18 @@ assert one.act(torch.zeros(2, 3)).shape == (2, 1) and "expectile" in one.hparams
 assert "expectile" in inspect.signature(Mine).parameters and "self" not in inspect.signature(Mine).parameters
 """
 FILE = f"import lightning_offrl; lightning_offrl.load_policy({str(OLD / 'policies/CQL.pt')!r})"
+LOG = """
+import torch
+from lightning_offrl import Episodes, evaluate_offline, fqe, load_dataset
+from lightning_offrl.ope.policies.target import Discrete
+from lightning_offrl.ope.direct.dice import dice
+policy = Discrete(lambda states: torch.full((len(states), 2), 0.5))
+steps = torch.arange(80)
+arrays = dict(observations=torch.eye(4)[steps % 4], actions=steps % 2, rewards=steps % 3, terminated=steps % 4 == 3,
+              truncated=torch.zeros(80, dtype=torch.bool),
+              behavior_log_prob=torch.full((80,), 0.5).log())
+log = load_dataset(arrays)
+"""
 KEYWORDS = {
     "assert TD3BC(spec, hidden=(4,), normalise_observations=False).hparams['normalize_observations'] is False": 1,
     "assert IQL(spec, hidden=(4,), normaliser_epsilon=0.1).normalizer.epsilon == 0.1": 1,
@@ -238,6 +252,10 @@ KEYWORDS = {
     "IQL(spec, hidden=(4,)).normaliser": 1,
     "IQL(spec, hidden=(4,), normalize_observations=True)": 0,
     "from lightning_offrl import PolicyShiftMonitor as P; assert P(behaviour='none').behavior == 'none'": 1,
+    f"{LOG}assert evaluate_offline(policy, log, discount=0.9, behaviour=policy, estimators=['is']).rows": 1,
+    f"{LOG}fqe(policy, log, discount=0.9, updates=2, hidden=(4,), critics=1)": 1,
+    f"{LOG}dice(policy, log, discount=0.9, updates=20, hidden=(4,), dual_regulariser=0.5)": 2,
+    f"{LOG}assert Episodes.from_arrays(**arrays).fingerprint == log.fingerprint": 1,
     MINE: 2,  # normaliser, and normalise_observations
     FILE: 1,
 }
@@ -282,7 +300,7 @@ load_policy(glob.glob("runs/*/policy.pt")[0])
 
 
 def test_old_options_and_values_are_translated(monkeypatch) -> None:
-    monkeypatch.setattr(old_names, "_told", set())
+    monkeypatch.setattr(old_names, "told", set())
     words = [
         "--config", "iql", "--model.normalise_observations=true", "--model.init_args.normaliser_epsilon", "0.1",
         "--data.reward", "standardise", "--trainer.callbacks+=ShiftCallback", "--trainer.callbacks.behaviour", "none",

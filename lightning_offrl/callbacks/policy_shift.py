@@ -46,7 +46,7 @@ from lightning_offrl.ope.policies.behavior import fit_behavior
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.ope.policies.trained import from_algorithm
 from lightning_offrl.training.algorithm import OfflineAlgorithm
-from lightning_offrl.training.old_names import takes_old_keywords
+from lightning_offrl.training.old_code import takes_old_keywords
 
 DIVERGED = "q_outside"
 """The alarm that stops a run with ``stop_on_divergence``."""

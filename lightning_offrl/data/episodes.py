@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_offrl.batch import Spec
 from lightning_offrl.errors import InputError
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import episodes_from_arrays
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Episodes:
     columns: dict[str, Any] = field(default_factory=dict)
     _fingerprint: str | None = field(default=None, compare=False)
 
-    from_arrays = staticmethod(old_names.episodes_from_arrays)
+    from_arrays = staticmethod(episodes_from_arrays)
 
     def __len__(self) -> int:
         return int(self.data.batch_size[0])

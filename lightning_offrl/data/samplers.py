@@ -11,9 +11,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from lightning_offrl.rng import mix
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import attributes_of
 
-__getattr__ = old_names.attributes_of(__name__)
+__getattr__ = attributes_of(__name__)
 _STREAM = 0x5A3
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,7 @@ def episode_hashes(episodes: Episodes) -> list[str]:
 
 def copies(hashes: list[str]) -> Tensor:
     """How often each episode's content stands in the list, ``[E]`` int64."""
-    count: dict[str, int] = {}
-    for one in hashes:
-        count[one] = count.get(one, 0) + 1
+    count = Counter(hashes)
     return torch.tensor([count[one] for one in hashes])
 
 

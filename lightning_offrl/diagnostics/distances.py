@@ -10,12 +10,6 @@ from torch import Tensor
 from lightning_offrl.ope.checks.neighbors import nearest
 
 
-def knn_kl(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> float:
-    """The mean of `knn_log_ratios`: ``KL(p || q)`` in bits; nan where there is none."""
-    bits = knn_log_ratios(p, q, k, paired=paired, queries=queries)
-    return math.nan if bits is None else float(bits.mean())
-
-
 def knn_log_ratios(p: Tensor, q: Tensor, k: int = 5, *, paired: bool = False, queries: int = 10_000) -> Tensor | None:
     """``KL(p || q)`` in bits from samples (Wang, Kulkarni and Verdu, 2009, https://doi.org/10.1109/TIT.2009.2016060).
 

@@ -16,6 +16,7 @@ from lightning_offrl.diagnostics.shift import (
 from lightning_offrl.diagnostics.support import VAESupport, neighbor_support
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies.target import ClippedNormal, TargetPolicy
+from lightning_offrl.training.old_code import takes_old_keywords
 
 
 class ShiftPanel:
@@ -37,6 +38,7 @@ class ShiftPanel:
         InputError: fewer than two episodes, or observations that need ``features``.
     """
 
+    @takes_old_keywords
     def __init__(
         self,
         episodes: Episodes,

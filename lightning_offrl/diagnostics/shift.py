@@ -33,13 +33,14 @@ from lightning_offrl.diagnostics.diagnosis import (
     limit_bits,
 )
 from lightning_offrl.diagnostics.distances import knn_log_ratios, paired_mmd, whitened
-from lightning_offrl.diagnostics.samples import Features, Pairs, clustered_error, mean_length, sample_pairs, sample_rows
+from lightning_offrl.diagnostics.samples import Pairs, clustered_error, mean_length, sample_pairs, sample_rows
 from lightning_offrl.diagnostics.two_sample import two_sample_test
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.checks.weight_diagnostics import effective_sample_size
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import SquashedNormal, TargetPolicy, without_density
 from lightning_offrl.ope.weighting.trajectories import trajectories
+from lightning_offrl.training.old_code import takes_old_keywords
 
 SURPRISING = 0.99
 """Actions more surprising than this quantile of the log's own are counted as beyond it."""
@@ -47,6 +48,7 @@ CAUTION_BEYOND, ALARM_BEYOND = 0.05, 0.25
 """Shares beyond it; 0.01 would be none. Rules of thumb of this package."""
 
 
+@takes_old_keywords
 def kl_divergence(
     episodes: Episodes,
     policy: TargetPolicy,
@@ -133,23 +135,19 @@ def knn_divergence(
     policy: TargetPolicy,
     *,
     horizon: int | None = None,
-    states: int = 10_000,
-    features: Features | None = None,
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
     """``KL(pi || pi_b)`` in bits per decision from samples alone, by nearest neighbors; continuous actions.
 
-    It falls short in many dimensions, see `distances.knn_kl`.
+    It falls short in many dimensions, see `distances.knn_log_ratios`.
 
     Args:
         episodes: The log.
         policy: stochastic; of a deterministic one the divergence is infinite.
         horizon: The number of first steps of each episode that count; None: all.
-        states: The most logged steps that are used.
-        features: A function to vectors, see `samples.sample_pairs`.
         seed: The seed of the draws.
-        pairs: The samples, if they exist already.
+        pairs: The samples, from `samples.sample_pairs`; None: 10,000 logged steps.
 
     Raises:
         InputError: discrete actions, or a deterministic policy.
@@ -159,7 +157,7 @@ def knn_divergence(
             "a divergence by neighbors is for stochastic policies of continuous actions; use kl_divergence for "
             "discrete actions and excess_surprisal for a deterministic policy"
         )
-    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=10_000, seed=seed)
     data, length = pairs.data, mean_length(episodes, horizon)
     terms = None
     if len(pairs) > 20:
@@ -184,9 +182,6 @@ def distinguish(
     policy: TargetPolicy,
     *,
     horizon: int | None = None,
-    states: int = 5000,
-    features: Features | None = None,
-    updates: int = 400,
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
@@ -198,14 +193,11 @@ def distinguish(
         episodes: The log; the classifier is judged on other episodes than it learnt from.
         policy: Any policy.
         horizon: The number of first steps of each episode that count; None: all.
-        states: The most logged steps that are used.
-        features: A function to vectors, see `samples.sample_pairs`.
-        updates: The number of updates of the classifier, which is trained twice; 400 take about a second.
         seed: The seed of all random numbers.
-        pairs: The samples, if they exist already.
+        pairs: The samples, from `samples.sample_pairs`; None: 5,000 logged steps.
     """
-    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
-    result = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, updates=updates, seed=seed)
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, seed=seed)
+    result = two_sample_test(pairs.policy, pairs.data, pairs.steps.episode, seed=seed)
     numbers = {"tv": result.tv, "kl_bits_classifier": result.kl_bits}
     if result.kl_bits <= RATIO_LIMIT_BITS:
         numbers["learnt_ess_share_step"] = effective_sample_size(result.logits_q) / len(pairs)
@@ -224,7 +216,6 @@ def discrepancy(
     *,
     horizon: int | None = None,
     states: int = 1000,
-    features: Features | None = None,
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> Diagnosis:
@@ -237,17 +228,17 @@ def discrepancy(
         policy: Any policy.
         horizon: The number of first steps of each episode that count; None: all.
         states: The most logged steps that are used; the cost grows with the square.
-        features: A function to vectors, see `samples.sample_pairs`.
         seed: The seed of the draws.
-        pairs: The samples, if they exist already; the first ``states`` of them are used.
+        pairs: The samples, from `samples.sample_pairs`, if they exist already; the first ``states`` of them are used.
     """
-    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, features=features, seed=seed)
+    pairs = pairs or sample_pairs(episodes, policy, horizon=horizon, states=states, seed=seed)
     found, p = paired_mmd(pairs.policy[:states], pairs.data[:states], seed=seed)
     differs = p < 0.01
     reading = f"MMD^2 {found:.3g}, p {p:.3f}: the policy {'acts otherwise than' if differs else 'may act like'} the log"
     return Diagnosis("mmd2", found, "caution" if differs else "ok", reading, CLOSER, {"mmd_p": p})
 
 
+@takes_old_keywords
 def excess_surprisal(
     episodes: Episodes,
     policy: TargetPolicy,
@@ -294,6 +285,7 @@ def excess_surprisal(
     return Diagnosis("surprisal_bits", excess, level, reading, CLOSER, numbers)
 
 
+@takes_old_keywords
 def density_ratio(
     episodes: Episodes, policy: TargetPolicy, behavior: TargetPolicy | None = None, *, horizon: int | None = None
 ) -> Diagnosis:

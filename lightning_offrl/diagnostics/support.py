@@ -24,13 +24,14 @@ from lightning_offrl.ope.checks.neighbors import nearest
 from lightning_offrl.ope.checks.support import FAR_QUANTILE, far_share
 from lightning_offrl.ope.policies.target import TargetPolicy
 from lightning_offrl.rng import mix
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import attributes_of
 
 CAUTION_COVERAGE, ALARM_COVERAGE = 0.95, 0.75
 """Shares of the policy's actions; rules of thumb of this package."""
+_BATCH_SIZE, _HIDDEN = 256, (64, 64)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
-__getattr__ = old_names.attributes_of(__name__)
+__getattr__ = attributes_of(__name__)
 
 
 def coverage_level(share: float) -> Level:
@@ -106,14 +107,13 @@ class ActionVAE(nn.Module):
     Args:
         state_size: D.
         action_size: A; the latent has 2 A numbers.
-        hidden: widths.
     """
 
-    def __init__(self, state_size: int, action_size: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, state_size: int, action_size: int) -> None:
         super().__init__()
         self.latent = 2 * action_size
-        self.posterior = MLP(state_size + action_size, hidden, 2 * self.latent)
-        self.decoder = MLP(state_size + self.latent, hidden, action_size)
+        self.posterior = MLP(state_size + action_size, _HIDDEN, 2 * self.latent)
+        self.decoder = MLP(state_size + self.latent, _HIDDEN, action_size)
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
     def bound(self, state: Tensor, action: Tensor, noise: Tensor, weight: float = 1.0) -> Tensor:
@@ -140,8 +140,6 @@ class VAESupport:
         features: A function to vectors, for other observations, see `samples.sample_steps`.
         states: The most logged steps that are used.
         updates: The number of updates of Adam; 1,000 take about two seconds.
-        batch_size: The batch size.
-        hidden: The widths of the hidden layers.
         seed: The seed of all random numbers.
 
     Raises:
@@ -156,8 +154,6 @@ class VAESupport:
         features: Features | None = None,
         states: int = 20_000,
         updates: int = 1_000,
-        batch_size: int = 256,
-        hidden: tuple[int, ...] = (64, 64),
         seed: int = 0,
     ) -> None:
         if episodes.spec["action_kind"] == "discrete":
@@ -166,23 +162,23 @@ class VAESupport:
         self.steps = sample_steps(episodes, horizon=horizon, states=states, features=features, seed=seed)
         _, held_out = split_by_episode(episodes, 0.1, seed)
         test = torch.isin(self.steps.episode, held_out)
-        self._fit(~test, updates, batch_size, hidden)
+        self._fit(~test, updates)
         scores = self._score(self.steps.encode(self.steps.action))
         self.threshold = float(scores[test if bool(test.any()) else ~test].quantile(1.0 - FAR_QUANTILE))
         """Bound that 99 % of held-out logged actions exceed, nats."""
 
     @torch.inference_mode(False)
-    def _fit(self, train: Tensor, updates: int, batch_size: int, hidden: tuple[int, ...]) -> None:
+    def _fit(self, train: Tensor, updates: int) -> None:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(mix(self.seed, 0x7AE))
             state, action = self.steps.state[train].float(), self.steps.encode(self.steps.action)[train].float()
-            self.module = ActionVAE(state.shape[-1], action.shape[-1], hidden)
+            self.module = ActionVAE(state.shape[-1], action.shape[-1])
             self.center = action.mean(0)
             optimizer = torch.optim.Adam(self.module.parameters(), lr=3e-3, fused=True)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
             for update in range(updates):
-                rows = torch.randint(len(state), (batch_size,))
-                noise = torch.randn(1, batch_size, self.module.latent)
+                rows = torch.randint(len(state), (_BATCH_SIZE,))
+                noise = torch.randn(1, _BATCH_SIZE, self.module.latent)
                 weight = min(1.0, 2.0 * update / updates)
                 loss = -self.module.bound(state[rows], action[rows] - self.center, noise, weight).mean()
                 optimizer.zero_grad()

@@ -35,14 +35,12 @@ class TwoSampleResult:
         auc: The probability that a point of p has a larger logit than one of q.
         tv: A lower bound of the total variation.
         kl_bits: A lower bound of ``KL(p || q)``, at least 0.
-        logits_p: The logits of p, ``[N]``, each from the network that did not see its half.
-        logits_q: The logits of q, ``[N]``.
+        logits_q: The logits of q, ``[N]``, each from the network that did not see its half.
     """
 
     auc: float
     tv: float
     kl_bits: float
-    logits_p: Tensor
     logits_q: Tensor
 
 
@@ -53,9 +51,6 @@ def two_sample_test(
     group: Tensor,
     *,
     updates: int = 400,
-    batch_size: int = 512,
-    hidden: tuple[int, ...] = (64, 64),
-    learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> TwoSampleResult:
     """Train on one half and judge the other half, and the other way round.
@@ -66,9 +61,6 @@ def two_sample_test(
         group: ``[N]`` int64; rows of one group (an episode) go to the same half. A single group is halved by row.
         updates: The number of updates of AdamW for each half; the weights with the smallest loss on a fifth of the
             training half are kept.
-        batch_size: The number of pairs in a batch.
-        hidden: The widths of the hidden layers.
-        learning_rate: The learning rate at the beginning; it falls to 0 along a cosine.
         seed: The seed of halves, weights and batches.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -77,7 +69,7 @@ def two_sample_test(
         first = _first_half(group)
         logits = torch.zeros(2, len(x))
         for learning in (first, ~first):
-            network = _learn(x[learning], y[learning], updates, batch_size, hidden, learning_rate)
+            network = _learn(x[learning], y[learning], updates)
             with torch.no_grad():
                 logits[0, ~learning] = network(x[~learning]).squeeze(-1)
                 logits[1, ~learning] = network(y[~learning]).squeeze(-1)
@@ -86,7 +78,7 @@ def two_sample_test(
     auc = sum(area(of_p[half], of_q[half]) for half in halves) / len(halves)
     bound = sum(_donsker_varadhan(of_p[half], of_q[half]) for half in halves) / len(halves)
     tv = float((of_p > 0.0).double().mean() - (of_q > 0.0).double().mean())
-    return TwoSampleResult(auc, max(tv, 0.0), max(bound / math.log(2.0), 0.0), of_p, of_q)
+    return TwoSampleResult(auc, max(tv, 0.0), max(bound / math.log(2.0), 0.0), of_q)
 
 
 def area(positive: Tensor, negative: Tensor) -> float:
@@ -115,18 +107,16 @@ def _first_half(group: Tensor) -> Tensor:
     return torch.isin(row, chosen)
 
 
-def _learn(
-    p: Tensor, q: Tensor, updates: int, batch_size: int, hidden: tuple[int, ...], learning_rate: float
-) -> nn.Module:
+def _learn(p: Tensor, q: Tensor, updates: int) -> nn.Module:
     order = torch.randperm(len(p))
     held = max(len(p) // 5, 1)
     test, train = order[:held], order[held:] if len(p) > held else order
-    network = MLP(p.shape[-1], hidden, 1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-3, fused=True)
+    network = MLP(p.shape[-1], (64, 64), 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
     for update in range(updates):
-        rows = train[torch.randint(len(train), (batch_size,))]
+        rows = train[torch.randint(len(train), (512,))]
         optimizer.zero_grad()
         _loss(network, p[rows], q[rows]).backward()
         optimizer.step()

@@ -160,23 +160,22 @@ def initial_value(v0: Tensor, returns: Tensor) -> Diagnosis:
     return Diagnosis("v0", value, level, reading, f"{CALMER}; {CLOSER}", numbers)
 
 
-def disagreement(at_policy: Tensor, at_data: Tensor, what: str = "critics") -> Diagnosis:
+def disagreement(at_policy: Tensor, at_data: Tensor) -> Diagnosis:
     """Spread over an ensemble at the policy's actions relative to the spread at the log's.
 
     Args:
         at_policy: ``[N, T]`` of N members at (s, pi(s)); numbers behind (``[N, T, D]``, of dynamics models) are joined
             by their Euclidean norm.
         at_data: ``[N, T]`` at (s, a).
-        what: of what the members are.
     """
     spread_policy, spread_data = _spread(at_policy), _spread(at_data)
     if len(at_policy) < 2 or not float(spread_data.mean()) > 0.0:
-        reading = f"one member of {what}, or members that are equal, cannot disagree"
+        reading = "one critic, or critics that are equal, cannot disagree"
         return Diagnosis("disagreement", math.nan, "unknown", reading, "train several critics")
     ratio = float(spread_policy.mean() / spread_data.mean())
     beyond = float((spread_policy > spread_data.quantile(0.99)).double().mean())
     reading = (
-        f"{len(at_policy)} {what} disagree {ratio:.2g} times as much about the policy's actions as about the log's; "
+        f"{len(at_policy)} critics disagree {ratio:.2g} times as much about the policy's actions as about the log's; "
         f"{beyond:.1%} are beyond the log's 99 % quantile"
     )
     level = level_of(ratio, CAUTION_DISAGREEMENT, ALARM_DISAGREEMENT)

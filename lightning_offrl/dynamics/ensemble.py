@@ -59,10 +59,6 @@ class Prediction(NamedTuple):
         apart = (self.mean / self.scale)[..., :-1].std(0, correction=0)
         return apart.square().mean(-1).sqrt()
 
-    def largest_std(self) -> Tensor:
-        """``max_m || std_m ||_2`` in ``scale``, ``[B]``: MOPO's penalty (Yu et al., 2020, section 4.3)."""
-        return (self.std / self.scale).norm(dim=-1).amax(0)
-
 
 class Step(NamedTuple):
     """One imagined step."""

@@ -6,12 +6,10 @@ happens after them, their value is 0, and their rows of a policy are never used.
 
     V = r_pi + discount P_pi V                 solved as a linear system         Puterman, 1994, theorem 6.1.1
     V* by policy iteration                                                       Howard, 1960
-    d = (1 - discount) start (I - discount P_pi)^-1                              Puterman, 1994, section 6.9
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -170,11 +168,15 @@ class TabularMDP:
             V ``[H + 1, S]``, where ``V[h]`` has h steps left, and Q ``[H, S, A]``, where ``Q[h]`` has h + 1 left.
         """
         policy = self._checked(policy)
-        return self._backwards(horizon, discount, lambda q: (policy * q).sum(-1))
-
-    def finite_horizon_optimal(self, horizon: int, discount: float = 1.0) -> tuple[Array, Array]:
-        """The largest V ``[H + 1, S]`` and Q ``[H, S, A]`` of any policy, which may look at the clock."""
-        return self._backwards(horizon, discount, lambda q: q.max(-1))
+        if horizon < 1:
+            raise InputError(f"a horizon is at least 1 step, got {horizon}")
+        _check_discount(discount, 1.0)
+        value = np.zeros((horizon + 1, self.n_states))
+        q = np.empty((horizon, self.n_states, self.n_actions))
+        for h in range(horizon):
+            q[h] = self._backup(value[h], discount)
+            value[h + 1] = (policy * q[h]).sum(-1)
+        return value, q
 
     def expected_return(self, policy: Array, horizon: int) -> float:
         """Mean undiscounted return of episodes cut after ``horizon`` steps."""
@@ -193,24 +195,6 @@ class TabularMDP:
             out[t + 1] = out[t] @ step
         return out
 
-    def occupancy(self, policy: Array, discount: float, start: Array | None = None) -> Array:
-        """Discounted state-action distribution ``(1 - discount) sum_t discount^t Pr(s_t = s, a_t = a)``, ``[S, A]``.
-
-        It adds up to one; the share of time after the end lies on the terminal states. So the value of the policy is
-        ``(occupancy * reward).sum() / (1 - discount)``.
-
-        Args:
-            policy: ``[S, A]``.
-            discount: The discount, in [0, 1).
-            start: ``[S]``; None for the process's own.
-        """
-        policy = self._checked(policy)
-        _check_discount(discount, np.nextafter(1.0, 0.0))
-        step = np.einsum("sa,sat->st", policy, self.transition)
-        system = np.eye(self.n_states) - discount * step.T
-        states = np.linalg.solve(system, (1.0 - discount) * self._first(start))
-        return states[:, None] * policy
-
     def visits(self, policy: Array, horizon: int, start: Array | None = None) -> Array:
         """The expected visits of each state and action in one episode of at most ``horizon`` steps, ``[S, A]``.
 
@@ -220,29 +204,6 @@ class TabularMDP:
         return np.where(self.terminal, 0.0, reached)[:, None] * policy
 
     # -- datasets ----------------------------------------------------------------------------------------------------
-
-    def expected_transitions(self, policy: Array, horizon: int) -> dict[str, Array]:
-        """The dataset of infinitely many episodes: every transition that can occur, once, with its share.
-
-        Args:
-            policy: ``[S, A]``, who collects.
-            horizon: episodes are cut after so many steps.
-
-        Returns:
-            ``state``, ``action``, ``next_state`` int64, ``reward`` float64, ``terminated`` bool, and ``weight``
-            float64, which adds up to one; ``[M]`` each.
-        """
-        visits = self.visits(policy, horizon)
-        weight = visits[:, :, None] * self.transition / visits.sum()
-        state, action, next_state = np.nonzero(weight > 0.0)
-        return {
-            "state": state,
-            "action": action,
-            "next_state": next_state,
-            "reward": self.step_reward[state, action, next_state],
-            "terminated": self.terminal[next_state],
-            "weight": weight[state, action, next_state],
-        }
 
     def sample_transitions(
         self, policy: Array, episodes: int, horizon: int, seed: int = 0, start: Array | None = None
@@ -294,17 +255,6 @@ class TabularMDP:
 
     def _backup(self, value: Array, discount: float) -> Array:
         return np.where(self.terminal[:, None], 0.0, self.reward + discount * self.transition @ value)
-
-    def _backwards(self, horizon: int, discount: float, choose: Callable[[Array], Array]) -> tuple[Array, Array]:
-        if horizon < 1:
-            raise InputError(f"a horizon is at least 1 step, got {horizon}")
-        _check_discount(discount, 1.0)
-        value = np.zeros((horizon + 1, self.n_states))
-        q = np.empty((horizon, self.n_states, self.n_actions))
-        for h in range(horizon):
-            q[h] = self._backup(value[h], discount)
-            value[h + 1] = choose(q[h])
-        return value, q
 
     def _checked(self, policy: Array) -> Array:
         policy = np.asarray(policy, dtype=np.float64)

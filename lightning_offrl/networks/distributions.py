@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,20 +11,6 @@ from torch.nn import functional as F
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _LOG_2 = math.log(2.0)
-
-
-class Density(Protocol):
-    """The distribution of actions that a stochastic policy returns for a batch of observations."""
-
-    @property
-    def mode(self) -> Tensor:
-        """The greedy action ``[..., B, A]`` in [-1, 1]."""
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log density ``[..., B]`` of ``[..., B, A]``, summed over the action's dimensions."""
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """An action ``[..., B, A]`` from standard normal ``noise`` of that shape, differentiable."""
 
 
 @dataclass

@@ -46,12 +46,14 @@ from lightning_offrl.ope.weighting.intervals import (
 from lightning_offrl.ope.weighting.registry import ESTIMATORS, KIS, RIS, Estimator, chosen
 from lightning_offrl.ope.weighting.sensitivity import unrecorded_cause
 from lightning_offrl.ope.weighting.trajectories import ESTIMATED, Trajectories, first_steps, pad, trajectories
+from lightning_offrl.training.old_code import takes_old_keywords
 
 FEW_REFITS = 10
 MOST_GROUPS = 50
 _TOO_FEW = "no interval: too few clusters"
 
 
+@takes_old_keywords
 def evaluate(
     policy: TargetPolicy,
     episodes: Episodes,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_offrl.ope.estimate import Row
 from lightning_offrl.ope.weighting.intervals import Interval, Resamples, difference, from_refits, resampled_interval
-from lightning_offrl.training.old_names import attributes_of
+from lightning_offrl.training.old_code import attributes_of
 
 __getattr__ = attributes_of(__name__)
 Word = Literal["ABSTAIN", "SINGLE", "AGREE", "DISAGREE"]

@@ -61,28 +61,22 @@ def learning_curves(
     curves: Sequence[Curve],
     *,
     y_label: str,
-    x_label: str = "gradient updates",
     references: Mapping[str, float] | None = None,
     axes: Axes | None = None,
-    width: float = 5.2,
-    height: float = 3.7,
 ) -> Figure:
     """Lines with bands of one standard error, and dashed horizontal references.
 
     Args:
         curves: the lines, in the order of the legend.
         y_label: what is measured, with its unit.
-        x_label: the clock.
         references: name and height of each horizontal line, e.g. the behavior's mean return.
         axes: draw here, in a figure of the caller's, instead of in a new one.
-        width: inches.
-        height: inches.
 
     Returns:
         The figure.
     """
     with rc_context(STYLE):
-        figure, axes = _figure(width, height, axes)
+        figure, axes = _figure(3.7, axes)
         axes.grid(axis="y")
         for name, value in (references or {}).items():
             axes.axhline(value, color=COLORS["data"], linewidth=1.4, linestyle=(0, (5, 3)), label=name, zorder=1.5)
@@ -102,7 +96,7 @@ def learning_curves(
                 label=curve.name,
                 solid_capstyle="round",
             )
-        axes.set_xlabel(x_label)
+        axes.set_xlabel("gradient updates")
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -116,9 +110,7 @@ def episode_strip(
     groups: Sequence[Group],
     *,
     x_label: str,
-    seed: int = 0,
     axes: Axes | None = None,
-    width: float = 5.2,
     height: float | None = None,
 ) -> Figure:
     """One row per group: every episode as a dot, the mean as a bar with its standard error.
@@ -126,17 +118,15 @@ def episode_strip(
     Args:
         groups: the rows, from top to bottom.
         x_label: what is measured, with its unit.
-        seed: of the vertical jitter, which carries no meaning.
         axes: draw here, in a figure of the caller's, instead of in a new one.
-        width: inches.
         height: inches; None makes room for the rows.
 
     Returns:
         The figure.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # of the vertical jitter, which carries no meaning
     with rc_context(STYLE):
-        figure, axes = _figure(width, height or 1.0 + 0.62 * len(groups), axes)
+        figure, axes = _figure(height or 1.0 + 0.62 * len(groups), axes)
         axes.grid(axis="x")
         for row, group in enumerate(groups):
             values, color = np.asarray(group.values, dtype=np.float64), COLORS[group.color]
@@ -172,8 +162,6 @@ def histogram(
     bins: int = 24,
     parts: Sequence[Group] = (),
     legend: bool = True,
-    width: float = 5.2,
-    height: float = 3.4,
 ) -> Figure:
     """Counts of ``values``; with ``parts``, the bars are stacked by part.
 
@@ -184,8 +172,6 @@ def histogram(
         bins: number of bars.
         parts: a partition of the values, e.g. by the behavior that made the episode, from the bottom of a bar up.
         legend: name the parts above the axes; without, the text around the figure has to.
-        width: inches.
-        height: inches.
 
     Returns:
         The figure.
@@ -193,7 +179,7 @@ def histogram(
     array = np.asarray(values, dtype=np.float64)
     edges = np.histogram_bin_edges(array, bins=bins).tolist()
     with rc_context(STYLE):
-        figure, axes = _figure(width, height)
+        figure, axes = _figure(3.4)
         axes.grid(axis="y")
         if parts:
             stacks = [np.asarray(part.values, dtype=np.float64) for part in parts]
@@ -231,8 +217,6 @@ def field(
     y_label: str,
     color_label: str,
     limit: float,
-    width: float = 2.9,
-    height: float = 3.1,
 ) -> Figure:
     """A signed quantity over a plane, blue below zero and orange above; nan stays blank.
 
@@ -243,14 +227,12 @@ def field(
         y_label: with its unit.
         color_label: what the color shows, with its unit.
         limit: the colors end at ``-limit`` and ``limit``.
-        width: inches.
-        height: inches.
 
     Returns:
         The figure.
     """
     with rc_context(STYLE):
-        figure, axes = _figure(width, height)
+        figure, axes = _figure(3.1, width=2.9)
         image = axes.imshow(
             values, origin="lower", extent=extent, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit
         )
@@ -268,7 +250,7 @@ def field(
         return figure
 
 
-def _figure(width: float, height: float, axes: Axes | None = None) -> tuple[Figure, Axes]:
+def _figure(height: float, axes: Axes | None = None, width: float = 5.2) -> tuple[Figure, Axes]:
     if axes is not None:
         return axes.get_figure(root=True), axes  # type: ignore[return-value]
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -31,7 +31,7 @@ from lightning_offrl.training.compile.choose import CompileChoice
 from lightning_offrl.training.cpu import MatmulPrecision
 from lightning_offrl.training.lightning_binding import LightningBinding, count_update, set_log_axis, with_batch_size
 from lightning_offrl.training.metrics import RunningMean, plain_numbers, warn_if_diverged
-from lightning_offrl.training.old_names import TakesOldNames
+from lightning_offrl.training.old_code import TakesOldNames
 from lightning_offrl.training.optimizers import OptimizerSet
 
 

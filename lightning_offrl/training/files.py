@@ -10,7 +10,6 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def write_atomically(path: str | Path, data: bytes | memoryview, *, what: str = 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):  # there may be no such directory
+        if temporary.exists():  # its folder may be a file
             temporary.unlink()
         kept = "; the previous one there is unharmed" if path.exists() else ""
         raise InputError(

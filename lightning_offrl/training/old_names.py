@@ -1,29 +1,19 @@
 """Names of version 0.1 that files and scripts may still hold, and what each is called today.
 
-This is the only module that knows an old name. Everything that reads names from outside asks here: imports and
-attributes (`OldModules`, `attributes_of`), keyword arguments (`takes_old_keywords`, `TakesOldNames`), the words of a
-command line and configurations (`command_line`, `configuration`), checkpoints and exported policies (`checkpoint`).
-Each old name is understood with one warning per process. In version 0.3 this module can be deleted, with the lines
-that name it; nothing here may import anything heavy, because ``import lightning_offrl`` imports it.
+This is the only list of old names. What reads names from outside asks here: checkpoints and exported policies
+(`checkpoint`), configurations (`configuration`) and the words of a command line (`command_line`, `OPTIONS`); `old_code`
+does the same for imports, attributes and keyword arguments of Python code. Each old name is understood with one warning
+per process. In version 0.3 both modules can be deleted, with the lines that name them; they import nothing heavy,
+because ``import lightning_offrl`` imports them.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import json
 import re
-import sys
 import warnings
-from abc import ABCMeta
-from collections.abc import Callable, Mapping, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from inspect import Signature
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 PACKAGE = "lightning_offrl"
 UNTIL = "0.3"
@@ -63,85 +53,57 @@ _MOVED_TO = {
     "reports": "report.quickstart_page=quickstart report.verdict=compare_returns",
     "reports.dataset": "report.dataset=measure report.dataset_advice=advice report.dataset_copies=copies "
     "report.dataset_evidence=evidence report.dataset_facts=statistics report.dataset_figures=figures "
-    "report.dataset_findings=findings report.dataset_notes=notes report.dataset_page=page "
+    "report.dataset_findings=findings report.dataset_page=document "
     "report.dataset_policies=mixture report.dataset_states=states report.dataset_stitching=stitching "
     "report.dataset_verdict=verdict",
-    "reports.ope": "report.ope_figures=figures report.ope_notes=notes report.ope_page=page "
-    "report.select_page=selection",
+    "reports.ope": "report.ope_figures=figures report.ope_page=evaluation report.select_page=selection",
 }
 """Modules by the package that holds them today: ``old.path=name`` there; without ``=``, under the last part."""
 
-IDENTIFIERS = {
-    "Behaviour": "Behavior",
-    "BehaviourDensity": "BehaviorDensity",
-    "BehaviourModel": "BehaviorModel",
-    "Contestant": "EvaluatedPolicy",
-    "Descent": "OptimizerSet",
-    "Draws": "RandomStreams",
-    "Examination": "DatasetMeasures",
-    "Gaps": "PairedDifferences",
-    "MetricWindow": "RunningMean",
-    "Normaliser": "Normalizer",
-    "Opinion": "Assessment",
-    "Pace": "ThroughputMonitor",
-    "Place": "DataSource",
-    "PolicyEvaluation": "PolicyEvaluationAlgorithm",
-    "SafeStop": "GracefulStop",
-    "ShiftCallback": "PolicyShiftMonitor",
-    "Tally": "ImportNotes",
-    "Terms": "PerEpisodeTerms",
-    "Told": "TwoSampleResult",
-    "Watch": "FQEMonitor",
-    "behaviours": "behaviors",
-    "consult": "assess",
-    "fit_alone": "fit_without_trainer",
-    "fit_behaviour": "fit_behavior",
-    "fit_normaliser": "fit_normalizer",
-    "neighbour_support": "neighbor_support",
-    "normalised_score": "normalized_score",
-    "speaker": "representative_estimate",
-    "tell_apart": "two_sample_test",
-}
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(word.split("=") for word in text.split())
+
+
+IDENTIFIERS = _pairs("""
+    Behaviour=Behavior BehaviourDensity=BehaviorDensity BehaviourModel=BehaviorModel Contestant=EvaluatedPolicy
+    Descent=OptimizerSet Draws=RandomStreams Examination=DatasetMeasures Gaps=PairedDifferences
+    MetricWindow=RunningMean Normaliser=Normalizer Opinion=Assessment Pace=ThroughputMonitor Place=DataSource
+    PolicyEvaluation=PolicyEvaluationAlgorithm SafeStop=GracefulStop ShiftCallback=PolicyShiftMonitor
+    Tally=ImportNotes Terms=PerEpisodeTerms Told=TwoSampleResult Watch=FQEMonitor behaviours=behaviors consult=assess
+    fit_alone=fit_without_trainer fit_behaviour=fit_behavior fit_normaliser=fit_normalizer
+    neighbour_support=neighbor_support normalised_score=normalized_score speaker=representative_estimate
+    tell_apart=two_sample_test
+""")
 """Classes and functions; what kept its name in a module that moved needs no line."""
 
-ELSEWHERE = {
-    **{f"data.samplers.{name}": f"data.strata.{name}" for name in ("WeightedSampler", "StratifiedSampler")},
-    **{f"envs.collect.{name}": f"envs.play.{name}" for name in ("Episode", "play", "reference_scores")},
-    "envs.collect.dataset_path": "data.writers.minari.dataset_path",
-    "envs.sepsis.sepsis_id": "envs.sepsis.registration.sepsis_id",
-    "ope.direct.lstd": "ope.direct.lstd.lstd",
-    "ope.evaluation.Evaluation": "ope.result.OPEResult",
-    "ope.evaluation.Row": "ope.estimate.Row",
-    "ope.evaluation.Status": "ope.estimate.Status",
-    "ope.return_distribution.Tail": "ope.tails.Tail",
-    "ope.return_distribution.tail": "ope.tails.tail",
-    "ope.table.aligned": "data.text_table.aligned",
-    "ope.verdict.Verdict": "ope.verdict.OPEVerdict",
-    "ope.verdict.judge": "ope.verdict.conclude",
-    "ope.verdict.SPEAKERS": "ope.verdict.REPRESENTATIVES",
-    "ope.direct.model_rollouts": "ope.direct.model_based.model_rollouts",
-    "export.policy.Saved": "training.saved.Saved",
-    "fitting.fit_normaliser": "data.datamodule.fit_normalizer",
-    "products.choose": "training.cpu.precision_to_set",
-    "products.largest": "training.cpu.largest_product",
-    "descent.adam_": "training.compile.adam.adam_",
-    "descent.adam_factors": "training.compile.adam.adam_factors",
-    "descent.start_adam": "training.compile.adam.start_adam",
-    "export.policy.POLICY_FORMAT": "training.checkpoint.FORMAT",
-}
+ELSEWHERE = _pairs("""
+    data.samplers.StratifiedSampler=data.strata.StratifiedSampler
+    data.samplers.WeightedSampler=data.strata.WeightedSampler descent.adam_=training.compile.adam.adam_
+    descent.adam_factors=training.compile.adam.adam_factors descent.start_adam=training.compile.adam.start_adam
+    envs.collect.Episode=envs.play.Episode envs.collect.dataset_path=data.writers.minari.dataset_path
+    envs.collect.play=envs.play.play envs.collect.reference_scores=envs.play.reference_scores
+    envs.sepsis.sepsis_id=envs.sepsis.registration.sepsis_id export.policy.POLICY_FORMAT=training.checkpoint.FORMAT
+    export.policy.Saved=training.saved.Saved export.policy.read_saved=training.saved.read_saved
+    fitting.fit_normaliser=data.datamodule.fit_normalizer
+    ope.direct.lstd=ope.direct.lstd.lstd ope.direct.model_rollouts=ope.direct.model_based.model_rollouts
+    ope.evaluation.Evaluation=ope.result.OPEResult ope.evaluation.Row=ope.estimate.Row
+    ope.evaluation.Status=ope.estimate.Status ope.fqe.FQE=ope.direct.fqe_algorithm.FQE
+    ope.fqe_watch.LOOK_SAMPLES=ope.direct.fqe_monitor.RECORD_SAMPLES ope.return_distribution.Tail=ope.tails.Tail
+    ope.return_distribution.tail=ope.tails.tail ope.table.aligned=data.text_table.aligned
+    ope.verdict.SPEAKERS=ope.verdict.REPRESENTATIVES ope.verdict.Verdict=ope.verdict.OPEVerdict
+    ope.verdict.judge=ope.verdict.conclude products.choose=training.cpu.precision_to_set
+    products.largest=training.cpu.largest_product report.dataset.as_dict=reports.dataset.write.as_json
+    report.dataset.examine=reports.dataset.measure.measure report.dataset.text=reports.dataset.write.summary
+    report.dataset.write=reports.dataset.write.write
+""")
 """Attributes that are not where the rest of their old module is."""
 
-KEYWORDS = {
-    "behaviour": "behavior",
-    "behaviour_name": "behavior_name",
-    "behaviour_value": "behavior_value",
-    "dual_regulariser": "dual_regularizer",
-    "neighbours": "neighbors",
-    "normalise_observations": "normalize_observations",
-    "normalised": "normalized",
-    "normaliser_epsilon": "normalizer_epsilon",
-    "regulariser": "regularizer",
-}
+KEYWORDS = _pairs("""
+    behaviour=behavior behaviour_name=behavior_name behaviour_value=behavior_value dual_regulariser=dual_regularizer
+    neighbours=neighbors normalise_observations=normalize_observations normalised=normalized
+    normaliser_epsilon=normalizer_epsilon regulariser=regularizer
+""")
 """Keyword arguments, keys of configurations, and options (by their last part)."""
 
 OPTIONS = {
@@ -161,8 +123,8 @@ STATE = {"normaliser": "normalizer"}
 _PACKAGES = ("data.sources.logs", "data.sources", "report")  # modules in them that are not listed moved along
 _NAMING_CLASSES = {"class_path", "callbacks", "logger", "model", "encoder"}
 _OF_EVERY_ALGORITHM = {"normalise_observations", "normaliser_epsilon"}
-_told: set[str] = set()
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+told: set[str] = set()
+"""Old names that were warned of in this process."""
 
 
 def _modules() -> dict[str, str]:
@@ -186,10 +148,10 @@ def warn(names: Mapping[str, str], *, where: str = "", stacklevel: int = 3) -> N
         where: the file that holds them.
         stacklevel: as in ``warnings.warn``.
     """
-    new = {old: today for old, today in names.items() if old not in _told}
+    new = {old: today for old, today in names.items() if old not in told}
     if not new:
         return
-    _told.update(new)
+    told.update(new)
     listed = ", ".join(f"{old} is now {today}" for old, today in new.items())
     found = f"{where} has names of an earlier version: " if where else ""
     several = "names are" if len(new) > 1 else "name is"
@@ -198,7 +160,7 @@ def warn(names: Mapping[str, str], *, where: str = "", stacklevel: int = 3) -> N
     )
 
 
-# -- imports ---------------------------------------------------------------------------------------------------------
+# -- modules ---------------------------------------------------------------------------------------------------------
 
 
 def module_today(name: str) -> str | None:
@@ -215,112 +177,12 @@ def module_today(name: str) -> str | None:
     return None if found is None else f"{PACKAGE}.{found}"
 
 
-def _attribute_today(module: str, name: str) -> tuple[str, str]:
+def attribute_today(module: str, name: str) -> tuple[str, str]:
     """Module and name of an attribute of an old module."""
     elsewhere = ELSEWHERE.get(f"{module}.{name}".removeprefix(f"{PACKAGE}."))
     if elsewhere is not None:
         return f"{PACKAGE}.{elsewhere.rpartition('.')[0]}", elsewhere.rpartition(".")[2]
     return module_today(module) or module, IDENTIFIERS.get(name, name)
-
-
-class _OldModule(ModuleType):
-    """Stands for a module that moved, and hands on what is asked of it."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        module, attribute = _attribute_today(self.__name__, name)
-        value = getattr(importlib.import_module(module), attribute)
-        if attribute != name:
-            warn({f"{self.__name__}.{name}": f"{module}.{attribute}"})
-            _told.add(self.__name__)
-        else:
-            warn({self.__name__: module})
-        setattr(self, name, value)
-        return value
-
-
-class OldModules:
-    """A finder for ``sys.meta_path`` that finds modules by where they lay in version 0.1."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The module's new place, if it is an old name of one."""
-        today = module_today(name) if name.startswith(f"{PACKAGE}.") else None
-        return None if today in (None, name) else ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module that stands for the one that moved."""
-        return _OldModule(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Import the one that moved, so that an import of a name that never was fails at once."""
-        importlib.import_module(str(module_today(module.__name__)))
-
-
-def attributes_of(package: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a module that has other names today, or was a module and is a package."""
-
-    def __getattr__(name: str) -> Any:
-        if name.startswith("__") or _is_module(f"{package}.{name}"):
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, attribute = _attribute_today(package, name)
-        if (module, attribute) == (package, name):
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
-            value = getattr(importlib.import_module(module), attribute)
-        except AttributeError:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
-        warn({f"{package}.{name}": f"{module}.{attribute}"})
-        return value
-
-    return __getattr__
-
-
-def episodes_from_arrays(
-    observations: Any, actions: Any, rewards: Any, terminated: Any, *more: Any, **others: Any
-) -> Any:
-    """`Episodes.from_arrays` of version 0.1: `lightning_offrl.load_dataset` of a dictionary today."""
-    warn({"Episodes.from_arrays(...)": "lightning_offrl.load_dataset({...})"})
-    steps = {"observations": observations, "actions": actions, "rewards": rewards, "terminated": terminated}
-    arrays = {**steps, **dict(zip(("truncated",), more, strict=False)), **others}
-    return importlib.import_module(f"{PACKAGE}.data.readers.arrays").from_arrays(arrays)
-
-
-def _is_module(name: str) -> bool:
-    parent = sys.modules.get(name.rpartition(".")[0])
-    return hasattr(parent, "__path__") and importlib.util.find_spec(name) is not None
-
-
-# -- keyword arguments and attributes --------------------------------------------------------------------------------
-
-
-def keywords(given: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword arguments under the names that a function takes today.
-
-    Raises:
-        TypeError: an argument was given under both names.
-    """
-    if KEYWORDS.keys().isdisjoint(given):
-        return given
-    import inspect
-
-    known = inspect.signature(function).parameters
-    old = {name: KEYWORDS[name] for name in given if name in KEYWORDS and name not in known}
-    for name, today in old.items():
-        if today in given:
-            raise TypeError(f"{name} is the old name of {today}, which was given too: leave out {name}")
-    warn(old, stacklevel=4)
-    return {old.get(name, name): value for name, value in given.items()}
-
-
-def takes_old_keywords(function: _Function) -> _Function:
-    """Decorator of a function or an ``__init__`` that takes arguments whose names are in `KEYWORDS`."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **keywords(kwargs, function))
-
-    return wrapped  # type: ignore[return-value]
 
 
 def value(name: str, given: Any) -> Any:
@@ -330,50 +192,6 @@ def value(name: str, given: Any) -> Any:
         return given
     warn({given: known[given]})
     return known[given]
-
-
-class _OldKeywords(ABCMeta):
-    """Constructors take their keyword arguments under the old names too.
-
-    A wrapper of ``__init__`` would hide the arguments from Lightning's ``save_hyperparameters``, which reads frames. A
-    subclass of `ABCMeta`, so that an algorithm may inherit from an abstract class as well.
-    """
-
-    if not TYPE_CHECKING:  # so that editors see the arguments of __init__
-
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            return super().__call__(*args, **keywords(kwargs, cls.__init__))
-
-        @property
-        def __signature__(cls) -> Signature:
-            import inspect
-
-            found = inspect.signature(cls.__init__)
-            return found.replace(parameters=list(found.parameters.values())[1:])
-
-
-class TakesOldNames(metaclass=_OldKeywords):
-    """Base of algorithms: old keyword arguments, keys of the state, and names of submodules."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not STATE.keys().isdisjoint(vars(cls).get("acting", ())):
-            acting: Sequence[str] = vars(cls)["acting"]
-            warn({name: STATE[name] for name in acting if name in STATE}, where=f"{cls.__qualname__}.acting")
-            cls.acting = tuple(STATE.get(name, name) for name in acting)  # type: ignore[attr-defined]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in `torch.nn.Module`, with keys of today or of before."""
-        found: dict[str, str] = {}
-        today = _state(state_dict, found)
-        warn(found)
-        return super().load_state_dict(today, *args, **kwargs)  # type: ignore[misc]
-
-    @property
-    def normaliser(self) -> Any:
-        """The old name of ``normalizer``, for algorithms written with version 0.1."""
-        warn({"normaliser": "normalizer"})
-        return self.normalizer  # type: ignore[attr-defined]
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -387,7 +205,7 @@ def checkpoint(content: dict[str, Any], where: str) -> dict[str, Any]:
         if isinstance(content.get(key), Mapping):
             changed[key] = _renamed(content[key], table, found)
     if isinstance(content.get("state_dict"), Mapping):
-        changed["state_dict"] = _state(content["state_dict"], found)
+        changed["state_dict"] = state_today(content["state_dict"], found)
     warn(found, where=where)
     return changed if found else content
 
@@ -398,7 +216,9 @@ def _renamed(entries: Mapping[Any, Any], table: Mapping[str, str], found: dict[s
     return {old.get(key, key): value for key, value in entries.items()} if old else entries
 
 
-def _state(state: Mapping[str, Any], found: dict[str, str]) -> Mapping[str, Any]:
+def state_today(state: Mapping[str, Any], found: dict[str, str]) -> Mapping[str, Any]:
+    """The state of an algorithm under the keys of today; old first parts of keys are added to ``found``."""
+
     def today(key: Any) -> Any:
         first, dot, rest = str(key).partition(".")
         if first not in STATE:
@@ -502,4 +322,4 @@ def _class_today(path: str) -> str:
         return IDENTIFIERS.get(name, name)
     if not f"{module}.".startswith(f"{PACKAGE}."):
         return path
-    return ".".join(_attribute_today(module, name))
+    return ".".join(attribute_today(module, name))

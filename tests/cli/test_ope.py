@@ -161,7 +161,7 @@ def test_a_policy_from_python_code(log: Path, capsys):
 
 def test_names_of_earlier_versions_are_understood(log: Path, capsys, monkeypatch):
     """A dash for an underscore silently, an old name with a warning; both give what today's names give."""
-    monkeypatch.setattr(old_names, "_told", set())
+    monkeypatch.setattr(old_names, "told", set())
     old = "--behaviour behavior.json --held-out=0.5 --split-seed 3 --n-boot 50"
     today = "--behavior behavior.json --validation_fraction 0.5 --split_seed 3 --n_boot 50"
     said = []

@@ -127,7 +127,7 @@ def test_disagreement() -> None:
         0.01, abs=0.01
     )
     assert disagreement(3.0 * chosen + 100.0, data).value == pytest.approx(3.0, rel=0.05)
-    assert disagreement(9.0 * chosen, data, "models").level == "alarm"
+    assert disagreement(9.0 * chosen, data).level == "alarm"
     vector = disagreement(torch.randn(5, 500, 3, generator=generator), torch.randn(5, 500, 3, generator=generator))
     assert vector.value == pytest.approx(1.0, abs=0.1)
     assert disagreement(data[:1], data[:1]).level == disagreement(data[[0, 0]], data[[0, 0]]).level == "unknown"

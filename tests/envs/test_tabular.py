@@ -50,15 +50,9 @@ def test_two_states_by_hand() -> None:
     assert mdp.policy_value(first, 1.0)[0] == pytest.approx([2.0, 0.0], abs=1e-14)
     best = mdp.optimal(0.8)
     assert best.value == pytest.approx(value) and best.policy[0].tolist() == [1.0, 0.0]
-    # In state 0 with probability 1/2 less at every step, then at the end for ever.
-    inside = 0.2 / (1.0 - 0.8 * 0.5)
-    np.testing.assert_allclose(mdp.occupancy(first, 0.8), [[inside, 0.0], [0.0, 1.0 - inside]], atol=1e-14)
     np.testing.assert_allclose(mdp.visits(first, 3), [[1.75, 0.0], [0.0, 0.0]])
     np.testing.assert_allclose(mdp.state_distribution(first, 2), [[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
     assert mdp.finite_horizon_value(first, 3)[0][:, 0].tolist() == [0.0, 1.0, 1.5, 1.75]
-    data = mdp.expected_transitions(first, 3)
-    assert data["next_state"].tolist() == [0, 1] and data["reward"].tolist() == [-1.0, 3.0]
-    assert data["terminated"].tolist() == [False, True] and data["weight"].tolist() == [0.5, 0.5]
 
 
 def test_corridor_by_hand() -> None:
@@ -84,17 +78,14 @@ def test_values_and_distributions_agree(name: str) -> None:
     live = ~mdp.terminal
     np.testing.assert_allclose(value[live], (policy * q).sum(-1)[live], atol=1e-10)
     np.testing.assert_allclose(q[live], (mdp.reward + discount * mdp.transition @ value)[live], atol=1e-12)
-    occupancy = mdp.occupancy(policy, discount)
-    assert occupancy.sum() == pytest.approx(1.0, abs=1e-12) and (occupancy >= 0.0).all()
-    assert (occupancy * mdp.reward).sum() / (1.0 - discount) == pytest.approx(mdp.start @ value, abs=1e-10)
+    expected, weights = (policy * mdp.reward).sum(-1), discount ** np.arange(2001)
     long = mdp.state_distribution(policy, 2000)
     np.testing.assert_allclose(long.sum(-1), 1.0, atol=1e-12)
-    weights = (1.0 - discount) * discount ** np.arange(2001)
-    np.testing.assert_allclose(weights @ long, occupancy.sum(-1), atol=1e-12)
-    # From another start, and from each state in turn.
+    assert weights @ long @ expected == pytest.approx(mdp.start @ value, abs=1e-10)
+    # From another start: each state in turn.
     for state in np.flatnonzero(live)[:3]:
-        own = mdp.occupancy(policy, discount, np.eye(mdp.n_states)[state])
-        assert (own * mdp.reward).sum() / (1.0 - discount) == pytest.approx(value[state], abs=1e-10)
+        own = mdp.state_distribution(policy, 2000, np.eye(mdp.n_states)[state])
+        assert weights @ own @ expected == pytest.approx(value[state], abs=1e-10)
 
 
 @every_case
@@ -108,10 +99,6 @@ def test_finite_horizons_agree(name: str) -> None:
     np.testing.assert_allclose(value[1], np.where(mdp.terminal, 0.0, (policy * mdp.reward).sum(-1)), atol=1e-12)
     long, _ = mdp.finite_horizon_value(policy, 500, 0.9)
     np.testing.assert_allclose(long[-1], mdp.policy_value(policy, 0.9)[0], atol=1e-10)
-    best, best_q = mdp.finite_horizon_optimal(500, 0.9)
-    np.testing.assert_allclose(best[-1], mdp.optimal(0.9).value, atol=1e-10)
-    np.testing.assert_allclose(best[1:], best_q.max(-1))
-    assert (best >= mdp.finite_horizon_value(policy, 500, 0.9)[0] - 1e-12).all()
     # An undiscounted value that exists is the limit of long horizons.
     if name != "windy":
         endless, _ = mdp.finite_horizon_value(policy, 4000)
@@ -174,10 +161,8 @@ def test_simulation_meets_the_exact_numbers() -> None:
     error = np.maximum(visits.std(-1), 1e-2) / np.sqrt(episodes)
     assert (np.abs(visits.mean(-1) - mdp.visits(policy, horizon)) < 5.0 * error).all()
     np.testing.assert_allclose(data["log_prob"], np.log(policy[data["state"], data["action"]]))
-    expected = mdp.expected_transitions(policy, horizon)
-    assert expected["weight"].sum() == pytest.approx(1.0, abs=1e-12)
-    shares = np.zeros(mdp.transition.shape)
-    shares[expected["state"], expected["action"], expected["next_state"]] = expected["weight"]
+    expected = mdp.visits(policy, horizon)
+    shares = expected[:, :, None] * mdp.transition / expected.sum()
     seen = np.zeros_like(shares)
     np.add.at(seen, (data["state"], data["action"], data["next_state"]), 1.0 / len(number))
     assert not seen[shares == 0.0].any() and np.abs(seen - shares).max() < 0.01
@@ -217,17 +202,17 @@ def test_a_missing_action_misleads_whoever_trusts_its_initial_value() -> None:
     world = GridWorld("cliff")
     mdp, discount = world.mdp, 0.95
     policy = without_action(mdp.behavior_policy(0.7), 1)  # never left, which the way to the goal does not need
-    data = mdp.expected_transitions(policy, 100)
-    assert not (data["action"] == 1).any()
-    seen = np.zeros((mdp.n_states, 4), dtype=bool)
-    seen[data["state"], data["action"]] = True
+    seen = mdp.visits(policy, 100) > 0.0
+    assert not seen[:, 1].any()
+    state, action = np.nonzero(seen)
+    following_state = mdp.transition[state, action].argmax(-1)  # the world is deterministic
 
     def learn(supported: bool) -> np.ndarray:
         q = np.zeros((mdp.n_states, 4))
         for _ in range(500):
             best = np.where(seen, q, -np.inf).max(-1) if supported else q.max(-1)
-            following = np.where(data["terminated"], 0.0, best[data["next_state"]])
-            q[data["state"], data["action"]] = data["reward"] + discount * following  # the world is deterministic
+            following = np.where(mdp.terminal[following_state], 0.0, best[following_state])
+            q[seen] = mdp.step_reward[state, action, following_state] + discount * following
         return mdp.deterministic(np.where(seen | (not supported), q, -np.inf).argmax(-1))
 
     naive, careful = (mdp.start @ mdp.policy_value(learn(s), discount)[0] for s in (False, True))
@@ -246,8 +231,7 @@ def test_a_missing_action_misleads_whoever_trusts_its_initial_value() -> None:
         (lambda m: m.policy_value(np.full((2, 2), np.nan), 0.9), "add up to one in every state"),
         (lambda m: m.policy_value(m.uniform(), 1.1), "discount must be from 0 to 1, got 1.1"),
         (lambda m: m.optimal(1.0), "at least 0 and below 1, got 1.0"),
-        (lambda m: m.occupancy(m.uniform(), 1.0), "below 1"),
-        (lambda m: m.occupancy(m.uniform(), 0.9, np.ones(2)), "start must be 2 probabilities"),
+        (lambda m: m.state_distribution(m.uniform(), 2, np.ones(2)), "start must be 2 probabilities"),
         (lambda m: m.finite_horizon_value(m.uniform(), 0), "at least 1 step, got 0"),
         (lambda m: m.sample_transitions(m.uniform(), 0, 5), "at least 1 episode"),
         (lambda m: m.behavior_policy(1.2), "quality must be a number from 0"),

@@ -184,14 +184,6 @@ class GridWorld(gymnasium.Env):
                 policy[state] = np.eye(len(ACTIONS))[ARROWS.index(sign)]
         return policy
 
-    def policy_text(self, policy: np.ndarray) -> str:
-        """The most likely action of each cell as an arrow; '.' where all are equally likely."""
-        signs = self.grid.copy()
-        for (row, column), chances, end in zip(self.cells, policy, self.mdp.terminal, strict=True):
-            if not end:
-                signs[row, column] = "." if np.ptp(chances) < 1e-12 else ARROWS[int(np.argmax(chances))]
-        return "\n".join("".join(line) for line in signs)
-
     def id(self, max_episode_steps: int = HORIZON) -> str:
         """The name of this world wherever the id of an environment is needed; see `grid_id`.
 

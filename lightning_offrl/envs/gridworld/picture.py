@@ -1,10 +1,9 @@
-"""A grid as pixels: floor colored by values, policies as arrows, the agent as a disc. Numpy alone, smooth edges."""
+"""A grid as pixels: floor colored by values, policies as arrows, the agent as a disc."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from PIL import Image, ImageDraw
 
 ARROWS = "^<>v"
 """One sign for each action, in the order of the actions."""
@@ -20,6 +19,7 @@ _COLORS = {
 }
 _DARK, _LIGHT = np.array([70.0, 62.0, 133.0]), np.array([250.0, 231.0, 160.0])
 _WIND, _INK, _AGENT = (166, 196, 222), (40, 42, 54), (226, 129, 42)
+_FINE = 4  # drawn so many times as large, and then averaged: smooth edges
 
 
 def draw(
@@ -46,50 +46,40 @@ def draw(
     Returns:
         uint8 ``[rows * cell, columns * cell, 3]``.
     """
-    rows, columns = grid.shape
-    image = np.full((rows, columns, cell, cell, 3), _COLORS["#"], dtype=np.float64)
+    size = cell * _FINE
+    image = Image.new("RGB", (grid.shape[1] * size, grid.shape[0] * size), _COLORS["#"])
+    canvas = ImageDraw.Draw(image)
     share = np.zeros(len(cells))
     if values is not None:
         inside = np.asarray(values, dtype=np.float64)[~terminal]
         share[~terminal] = (inside - inside.min()) / max(np.ptp(inside), 1e-12)
-    edge = np.minimum(np.arange(cell), np.arange(cell)[::-1])
-    border = np.minimum(edge[:, None], edge) < 1
     for state, (row, column) in enumerate(cells):
-        tile, sign = image[row, column], str(grid[row, column])
+        sign, corner = str(grid[row, column]), np.array([column, row]) * size
         color = np.array(_COLORS.get(sign, _COLORS["."]), dtype=np.float64)
         if values is not None and not terminal[state]:
             color = (1.0 - share[state]) * _DARK + share[state] * _LIGHT
-        tile[...] = color
-        tile[border] = 0.92 * color
+        box = [*corner.tolist(), *(corner + size - 1).tolist()]
+        canvas.rectangle(box, _rgb(color), outline=_rgb(0.92 * color), width=_FINE)
+        middle = corner + (size - 1) / 2.0
         if sign in ARROWS:
-            _paint(tile, _arrow(cell, ARROWS.index(sign), 1.6), _WIND)
+            canvas.polygon(_arrow(middle, size, ARROWS.index(sign), 1.6), _WIND)
         if policy is not None and not terminal[state]:
             for action, chance in enumerate(policy[state]):
                 if chance > 0.02:
                     offset = 0.0 if chance > 0.98 else 0.24
-                    _paint(tile, _arrow(cell, action, 0.2 + 0.6 * float(chance), offset), _INK)
+                    canvas.polygon(_arrow(middle, size, action, 0.2 + 0.6 * float(chance), offset), _INK)
         if state == agent:
-            _paint(tile, _disc(cell, 0.62), _AGENT)
-    return image.transpose(0, 2, 1, 3, 4).reshape(rows * cell, columns * cell, 3).round().astype(np.uint8)
+            canvas.circle(middle.tolist(), 0.31 * size, _AGENT)
+    return np.asarray(image.reduce(_FINE))
 
 
-def _paint(tile: np.ndarray, cover: np.ndarray, color: Sequence[int]) -> None:
-    tile[...] = tile * (1.0 - cover[..., None]) + np.array(color, dtype=np.float64) * cover[..., None]
+def _rgb(color: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(part) for part in color.round())
 
 
-def _disc(cell: int, size: float) -> np.ndarray:
-    """Coverage ``[cell, cell]`` in [0, 1] of a disc with this diameter, in cells."""
-    y, x = np.mgrid[:cell, :cell] - (cell - 1) / 2.0
-    return np.clip(size * cell / 2.0 - np.hypot(x, y) + 0.5, 0.0, 1.0)
-
-
-def _arrow(cell: int, action: int, size: float, offset: float = 0.0) -> np.ndarray:
-    """Coverage of an arrow's head, pushed from the middle by ``offset`` cells in its direction."""
-    y, x = np.mgrid[:cell, :cell] - (cell - 1) / 2.0
-    down, right = MOVES[action]
-    along = y * down + x * right - offset * cell
-    across = np.abs(x * down + y * right)
-    half = size * cell / 4.0
-    # Two slanted sides and the base, as distances to the inside.
-    slanted = (half - along - 1.6 * across) / np.hypot(1.0, 1.6)
-    return np.clip(np.minimum(slanted, along + half) + 0.5, 0.0, 1.0)
+def _arrow(middle: np.ndarray, size: int, action: int, scale: float, offset: float = 0.0) -> list[tuple[float, ...]]:
+    """Corners of an arrow's head, pushed from the middle by ``offset`` cells in its direction."""
+    along, half = MOVES[action][::-1], scale * size / 4.0
+    across, center = along[::-1], middle + offset * size * along
+    corners = (center + half * along, *(center - half * along + end * 1.25 * half * across for end in (-1.0, 1.0)))
+    return [tuple(corner.tolist()) for corner in corners]

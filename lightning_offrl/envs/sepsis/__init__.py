@@ -3,9 +3,9 @@
 from lightning_offrl.envs.sepsis.environment import Sepsis as Sepsis
 from lightning_offrl.envs.sepsis.registration import ENTRY_POINT as ENTRY_POINT
 from lightning_offrl.envs.sepsis.registration import register
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import attributes_of
 
 __all__ = ["ENTRY_POINT", "Sepsis"]
 
-__getattr__ = old_names.attributes_of(__name__)
+__getattr__ = attributes_of(__name__)
 register()

@@ -42,6 +42,7 @@ from lightning_offrl.ope.direct.base import PolicyEvaluationAlgorithm
 from lightning_offrl.ope.direct.estimate import DirectEstimate, check_estimand, chunks, first_masks, first_observations
 from lightning_offrl.rng import mix
 from lightning_offrl.training.fit import fit_without_trainer, linear_decay
+from lightning_offrl.training.old_code import takes_old_settings
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class DICESettings:
 
 
 @torch.inference_mode(False)
+@takes_old_settings(DICESettings)
 def dice(
     policy: TargetPolicy,
     episodes: Episodes,

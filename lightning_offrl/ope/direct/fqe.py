@@ -30,6 +30,7 @@ from lightning_offrl.ope.direct.fqe_monitor import FQEMonitor
 from lightning_offrl.ope.policies.expectation import is_exact
 from lightning_offrl.rng import mix
 from lightning_offrl.training.fit import fit_without_trainer
+from lightning_offrl.training.old_code import takes_old_settings
 from lightning_offrl.training.target_update import SoftTargetUpdate
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class FQESettings:
 
 
 @torch.inference_mode(False)
+@takes_old_settings(FQESettings)
 def fqe(
     policy: TargetPolicy,
     episodes: Episodes,

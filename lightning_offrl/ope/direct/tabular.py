@@ -1,23 +1,18 @@
-"""The maximum-likelihood model of a finite process, and the value of a policy in it by four methods.
+"""The maximum-likelihood model of a finite process, and the value of a policy in it by two methods.
 
 On one empirical distribution, with ``P`` the counted transitions that go on, ``r`` the mean rewards, ``d`` the shares
 of the pairs in the data and ``m`` the first states, these agree to rounding:
 
     fitted Q          Q = r + discount P_pi Q, the limit of fitted Q evaluation, solved (`envs.tabular.state_values`)
     model rollout     sum_t discount^t E[r_t], the state distribution propagated
-    flow              zeta d = (1 - discount) m pi + discount P_pi^T (zeta d),  J = E_d[zeta r] / (1 - discount)
-    DualDICE          zeta = nu - discount P_pi nu, where nu minimizes
-                      1/2 E_d[(nu - discount P_pi nu)^2] - (1 - discount) E_m[nu]
-                      (Nachum et al., 2019, https://arxiv.org/abs/1906.04733, with f(x) = x^2 / 2)
 
 and so does LSTD with one-hot features (`lightning_offrl.ope.direct.lstd`). A pair that the data never shows counts as
-worth 0 in all of them.
+worth 0 in both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -139,34 +134,3 @@ class EmpiricalMDP:
         if horizon is None:
             raise InputError(f"rollouts at discount {discount} do not end; take a discount below 1, or a horizon")
         return total
-
-    def density_ratio(self, policy: Tensor, discount: float, by: Literal["flow", "dualdice"] = "flow") -> Tensor:
-        """``zeta = d_pi / d_data`` of the pairs in the data, ``[S, A]``; 0 for others.
-
-        ``d_pi`` is the discounted distribution ``(1 - discount) sum_t discount^t Pr(s_t, a_t)`` of steps that happen,
-        so ``E_d[zeta]`` is 1 minus the discounted time after the end (and minus what leads to unseen pairs).
-
-        Args:
-            policy: ``[S, A]``.
-            discount: below 1.
-            by: the linear flow equations, or the minimizer of DualDICE's quadratic objective.
-        """
-        if not 0.0 <= discount < 1.0:
-            raise InputError(f"density ratios need a discount in [0, 1), got {discount}")
-        seen = self.data.flatten() > 0.0
-        step = (self.transition.unsqueeze(-1) * policy).flatten(2).flatten(0, 1)[seen][:, seen]
-        first = ((1.0 - discount) * self.start.unsqueeze(-1) * policy).flatten()[seen]
-        backup = torch.eye(len(step), dtype=torch.float64) - discount * step
-        share = self.data.flatten()[seen]
-        if by == "flow":
-            ratio = torch.linalg.solve(backup.T, first) / share
-        else:
-            nu = torch.linalg.solve(backup.T @ (share.unsqueeze(-1) * backup), first)
-            ratio = backup @ nu
-        out = torch.zeros_like(self.data).flatten()
-        out[seen] = ratio
-        return out.view_as(self.data)
-
-    def ratio_value(self, ratio: Tensor, discount: float) -> float:
-        """``E_d[zeta r] / (1 - discount)``."""
-        return float((self.data * ratio * self.reward).sum()) / (1.0 - discount)

@@ -1,5 +1,5 @@
 """Policies as densities and samplers: the policy to evaluate, and the behavior policy that made the data."""
 
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import attributes_of
 
-__getattr__ = old_names.attributes_of(__name__)
+__getattr__ = attributes_of(__name__)

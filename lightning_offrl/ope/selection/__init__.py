@@ -1,5 +1,5 @@
 """Choosing among policies: ranking, confidence sets, a plan of first real episodes."""
 
-from lightning_offrl.training import old_names
+from lightning_offrl.training.old_code import attributes_of
 
-__getattr__ = old_names.attributes_of(__name__)
+__getattr__ = attributes_of(__name__)

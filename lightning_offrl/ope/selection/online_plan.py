@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -325,10 +326,5 @@ def _belief(belief: Belief, i: int) -> str:
 
 def runs(order: Sequence[str]) -> list[str]:
     """``a a b`` as ``a x 2``, ``b``."""
-    out: list[tuple[str, int]] = []
-    for name in order:
-        if out and out[-1][0] == name:
-            out[-1] = (name, out[-1][1] + 1)
-        else:
-            out.append((name, 1))
-    return [name if n == 1 else f"{name} x {n}" for name, n in out]
+    counted = ((name, len(list(same))) for name, same in groupby(order))
+    return [name if n == 1 else f"{name} x {n}" for name, n in counted]

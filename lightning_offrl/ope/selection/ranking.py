@@ -57,6 +57,7 @@ from lightning_offrl.ope.result import OPEResult
 from lightning_offrl.ope.selection.confidence_set import gaps_of
 from lightning_offrl.ope.text import WIDTH, bounds, number
 from lightning_offrl.ope.verdict import REPRESENTATIVES
+from lightning_offrl.training.old_code import takes_old_keywords
 
 RANKINGS = {
     "less-error": "the representative estimate less one standard error",
@@ -216,6 +217,7 @@ def representative_estimate(evaluation: OPEResult) -> Row | None:
     return None
 
 
+@takes_old_keywords
 def compare(
     evaluations: Mapping[str, OPEResult],
     truths: Mapping[str, float] | None = None,
@@ -295,6 +297,7 @@ def compare(
     return choice
 
 
+@takes_old_keywords
 def measures(
     estimates: Tensor, truths: Tensor, behavior_value: float | None = None, threshold: float | None = None
 ) -> dict[str, float]:

@@ -21,6 +21,7 @@ from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, WeightRule, plain, weighted
 from lightning_offrl.ope.weighting.intervals import Resamples
 from lightning_offrl.ope.weighting.trajectories import Trajectories
+from lightning_offrl.training.old_code import takes_old_keywords
 
 MAX_RETURNS = 12
 """How many j-step returns `magic` blends at most, evenly spaced with both ends."""
@@ -35,6 +36,7 @@ def direct(data: Trajectories) -> PerEpisodeTerms:
     return plain(_values(data)[1][:, 0])
 
 
+@takes_old_keywords
 def doubly_robust(data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None) -> PerEpisodeTerms:
     """``dr``, or ``wdr`` if normalized.
 

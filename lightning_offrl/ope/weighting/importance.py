@@ -24,6 +24,7 @@ from torch import Tensor
 from lightning_offrl.data.clusters import Clusters
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.weighting.trajectories import Trajectories
+from lightning_offrl.training.old_code import takes_old_keywords
 
 WeightRule = Callable[[Tensor], Tensor]
 """Log weights to modified ones, elementwise: clipping, switching, shrinkage (`ope.weighting.bandits`)."""
@@ -143,6 +144,7 @@ def naive(data: Trajectories) -> PerEpisodeTerms:
     return plain(data.returns)
 
 
+@takes_old_keywords
 def importance_sampling(
     data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None
 ) -> PerEpisodeTerms:
@@ -160,6 +162,7 @@ def importance_sampling(
     return weighted(log_weight, data.returns.unsqueeze(-1), normalized)
 
 
+@takes_old_keywords
 def per_decision(data: Trajectories, *, normalized: bool = False, rule: WeightRule | None = None) -> PerEpisodeTerms:
     """``pdis``, or ``cwpdis`` if normalized: each reward times the weight up to its own step.
 

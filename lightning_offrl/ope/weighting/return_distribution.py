@@ -1,18 +1,14 @@
 """How a policy's returns are distributed, from weighted episodes: quantiles and the mean of the worst, not the mean.
 
-Chandak, Niekum, da Silva, Learned-Miller, Brunskill and Thomas, 2021, https://arxiv.org/abs/2104.12820 (is, wis);
-Huang, Leqi, Lipton and Azizzadenesheli, 2022, https://arxiv.org/abs/2209.10444 (dr). With G the discounted return of
-an episode and w_t its weight up to step t, w_{-1} = 1:
+Chandak, Niekum, da Silva, Learned-Miller, Brunskill and Thomas, 2021, https://arxiv.org/abs/2104.12820. With G the
+discounted return of an episode and w its weight:
 
     is    F(x) = mean w 1{G <= x}
     wis   F(x) = sum w 1{G <= x} / sum w
-    dr    F(x) = mean w 1{G <= x} + mean sum_t [ w_{t-1} E_{a ~ pi} F_t(x | h_t, a) - w_t F_t(x | h_t, a_t) ],
-          F_t(x | h, a) = Pr(rewards before t + gamma^t Z(s, a) <= x), Z the return from there on, from a model
-    wdr   the same, w_t and w_{t-1} each divided by its mean
 
-The masses of ``is`` and ``dr`` need not add up to one, and those of ``dr`` may be negative. The mean is that of the
-masses as they are, and so equals the estimate of the same name; quantiles and tails are of the distribution function
-made one: never falling, between 0 and 1, and 1 at the largest return.
+The masses of ``is`` need not add up to one. The mean is that of the masses as they are, and so equals the estimate of
+the same name; quantiles and tails are of the distribution function made one: never falling, between 0 and 1, and 1 at
+the largest return.
 """
 
 from __future__ import annotations
@@ -23,7 +19,6 @@ import torch
 from torch import Tensor
 
 from lightning_offrl.errors import InputError
-from lightning_offrl.ope.weighting.importance import PerEpisodeTerms, weighted
 from lightning_offrl.ope.weighting.trajectories import Trajectories
 
 
@@ -109,65 +104,6 @@ def _masses(returns: Tensor, log_weight: Tensor, normalized: bool, counts: Tenso
     weight = times * torch.exp(log_weight - shift)
     mass = weight / (weight if normalized else times).sum(-1, keepdim=True)
     return ReturnDistribution(returns[order], mass.squeeze(0) if counts is None else mass)
-
-
-def corrected_returns(
-    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalized: bool = True
-) -> ReturnDistribution:
-    """``wdr``, or ``dr`` if not normalized, on a grid of returns.
-
-    Args:
-        data: with weights.
-        grid: ``[K]`` ascending; what lies above its last number is counted there.
-        after: ``[E, H, K]``, ``F_t(x | h_t, a_t)`` at the logged actions, see `particle_function`; after the end it is
-            not used, nor is ``before``.
-        before: ``[E, H, K]``, its mean over the policy's actions at the logged states.
-        normalized: divide the weights of each step by their mean.
-
-    Raises:
-        InputError: there are no weights, or shapes that differ.
-    """
-    found = corrected_terms(data, grid, after, before, normalized=normalized)
-    total = torch.tensor([at.value for at in found], dtype=torch.float64)
-    return ReturnDistribution(grid.double(), torch.diff(total, prepend=torch.zeros(1, dtype=torch.float64)))
-
-
-def corrected_terms(
-    data: Trajectories, grid: Tensor, after: Tensor, before: Tensor, *, normalized: bool = True
-) -> list[PerEpisodeTerms]:
-    """The estimates of ``F(x)`` behind `corrected_returns`, one for each x of the grid; arguments as there."""
-    shape = (*data.mask.shape, len(grid))
-    if after.shape != shape or before.shape != shape:
-        raise InputError(f"the model's functions must be {list(shape)}, got {list(after.shape)}, {list(before.shape)}")
-    log_w = data.log_weights
-    log_before = torch.cat([torch.zeros_like(log_w[:, :1]), log_w[:, :-1]], -1)
-    out = []
-    for k, x in enumerate(grid.double()):
-        reached = (data.returns.unsqueeze(-1) <= x).double()
-        # after the end nothing is left to model: what was returned is known
-        taken, drawn = (torch.where(data.mask, f[..., k].double(), reached) for f in (after, before))
-        terms = weighted(log_w[:, -1:], reached, normalized)
-        terms = terms.combined(weighted(log_before, drawn, normalized))
-        out.append(terms.combined(weighted(log_w, taken, normalized).scaled(-1.0)))
-    return out
-
-
-def particle_function(data: Trajectories, grid: Tensor, particles: Tensor, weight: Tensor) -> Tensor:
-    """``F_t(x | h_t, .)`` of a model whose return from each step on is a set of weighted numbers.
-
-    Args:
-        data: of the logged episodes, for the rewards before each step.
-        grid: ``[K]``.
-        particles: ``[E, H, P]``, returns from step t on, discounted from there; the quantiles of a fitted
-            distributional Q, say.
-        weight: ``[E, H, P]``, adds up to one over P.
-
-    Returns:
-        ``[E, H, K]`` float64.
-    """
-    earned = (data.factors * data.reward).cumsum(-1) - data.factors * data.reward
-    whole = earned.unsqueeze(-1) + data.factors.unsqueeze(-1) * particles.double()
-    return torch.stack([(weight.double() * (whole <= x)).sum(-1) for x in grid.double()], -1)
 
 
 def check_share(share: float) -> None:

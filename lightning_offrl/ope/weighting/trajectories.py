@@ -19,6 +19,7 @@ from lightning_offrl.data.episodes import Episodes
 from lightning_offrl.errors import InputError
 from lightning_offrl.ope.policies import masked as legal
 from lightning_offrl.ope.policies.target import TargetPolicy, without_density
+from lightning_offrl.training.old_code import takes_old_keywords
 
 LOGGED = "logged"
 ESTIMATED = "estimated"
@@ -171,6 +172,7 @@ def _check_log_probs(behavior: Tensor, target: Tensor) -> None:
         raise InputError(f"the target policy's log-probability of {wrong:,} logged actions is NaN or +inf")
 
 
+@takes_old_keywords
 def trajectories(
     episodes: Episodes,
     policy: TargetPolicy | None = None,

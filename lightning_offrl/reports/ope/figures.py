@@ -58,19 +58,16 @@ def bar(row: Row | None, name: str | None = None) -> Bar:
     return Bar(name or row.name, row.value, low, high, _FAMILY_COLOR.get(row.family, "series-1"))
 
 
-def intervals(
-    bars: Sequence[Bar], lines: Mapping[str, tuple[float, str]], *, x_label: str, width: float = 8.6
-) -> Figure:
+def intervals(bars: Sequence[Bar], lines: Mapping[str, tuple[float, str]], *, x_label: str) -> Figure:
     """One row per estimate: a dot with its interval; vertical lines for what it is compared with.
 
     Args:
         bars: from top to bottom.
         lines: name to place and color role.
         x_label: what is estimated, with its unit.
-        width: inches.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, 1.0 + 0.36 * len(bars)), layout="constrained")
+        figure = Figure(figsize=(8.6, 1.0 + 0.36 * len(bars)), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(axis="x")
         for name, (place, color) in lines.items():

@@ -11,6 +11,7 @@ from lightning_offrl.ope.direct.dice import RatioEstimate
 from lightning_offrl.ope.direct.double_reinforcement import corrected_terms, drl
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
+from tests.ope.direct.density_ratios import density_ratio
 from tests.ope.doubles import Table, episodes_of, random_mdp
 
 DISCOUNT = 0.9
@@ -45,7 +46,7 @@ def test_right_where_either_is(ends: bool, normalized: bool) -> None:
     """On the empirical distribution, to rounding; with neither right it is off by more than a tenth."""
     episodes, table = logged(ends)
     model = EmpiricalMDP.from_episodes(episodes)
-    q, ratio = model.fitted_q(table, DISCOUNT), model.density_ratio(table, DISCOUNT)
+    q, ratio = model.fitted_q(table, DISCOUNT), density_ratio(model, table, DISCOUNT)
     truth = model.value(table, q)
     rng = np.random.default_rng(0)
     any_q, any_ratio = torch.as_tensor(rng.normal(size=q.shape)), torch.as_tensor(rng.uniform(0.1, 2.0, q.shape))
@@ -59,7 +60,7 @@ def test_error_is_the_product_of_both_errors() -> None:
     """Halving the error of the ratio, or of Q, halves that of the estimate; unnormalized it is exactly bilinear."""
     episodes, table = logged(True)
     model = EmpiricalMDP.from_episodes(episodes)
-    q, ratio = model.fitted_q(table, DISCOUNT), model.density_ratio(table, DISCOUNT)
+    q, ratio = model.fitted_q(table, DISCOUNT), density_ratio(model, table, DISCOUNT)
     truth = model.value(table, q)
     rng = np.random.default_rng(1)
     dq, dr = torch.as_tensor(rng.normal(size=(2, *q.shape)))
@@ -77,7 +78,7 @@ def test_standard_error_is_that_of_new_data() -> None:
     mdp = random_mdp(ends=True, seed=21)
     big, table = logged(True, n=4000, seed=99)
     model = EmpiricalMDP.from_episodes(big)
-    q, ratio = model.fitted_q(table, DISCOUNT), model.density_ratio(table, DISCOUNT)
+    q, ratio = model.fitted_q(table, DISCOUNT), density_ratio(model, table, DISCOUNT)
     found = []
     for seed in range(150):
         steps = mdp.sample_transitions(mdp.uniform(), 40, 12, seed=seed)
@@ -97,7 +98,7 @@ def test_no_episode_is_corrected_by_a_fit_that_saw_it() -> None:
         return lstd(Table(table), train, discount=DISCOUNT)
 
     def ratios(train):
-        tabular = EmpiricalMDP.from_episodes(train).density_ratio(table, DISCOUNT)
+        tabular = density_ratio(EmpiricalMDP.from_episodes(train), table, DISCOUNT)
         estimate = RatioEstimate("dice", 0.0, torch.zeros(1), q=None, v=None)
         estimate.ratio = lambda of: tabular[of.data["observation"].argmax(-1), of.data["action"]]
         return estimate
