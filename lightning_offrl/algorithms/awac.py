@@ -40,7 +40,7 @@ class AWAC(OfflineAlgorithm):
         spec: the spaces, linked from the data.
         temperature: lambda of eq. 13; small is greedier (CORL: 1/3 for locomotion, 0.1 elsewhere).
         max_weight: bound of the exponential weights (CORL: 100).
-        learning_rate: of both Adams (CORL: 3e-4).
+        learning_rate: The learning rate of both Adams (CORL: 3e-4).
         hidden: widths of the hidden layers (CORL: three of 256).
         normalize_observations: standardize observations (CORL: yes).
         **common: see `OfflineAlgorithm`.

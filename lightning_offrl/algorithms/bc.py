@@ -28,7 +28,7 @@ class BC(OfflineAlgorithm):
     Args:
         spec: the spaces, linked from the data.
         policy: "deterministic" (mean squared error) or "gaussian" (likelihood of a squashed normal).
-        learning_rate: of Adam (CORL: 3e-4; d3rlpy: 1e-3).
+        learning_rate: The learning rate of Adam (CORL: 3e-4; d3rlpy: 1e-3).
         hidden: widths of the hidden layers.
         dropout: rate after each hidden layer of the policy.
         normalize_observations: standardize observations (CORL: yes).

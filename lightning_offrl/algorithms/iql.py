@@ -41,8 +41,8 @@ class IQL(OfflineAlgorithm):
         expectile: tau of eq. 5 (paper: 0.7, AntMaze 0.9).
         inverse_temperature: beta of eq. 7 (paper: 3, AntMaze 10, Adroit and Kitchen 0.5).
         max_weight: bound of the exponential weights (authors' code: 100).
-        learning_rate: of all three Adams (authors' code: 3e-4).
-        policy_schedule: of the policy's learning rate, "cosine" decays to 0 over ``max_steps`` (authors' code).
+        learning_rate: The learning rate of all three Adams (authors' code: 3e-4).
+        policy_schedule: The policy's learning rate; "cosine" decays it to 0 over ``max_steps`` (authors' code).
         hidden: widths of the hidden layers.
         dropout: rate in the policy's hidden layers (authors' code: 0.1 for Adroit and Kitchen).
         **common: see `OfflineAlgorithm`; the authors do not normalize observations.

@@ -40,9 +40,9 @@ class ReBRAC(OfflineAlgorithm):
         policy_noise: standard deviation of the target policy's noise (authors: 0.2).
         noise_clip: bound of that noise (authors: 0.5).
         policy_period: gradient updates per update of policy and targets (authors: 2).
-        learning_rate: of both Adams (authors: 1e-3 for locomotion with batches of 1,024), but for:
-        policy_learning_rate: of the policy's; None: ``learning_rate`` (authors' AntMaze: 3e-4).
-        q_learning_rate: of the critics'; None: ``learning_rate`` (authors' AntMaze: 5e-5).
+        learning_rate: The learning rate of both Adams (authors: 1e-3 for locomotion with batches of 1,024), except for
+        policy_learning_rate: The learning rate of the policy; None takes ``learning_rate`` (authors' AntMaze: 3e-4).
+        q_learning_rate: The learning rate of the critics; None takes ``learning_rate`` (authors' AntMaze: 5e-5).
         hidden: widths of the hidden layers (authors: three of 256).
         **common: see `OfflineAlgorithm`; the authors do not normalize observations.
     """

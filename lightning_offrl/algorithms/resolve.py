@@ -14,7 +14,7 @@ def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
     """The class that a name in a file stands for. Nothing is imported.
 
     Args:
-        name: what `algorithm_name` gave, now or in an earlier version.
+        name: The name that `algorithm_name` gave, now or in an earlier version.
         holder: the file, for messages.
 
     Raises:
@@ -55,7 +55,7 @@ def resolve_algorithm(name: str, holder: object) -> type[OfflineAlgorithm]:
 
 
 def _imported(name: str) -> object:
-    """What a dotted name means among imported modules, without calling anything of theirs; None: nothing."""
+    """The object of a dotted name among imported modules, without calling anything of theirs, or None."""
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         found: object = sys.modules.get(".".join(parts[:length]))

@@ -38,7 +38,7 @@ class TD3BC(OfflineAlgorithm):
         policy_noise: standard deviation of the target policy's noise, for actions in [-1, 1] (paper: 0.2).
         noise_clip: bound of that noise (paper: 0.5).
         policy_period: gradient updates per update of policy and targets (paper: 2).
-        learning_rate: of both Adams (paper: 3e-4).
+        learning_rate: The learning rate of both Adams (paper: 3e-4).
         hidden: widths of the hidden layers.
         normalize_observations: standardize observations (paper: yes).
         **common: see `OfflineAlgorithm`.

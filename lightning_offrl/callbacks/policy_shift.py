@@ -1,4 +1,4 @@
-r"""Distribution shift and sanity of values while training.
+r"""A monitor of distribution shift, and of whether values can be believed, while training.
 
     offrl fit --config iql --data.source hopper.hdf5 \
         --trainer.callbacks+=PolicyShiftMonitor --trainer.callbacks.every=20000
@@ -62,7 +62,7 @@ class PolicyShiftMonitor(Callback):
 
     Logged under ``shift/``, in bits, shares, or the units of Q (transformed rewards):
 
-    * ``support_knn``, ``support_vae``: share of the policy's actions like the log's;
+    * ``support_knn``, ``support_vae``: the share of the policy's actions that are like those of the log;
     * ``kl_bits_step``, ``kl_bits_traj`` (and ``kl_bits_limit``, what importance sampling with so many episodes bears),
       ``kl_bits_knn``, ``kl_bits_classifier``; ``tv``, ``auc``; ``mmd2``, ``mmd_p``; ``surprisal_bits``,
       ``surprisal_beyond``; ``ratio_max``, ``ratio_q999``, ``ess``, ``ess_share``, ``ess_share_step``;
@@ -71,27 +71,27 @@ class PolicyShiftMonitor(Callback):
     * ``alarms``, the number of alarms, and ``seconds``, the time that the diagnosis took.
 
     A number that does not apply (the divergence of a deterministic policy) is not logged. An alarm is reported once,
-    with its remedy, as a warning and by W&B where it is a logger, and again if it comes back. Calibration and drift of
-    Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed as it
+    with what to change, as a warning and by W&B where it is a logger, and again if it comes back. Calibration and drift
+    of Q, and V(s0), are no alarms before the last update: an unfinished critic is wrong. The policy is diagnosed as it
     acts; divergence and weights are of the density it was trained with. Of several stacked seeds the first is
     diagnosed. Where the log (or the environment) has masks of legal actions, the policy receives them. Training is not
     disturbed: no random state that it uses is moved. With several processes, rank 0 computes.
 
     Args:
-        every: The period in gradient updates; 0: after the last update only.
+        every: The period in gradient updates; 0 diagnoses after the last update only.
         behavior: "fit" estimates the behavior policy from the data (seconds, once), for divergence, surprisal and
             weights; "none" leaves these out, except weights where the log has probabilities. From Python, also the
             true behavior policy, a `TargetPolicy`.
         states: The number of logged steps that are used.
         vae: Whether a VAE is trained for the support of continuous actions (seconds, once).
-        episodes: The number of episodes played in the data's environment for the offline-online gap; 0: none.
-        environment: The Gymnasium id of the environment; None: that of the data.
+        episodes: The number of episodes played in the data's environment for the offline-online gap; 0 plays none.
+        environment: The Gymnasium id of the environment; None takes that of the data.
         stop_on_divergence: Whether training ends when Q has left its bounds (those of discounted rewards, and 0, where
             untrained critics begin) or is not finite.
         seed: The seed of all random numbers here; episode i is reset with ``1000 + seed + i``.
 
     Raises:
-        InputError: arguments that make no sense.
+        InputError: An argument makes no sense.
     """
 
     @takes_old_keywords
@@ -153,7 +153,7 @@ class PolicyShiftMonitor(Callback):
             self._diagnose_and_log(trainer, cast(OfflineAlgorithm, pl_module), final=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the environments, forget the data."""
+        """Close the environments and drop the data."""
         if self._evaluator is not None:
             self._evaluator.close()
         self._evaluator = self._panel = None

@@ -43,8 +43,8 @@ def main(words: Sequence[str]) -> int:
     )
     add_import(parser)
     parsed = parse(parser, words)
-    asked = read_options(parsed)
-    result = evaluate_file(parsed["policy"], FittedLog(read_log(asked.log), asked), asked)
+    options = read_options(parsed)
+    result = evaluate_file(parsed["policy"], FittedLog(read_log(options.log), options), options)
     print(result.table())
     if parsed["json"]:
         write_json(parsed["json"], result.to_dict())
@@ -58,15 +58,15 @@ def main(words: Sequence[str]) -> int:
 class FittedLog:
     """A log with the models of it that all policies share, each fitted when the first policy needs it."""
 
-    def __init__(self, log: Log, asked: OPEOptions) -> None:
-        self.log, self.episodes, self.asked = log, log.episodes, asked
+    def __init__(self, log: Log, options: OPEOptions) -> None:
+        self.log, self.episodes, self.options = log, log.episodes, options
 
     @cached_property
     def behavior(self) -> BehaviorModel:
         """The behavior policy, estimated."""
         from lightning_offrl.ope.policies.behavior import fit_behavior
 
-        return fit_behavior(self.episodes, clusters=self.log.clusters, seed=self.asked.settings.seed)
+        return fit_behavior(self.episodes, clusters=self.log.clusters, seed=self.options.settings.seed)
 
     @cached_property
     def dynamics(self) -> DynamicsEnsemble | None:
@@ -76,18 +76,18 @@ class FittedLog:
 
         if is_tabular(self.episodes):
             return None
-        how: dict[str, Any] = {"clusters": self.log.clusters, "seed": self.asked.settings.seed}
-        return fit_dynamics(self.episodes, **how, **self.asked.direct.given_updates)
+        how: dict[str, Any] = {"clusters": self.log.clusters, "seed": self.options.settings.seed}
+        return fit_dynamics(self.episodes, **how, **self.options.direct.given_updates)
 
 
-def evaluate_file(path: str, fitted: FittedLog, asked: OPEOptions) -> OPEResult:
+def evaluate_file(path: str, fitted: FittedLog, options: OPEOptions) -> OPEResult:
     """Read one policy, fit what its estimates need, and evaluate it; the notes on the log come before its own."""
     from lightning_offrl.ope.evaluate import evaluate
     from lightning_offrl.ope.weighting.groups import elapsed_of
 
     log, episodes = fitted.log, fitted.episodes
-    policy, notes = read_policy(path, episodes, asked.kind)
-    settings = with_bandwidth(asked.settings, episodes)
+    policy, notes = read_policy(path, episodes, options.kind)
+    settings = with_bandwidth(options.settings, episodes)
     behavior, behavior_name = find_behavior(policy, fitted, settings)
     result = evaluate(
         policy,
@@ -96,18 +96,18 @@ def evaluate_file(path: str, fitted: FittedLog, asked: OPEOptions) -> OPEResult:
         behavior=behavior,
         behavior_name=behavior_name,
         direct=fit_direct(policy, fitted),
-        by=None if asked.by is None else {asked.by: log.labels(asked.by, asked.log.labels)},
+        by=None if options.by is None else {options.by: log.labels(options.by, options.log.labels)},
         clusters=log.clusters,
-        elapsed=None if asked.time is None else elapsed_of(episodes, asked.time, asked.time_unit),
+        elapsed=None if options.time is None else elapsed_of(episodes, options.time, options.time_unit),
         name=policy_name(path),
     )
     notes += getattr(behavior, "notes", [])
-    if asked.time is not None:
+    if options.time is not None:
         notes.append(
-            f"the discount is per {asked.time_unit or 'unit'} of {asked.time}; --direct discounts by step: left out"
+            f"the discount is per {options.time_unit or 'unit'} of {options.time}; --direct discounts by step: left out"
         )
     result.notes = (*log.notes, *notes, *result.notes)
-    result.provenance = provenance(path, log, asked)
+    result.provenance = provenance(path, log, options)
     return result
 
 
@@ -175,16 +175,16 @@ def find_behavior(
     """
     from lightning_offrl.ope.evaluate import refused
 
-    asked, episodes = fitted.asked.behavior, fitted.episodes
+    wanted, episodes = fitted.options.behavior, fitted.episodes
     logged = "behavior_log_prob" in episodes.data.keys()
     weighable = refused(policy) is None or settings.bandwidth is not None
-    if asked == "logged" and weighable and not logged:
+    if wanted == "logged" and weighable and not logged:
         raise InputError(f"{episodes.name} has no logged probabilities; use --behavior fit, or a policy file")
-    if asked == "logged" or (asked == "auto" and (logged or not weighable)):
+    if wanted == "logged" or (wanted == "auto" and (logged or not weighable)):
         return None, None
-    if asked in ("fit", "auto"):
+    if wanted in ("fit", "auto"):
         return fitted.behavior, "estimated"
-    return read_policy(asked, episodes, "stochastic")[0], policy_name(asked)
+    return read_policy(wanted, episodes, "stochastic")[0], policy_name(wanted)
 
 
 def fit_direct(policy: TargetPolicy, fitted: FittedLog) -> list[DirectEstimate]:
@@ -195,25 +195,25 @@ def fit_direct(policy: TargetPolicy, fitted: FittedLog) -> list[DirectEstimate]:
     from lightning_offrl.ope.direct.lstd import lstd
     from lightning_offrl.ope.direct.model_based import model_rollouts
 
-    asked, settings, episodes = fitted.asked.direct, fitted.asked.settings, fitted.episodes
+    direct, settings, episodes = fitted.options.direct, fitted.options.settings, fitted.episodes
     horizon = settings.horizon
     if horizon is not None and horizon >= int(episodes.length.max()):
         horizon = None
     how: dict[str, Any] = {"discount": settings.discount, "clusters": fitted.log.clusters, "seed": settings.seed}
-    refitted = {**how, "replicates": asked.refits}
-    updates = asked.given_updates
+    refitted = {**how, "replicates": direct.refits}
+    updates = direct.given_updates
     methods: dict[str, Callable[[], DirectEstimate]] = {
-        "fqe": lambda: fqe(policy, episodes, **{"updates": BUDGETS[asked.budget]} | updates, **refitted),
+        "fqe": lambda: fqe(policy, episodes, **{"updates": BUDGETS[direct.budget]} | updates, **refitted),
         "lstd": lambda: lstd(policy, episodes, **refitted),
         "mb": lambda: model_rollouts(policy, episodes, model=fitted.dynamics, horizon=horizon, **refitted),
         "dice": lambda: dice(policy, episodes, **updates, **refitted),
         "drl": lambda: drl(policy, episodes, **updates, **how),
     }
-    return [] if fitted.asked.time is not None else [methods[name]() for name in asked.methods]
+    return [] if fitted.options.time is not None else [methods[name]() for name in direct.methods]
 
 
-def provenance(path: str, log: Log, asked: OPEOptions) -> dict[str, str]:
-    """What was evaluated on what, by which versions; hashes are SHA-256, the first 16 digits."""
+def provenance(path: str, log: Log, options: OPEOptions) -> dict[str, str]:
+    """The policy, the data and the versions of an evaluation; hashes are the first 16 digits of SHA-256."""
     from importlib import metadata
 
     out, episodes = {"policy file": path}, log.episodes
@@ -225,14 +225,14 @@ def provenance(path: str, log: Log, asked: OPEOptions) -> dict[str, str]:
             digest = hashlib.sha256(part.read_bytes()).hexdigest()[:16]
             out["policy hash"] = f"{out['policy hash']}, {digest}" if "policy hash" in out else digest
     if file.suffix in (".ckpt", ".pt") and not file.with_suffix(".json").is_file():
-        out["policy evaluated as"] = asked.kind
+        out["policy evaluated as"] = options.kind
     out |= {
-        "data": f"{asked.log.data} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
+        "data": f"{options.log.data} ({episodes.n_episodes:,} episodes, {len(episodes):,} steps)",
         "data fingerprint": episodes.fingerprint,
         **({} if log.clusters is None else {"resampled": log.clusters.words}),
-        "behavior": asked.behavior,
-        "fitted estimates": f"{','.join(asked.direct.methods) or 'none'}, {asked.direct.refits} refits",
-        "seed": str(asked.settings.seed),
+        "behavior": options.behavior,
+        "fitted estimates": f"{','.join(options.direct.methods) or 'none'}, {options.direct.refits} refits",
+        "seed": str(options.settings.seed),
     }
     for name in ("lightning-offrl", "torch", "lightning"):
         try:

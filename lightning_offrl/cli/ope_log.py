@@ -54,7 +54,7 @@ class Log:
         return [every[i] for i in self.numbers.tolist()]
 
 
-def read_log(asked: LogOptions) -> Log:
+def read_log(options: LogOptions) -> Log:
     """The episodes of ``--data`` and ``--validation_fraction``, and ``--cluster`` of them."""
     import torch
 
@@ -62,15 +62,15 @@ def read_log(asked: LogOptions) -> Log:
     from lightning_offrl.data.readers import load
     from lightning_offrl.data.split import split_by_episode
 
-    episodes, column, share = load(asked.data), asked.cluster, asked.validation_fraction
-    clusters = None if column is None else clusters_of(episodes, column, asked.labels)
+    episodes, column, share = load(options.data), options.cluster, options.validation_fraction
+    clusters = None if column is None else clusters_of(episodes, column, options.labels)
     n = episodes.n_episodes
     log = Log(episodes, ["all episodes of the log are used"], clusters, torch.arange(n), n)
     if share is None:
         return log
-    kept = split_by_episode(episodes, share, asked.split_seed, clusters)[1]
-    held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {asked.split_seed})"
+    kept = split_by_episode(episodes, share, options.split_seed, clusters)[1]
+    held_out = f"{len(kept):,} held-out episodes (share {share:g}, split seed {options.split_seed})"
     if clusters is not None:
-        how = f"with --data.cluster {column}" if asked.labels is None else "without these clusters"
+        how = f"with --data.cluster {column}" if options.labels is None else "without these clusters"
         held_out += f", whole clusters: unseen by a policy only if it was fitted {how}"
     return log.select(kept, [held_out])

@@ -70,7 +70,7 @@ class DirectOptions:
 
 @dataclass(frozen=True)
 class OPEOptions:
-    """What is asked of every policy of one command.
+    """The options that hold for every policy of one command.
 
     Attributes:
         settings: What is estimated, and how; a bandwidth of 0 stands for the rule.
@@ -111,12 +111,12 @@ def read_options(parsed: dict[str, Any]) -> OPEOptions:
     numbers = take("discount", "horizon", "reward_range", "max_weight", "bandwidth", "tail", "level", "n_boot", "seed")
     settings = OPESettings(estimators=_names(parsed.pop("estimators")), interval=parsed.pop("interval"), **numbers)
     words = take("kind", "behavior", "time", "time_unit")
-    asked = OPEOptions(settings, log, direct, by=parsed.pop("by", None), **words)
-    if log.labels is not None and asked.by is None and log.cluster is None:
+    options = OPEOptions(settings, log, direct, by=parsed.pop("by", None), **words)
+    if log.labels is not None and options.by is None and log.cluster is None:
         raise InputError(f"--labels is a table of labels; say which of its columns with {by}--cluster COLUMN")
-    if asked.time_unit is not None and asked.time is None:
+    if options.time_unit is not None and options.time is None:
         raise InputError("--time_unit says what the times of --time COLUMN are counted in; give --time too")
-    return asked
+    return options
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """What argparse does, with the options by their names of today."""
+        """Parse as argparse does, with the options by their names of today."""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._today(word) for word in words], namespace)
 

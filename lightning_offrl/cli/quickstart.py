@@ -43,7 +43,7 @@ _EVALUATIONS = 12
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of the three algorithms is trained, where it differs from the defaults (the authors' for MuJoCo)."""
+    """The training of one of the three algorithms, where it differs from the defaults (the authors' for MuJoCo)."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class Recipe:
     period: int = 1
 
     def settings_in_words(self) -> str:
-        """What differs from the defaults, as a list of words and numbers."""
+        """The differences from the defaults, as a list of words and numbers."""
         settings = self.settings | ({} if self.tau is None else {"target_rate": self.tau})
         return ", ".join(f"{key.replace('_', ' ')} {_value_in_words(value)}" for key, value in settings.items())
 

@@ -64,15 +64,15 @@ def main(words: Sequence[str]) -> int:
     from lightning_offrl.ope.selection.online_plan import Estimates
     from lightning_offrl.ope.selection.ranking import compare
 
-    asked = ope_options.read_options(parsed)
+    options = ope_options.read_options(parsed)
     files = _by_name(parsed["policies"])
     truths = _checked_files(parsed, files)
-    first, second = _split(read_log(asked.log), parsed["confirmation_fraction"], asked.log.split_seed)
-    fitted = FittedLog(first, asked)
-    results = {name: evaluate_file(path, fitted, asked) for name, path in files.items()}
+    first, second = _split(read_log(options.log), parsed["confirmation_fraction"], options.log.split_seed)
+    fitted = FittedLog(first, options)
+    results = {name: evaluate_file(path, fitted, options) for name, path in files.items()}
     choice = compare(results, truths, threshold=parsed["safe_above"], rank_by=parsed["rank_by"])
     if second is not None and choice.chosen is not None:
-        choice.again = evaluate_file(files[choice.chosen], FittedLog(second, asked), asked)
+        choice.again = evaluate_file(files[choice.chosen], FittedLog(second, options), options)
     print(choice.table())
     estimates = Estimates.of(results)
     ahead = None if parsed["plan"] is None else plan_of(estimates, parsed["plan"], parsed)

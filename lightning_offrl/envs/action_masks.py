@@ -20,8 +20,8 @@ def mask_of(observation: Any, info: Any, spec: Spec) -> np.ndarray | None:
     """Which of the n actions are legal for an observation, ``[n]`` bool; None for Box actions or where nothing is said.
 
     Args:
-        observation: as the environment returned it.
-        info: what came with it.
+        observation: The observation that the environment returned.
+        info: The dictionary that came with it.
         spec: the spaces; an ``action_mask`` that is part of the observation by this spec is no mask.
 
     Raises:
@@ -52,7 +52,7 @@ def takes_mask(act: Callable[..., Any]) -> bool:
 
 
 def decide(act: Callable[..., Any], observation: Any, mask: np.ndarray | None) -> Any:
-    """What a policy does with an observation, told what is legal where both it and the environment can."""
+    """The action of a policy, which receives the mask of legal actions where both it and the environment can."""
     return act(observation) if mask is None or not takes_mask(act) else act(observation, action_mask=mask)
 
 

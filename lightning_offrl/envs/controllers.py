@@ -107,14 +107,14 @@ class Behavior:
     """One behavior policy: a controller, how often it is followed, and how precisely.
 
     Args:
-        name: for tables and the dataset's description.
+        name: The name, for tables and the dataset's description.
         spec: the spaces.
         controller: None for uniformly random actions.
-        quality: in [0, 1], the share of steps on which the controller is followed.
+        quality: A number in [0, 1], the share of steps on which the controller is followed.
         noise: standard deviation around a continuous controller, in half ranges of the action (0.1 of [-2, 2] is
             0.2). Zero means no density exists unless ``quality`` is 0, and none is logged.
         reverse: follow the mirrored action (``low + high - a``, or ``n - 1 - a``), which is worse than random.
-        recorded: its choice depends on nothing but what is recorded; else its probabilities are not logged.
+        recorded: Whether its choice depends only on what is recorded; otherwise its probabilities are not logged.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Behavior:
         return 0.0 if self.controller is None else self.quality
 
     def intended(self, observation: Any, action_mask: np.ndarray | None = None) -> Any:
-        """What the controller asks for: float64 ``[A]`` inside the bounds, or an int (None if that is illegal)."""
+        """The action of the controller: float64 ``[A]`` inside the bounds, or an int (None if that is illegal)."""
         if self.controller is None:
             raise RuntimeError("random actions have no intention behind them")
         action = decide(self.controller, observation, action_mask)
@@ -153,7 +153,7 @@ class Behavior:
 
         Args:
             observation: one raw observation.
-            rng: every call draws the same number of values, whatever the coin shows.
+            rng: The random stream; every call draws the same number of values, whatever is chosen.
             action_mask: ``[n]`` bool, which discrete actions are legal; None: all.
 
         Returns:

@@ -149,7 +149,7 @@ def may_be_made(environment: str) -> bool:
 
 
 def _not_plain(value: Any, key: str = "") -> str | None:
-    """What is wrong with arguments of an environment that come from a file, or None."""
+    """The fault of an environment's arguments that come from a file, or None."""
     if key and _CODE_OR_PATH.search(key):
         return f"has the argument {key!r}, which may name a file or code"
     if isinstance(value, dict):

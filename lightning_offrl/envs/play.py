@@ -63,11 +63,11 @@ def play_mixture(
     Args:
         env: made from ``environment``.
         environment: Gymnasium id.
-        episodes: how many, shared out among the behaviors.
-        quality: of the behaviors; see `lightning_offrl.envs.controllers.behaviors`.
-        policy: in place of the built-in controller: a function of one raw observation, or a policy with its spaces.
+        episodes: The number of episodes, divided among the behaviors.
+        quality: The quality of the behaviors; see `lightning_offrl.envs.controllers.behaviors`.
+        policy: A replacement of the controller: a function of one raw observation, or a policy with its spaces.
         noise: standard deviation around the controller's action in half ranges.
-        seed: of everything; episode i does not depend on how many are played, except for which behavior it is given.
+        seed: The seed of all random numbers; the number of episodes changes only which behavior plays episode i.
 
     Raises:
         InputError: for no episode, a quality out of range, or a policy of other spaces.

@@ -30,7 +30,7 @@ which actions are legal."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation saw; ``[E]``, or ``[S, E]`` for stacked seeds.
+    """The results of one evaluation; ``[E]``, or ``[S, E]`` for stacked seeds.
 
     Args:
         returns: float64, raw returns, undiscounted unless asked otherwise; nan where the policy gave an action that is
@@ -41,8 +41,8 @@ class Evaluation:
         seconds: wall-clock time.
         first: the observations that the episodes began with, as policies see them, on the CPU.
         last: those they ended with.
-        first_mask: which actions were legal at first, ``[..., E, n]`` bool; None where the environment does not say.
-        last_mask: which at last.
+        first_mask: The mask of the actions legal at first, ``[..., E, n]`` bool; None where the environment has none.
+        last_mask: The mask of those that were legal at last.
     """
 
     returns: np.ndarray
@@ -61,7 +61,7 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean: over episodes, or over the means of S > 1 stacked seeds; nan for a single one."""
+        """The standard error of the mean, over episodes or over the means of S > 1 stacked seeds; nan for only one."""
         values = self.returns.mean(-1) if self.returns.ndim > 1 and len(self.returns) > 1 else self.returns.reshape(-1)
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
@@ -87,7 +87,7 @@ class Evaluator:
 
     Args:
         environment: Gymnasium id.
-        episodes: per seed.
+        episodes: The number of episodes per seed.
         trusted: the user named it, not a file; see `make.make_environment`.
         spec: the policy's spaces, to be compared with the environment's and to unscale its actions; None to take the
             environment's own.
@@ -130,7 +130,7 @@ class Evaluator:
         Args:
             act: the policy. Called without gradients; eval mode is the caller's business.
             seed: episode i is reset with ``seed + i``.
-            device: where the policy wants its observations.
+            device: The device on which the policy takes its observations.
             dtype: floating type the policy wants, default float32.
             discount: weight of each reward relative to the one before it.
         """

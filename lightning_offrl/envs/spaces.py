@@ -81,8 +81,8 @@ def encode_observation(value: Any, space: Any) -> Any:
     """An environment's raw observation(s) as this package stores them.
 
     Args:
-        value: what the environment returned for ``space``, or an array of these with leading dimensions.
-        space: its Gymnasium space.
+        value: The value that the environment returned for ``space``, or an array of these with leading dimensions.
+        space: The Gymnasium space of the value.
 
     Returns:
         Numpy float32 (uint8 stays uint8), Discrete as one-hot, a scalar Box as ``[1]``, Dict as a dict of these;

@@ -21,7 +21,7 @@ Array = np.ndarray
 
 
 class Optimal(NamedTuple):
-    """What `TabularMDP.optimal` found: V* ``[S]``, Q* ``[S, A]`` and a deterministic policy ``[S, A]``."""
+    """The result of `TabularMDP.optimal`: V* ``[S]``, Q* ``[S, A]`` and a deterministic policy ``[S, A]``."""
 
     value: Array
     action_value: Array
@@ -101,7 +101,7 @@ class TabularMDP:
 
         Args:
             quality: 0 is uniformly random, 1 the optimal policy.
-            discount: for which the optimal policy is computed.
+            discount: The discount for which the optimal policy is computed.
 
         Raises:
             InputError: a quality outside [0, 1].
@@ -117,7 +117,7 @@ class TabularMDP:
 
         Args:
             policy: ``[S, A]``.
-            discount: in [0, 1]; 1 only for a policy that ends with certainty from every state.
+            discount: The discount, in [0, 1]; 1 only for a policy that ends with certainty from every state.
 
         Returns:
             V ``[S]`` and Q ``[S, A]``, both 0 in terminal states.
@@ -139,7 +139,7 @@ class TabularMDP:
         """V*, Q* and an optimal policy by policy iteration, exact to rounding.
 
         Args:
-            discount: in [0, 1).
+            discount: The discount, in [0, 1).
 
         Returns:
             V*, Q* and the policy; of several best actions (equal to 1e-10) it takes the one with the smallest number.
@@ -162,7 +162,7 @@ class TabularMDP:
         Args:
             policy: ``[S, A]``, the same at every step.
             horizon: H, the number of steps.
-            discount: in [0, 1].
+            discount: The discount, in [0, 1].
 
         Returns:
             V ``[H + 1, S]``, where ``V[h]`` has h steps left, and Q ``[H, S, A]``, where ``Q[h]`` has h + 1 left.
@@ -196,7 +196,7 @@ class TabularMDP:
         return out
 
     def visits(self, policy: Array, horizon: int, start: Array | None = None) -> Array:
-        """How often each state and action is expected in one episode of at most ``horizon`` steps, ``[S, A]``.
+        """The expected visits of each state and action in one episode of at most ``horizon`` steps, ``[S, A]``.
 
         Its sum is the mean length, its sum with the rewards the mean undiscounted return.
         """
@@ -212,9 +212,9 @@ class TabularMDP:
 
         Args:
             policy: ``[S, A]``.
-            episodes: how many.
+            episodes: The number of episodes.
             horizon: episodes are truncated after so many steps.
-            seed: of the draws; other numbers of episodes are other draws.
+            seed: The seed of the draws; other numbers of episodes are other draws.
             start: ``[S]``; None for the process's own.
 
         Returns:
@@ -281,7 +281,7 @@ def state_values(step: Array, reward: Array, discount: float) -> Array:
         step: ``[S, S]``, the probability of each next state under a policy; what a row lacks to one is the chance that
             the episode ends.
         reward: ``[S]``, the expected reward of the step.
-        discount: in [0, 1]; 1 only where `must_end` holds.
+        discount: The discount, in [0, 1]; 1 only where `must_end` holds.
     """
     return np.linalg.solve(np.eye(len(step)) - discount * step, reward)
 
@@ -306,7 +306,7 @@ def must_end(step: Array, ends: Array) -> None:
 
 
 def without_action(policy: Array, action: int, states: Array | None = None) -> Array:
-    """The same policy, never taking one action: its probability goes to the others in proportion.
+    """The policy without one action, whose probability goes to the others in proportion.
 
     Args:
         policy: ``[S, A]``.

@@ -19,7 +19,7 @@ def soft_maximum(q: Tensor, log_density: Tensor | None, temperature: float = 1.0
 
     Args:
         q: ``[*lead, N, B, M]``, M actions per state.
-        log_density: of the distribution that each action was drawn from, ``[*lead, B, M]``; no gradient flows into it.
+        log_density: The log-density that each action was drawn with, ``[*lead, B, M]``; no gradient flows into it.
         temperature: T.
 
     Returns:

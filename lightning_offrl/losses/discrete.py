@@ -54,7 +54,7 @@ def supported(logits: Tensor, threshold: float, mask: Tensor | None = None) -> T
     """Actions that the behavior takes often enough: ``pi(a|s) / max_b pi(b|s) >= threshold`` (BCQ, discrete).
 
     Args:
-        logits: of the behavior policy, ``[*lead, B, n]``.
+        logits: The logits of the behavior policy, ``[*lead, B, n]``.
         threshold: 0 keeps all legal actions, 1 the most likely one.
         mask: legal actions; the maximum is over these.
 
@@ -92,7 +92,7 @@ def double_q(online: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
 
     Args:
         online: ``[*lead, N, B, n]`` at the next observation.
-        target: the same of the target critics.
+        target: The values of the target critics, in the same shape.
         mask: ``[*lead, B, n]``, actions to choose from.
 
     Returns:

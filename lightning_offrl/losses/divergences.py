@@ -16,7 +16,7 @@ def kl_to_standard_normal(mean: Tensor, log_std: Tensor) -> Tensor:
 
     Args:
         mean: ``[*lead, B, L]``.
-        log_std: the same.
+        log_std: The logarithm of the standard deviation, of the same shape.
 
     Returns:
         ``[*lead, B]``.
@@ -37,7 +37,7 @@ def squared_mmd(
         x: ``[*lead, B, N, A]``, N samples per state.
         y: ``[*lead, B, M, A]``.
         bandwidth: sigma (BEAR: 20).
-        kernel: which distance.
+        kernel: The name of the kernel, which says what distance is used.
 
     Returns:
         ``[*lead, B]``.

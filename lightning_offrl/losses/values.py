@@ -18,7 +18,7 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
         reward: ``[*lead, B]``, the discounted sum over n steps when n > 1.
         terminated: ``[*lead, B]`` bool, true only where the environment itself ended the episode.
         next_value: ``[*lead, B]``.
-        discount: per transition, so ``gamma**n`` for n steps; a ``[*lead, B]`` tensor when n varies.
+        discount: The discount per transition, so ``gamma**n`` for n steps; a ``[*lead, B]`` tensor when n varies.
 
     Returns:
         ``[*lead, B]``, without gradient.

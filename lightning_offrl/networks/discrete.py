@@ -54,11 +54,11 @@ class Categorical:
 
     @property
     def log_probs(self) -> Tensor:
-        """Of all actions, ``[..., B, n]``."""
+        """The log-probabilities of all actions, ``[..., B, n]``."""
         return torch.log_softmax(self.logits, dim=-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Of the actions ``[..., B]`` int64, ``[..., B]``."""
+        """The log-probability of each action (``[..., B]`` int64), ``[..., B]``."""
         return of_action(self.log_probs, action)
 
     def sample(self, uniform: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class CategoricalPolicy(nn.Module):
         actions: number of actions n.
         hidden: widths of the hidden layers.
         dropout: rate after each hidden layer.
-        draws: where dropout masks come from.
+        draws: The random stream of the dropout masks.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CategoricalPolicy(nn.Module):
         self.mlp = MLP(encoder.size, hidden, actions, dropout=dropout, draws=draws)
 
     def logits(self, observation: Tensor) -> Tensor:
-        """Of all actions, illegal or not, ``[*lead, B, n]``."""
+        """The values of all actions, illegal or not, ``[*lead, B, n]``."""
         return self.mlp(self.encoder(observation))
 
     def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> Categorical:

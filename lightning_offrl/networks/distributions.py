@@ -1,4 +1,4 @@
-"""Action densities over [-1, 1]^A, written out: what a page needs and torch's classes make slow or inexact."""
+"""Action densities over [-1, 1]^A, written out: torch's classes are slow or inexact for what an algorithm needs."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class SquashedGaussian:
     ``log(1 - tanh(u)^2)`` in a form that does not cancel.
 
     Args:
-        mean: of u, ``[..., B, A]``.
-        log_std: of u, broadcastable to ``mean``.
+        mean: The mean of u, ``[..., B, A]``.
+        log_std: The logarithm of the standard deviation of u, broadcastable to ``mean``.
     """
 
     mean: Tensor

@@ -45,8 +45,8 @@ class VAE(nn.Module):
         """The two parts of the negative evidence bound, as in BCQ's code.
 
         Args:
-            observation: of the data.
-            action: of the data, ``[*lead, B, A]``.
+            observation: The observations of the data.
+            action: The actions of the data, ``[*lead, B, A]``.
             noise: standard normal, ``[*lead, B, latent]``; the latent is *not* clipped here.
 
         Returns:
@@ -99,7 +99,7 @@ class Perturbation(nn.Module):
 
 
 def best_of(actions: Tensor, values: Tensor) -> Tensor:
-    """Of M actions per state ``[*lead, B, M, A]`` the one with the largest of ``values``, ``[*lead, B, M]``."""
+    """The action with the largest of ``values``, ``[*lead, B, M]``, out of M per state, ``[*lead, B, M, A]``."""
     index = values.argmax(-1)[..., None, None].expand(*actions.shape[:-2], 1, actions.shape[-1])
     return actions.gather(-2, index).squeeze(-2)
 

@@ -21,7 +21,7 @@ class TruncatedGaussian:
     """A diagonal normal restricted to the closed box and renormalized, each dimension on its own.
 
     Args:
-        mean: of the normal, ``[..., B, A]``; may lie outside the box.
+        mean: The mean of the normal, ``[..., B, A]``; may lie outside the box.
         log_std: broadcastable to ``mean``.
     """
 
@@ -46,9 +46,9 @@ class BoxMixture:
     """M components over the box, each of independent dimensions.
 
     Args:
-        logits: of the components, ``[..., B, M]``.
+        logits: The logits of the components, ``[..., B, M]``.
         mean: ``[..., B, M, A]``, before squashing or truncation.
-        log_std: the same shape.
+        log_std: The logarithm of the standard deviations, of the same shape.
         squashed: components are tanh of normals, else truncated normals.
     """
 

@@ -99,7 +99,7 @@ class MLP(nn.Module):
         lead: ``()``, or ``(N,)`` for N independent members.
         layer_norm: normalize after each hidden linear layer, before its ReLU.
         dropout: rate after each hidden ReLU; needs ``draws``.
-        draws: where the dropout masks come from.
+        draws: The random stream of the dropout masks.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class DeterministicPolicy(nn.Module):
         action_size: action dimensions A.
         hidden: widths of the hidden layers.
         dropout: rate after each hidden layer.
-        draws: where dropout masks come from.
+        draws: The random stream of the dropout masks.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class GaussianPolicy(nn.Module):
         hidden: widths of the hidden layers.
         log_std_range: bounds of the log standard deviation (authors' code: -5, 2).
         dropout: rate after each hidden layer.
-        draws: where dropout masks come from.
+        draws: The random stream of the dropout masks.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SquashedGaussianPolicy(nn.Module):
         hidden: widths of the hidden layers.
         log_std_range: bounds of the log standard deviation (SAC: -20, 2).
         dropout: rate after each hidden layer.
-        draws: where dropout masks come from.
+        draws: The random stream of the dropout masks.
     """
 
     def __init__(

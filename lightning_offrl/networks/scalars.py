@@ -14,7 +14,7 @@ class PositiveScalar(nn.Module):
     """``exp(log_value)``, a parameter of the module so that it is moved, saved and averaged over ranks.
 
     Args:
-        value: where it starts; positive.
+        value: The initial value, which is positive.
     """
 
     def __init__(self, value: float = 1.0) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+import torch
 
 from lightning_offrl.cli import main
+from tests.cli.gaussians import gaussian
 
 INTERRUPT = '''
 import os, signal
@@ -53,3 +56,30 @@ def offrl(capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[int, str]
         return status, capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def log(workplace: Path) -> Path:
+    """``log.npz``: 300 episodes of 4 steps of the policy ``behavior``; the reward is the first action."""
+    from lightning_offrl.ope.policies.files import load_gaussian
+
+    gaussian("behavior", 0.0)
+    gaussian("better", 0.15)
+    gaussian("worse", -0.15)
+    gaussian("far", 3.0, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(1200, 3, generator=generator)
+    policy = load_gaussian("behavior")
+    action = policy.sample(observation, 1, generator)[0].float()
+    end = np.arange(1200) % 4 == 3
+    np.savez(
+        "log.npz",
+        observations=observation.numpy(),
+        next_observations=np.roll(observation.numpy(), -1, 0),
+        actions=action.numpy(),
+        rewards=action[:, 0].numpy(),
+        terminals=end,
+        timeouts=np.zeros(1200, dtype=bool),
+        behavior_log_prob=policy.log_prob(observation, action).numpy(),
+    )
+    return workplace

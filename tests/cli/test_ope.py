@@ -1,4 +1,4 @@
-"""``offrl ope`` and ``offrl select`` as a person would use them."""
+"""``offrl ope`` as a person would use it."""
 
 from __future__ import annotations
 
@@ -6,58 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from lightning_offrl.algorithms.bc import BC
-from lightning_offrl.cli import main, select
-from lightning_offrl.cli.ope_options import INTERVALS
+from lightning_offrl.cli import main
 from lightning_offrl.data.readers import load
-from lightning_offrl.ope.selection import ranking as selection
-from lightning_offrl.ope.weighting.intervals import METHODS
 from lightning_offrl.policy import export_policy
 from lightning_offrl.training import old_names
-
-NET = {"obs_dim": 3, "act_dim": 2, "hidden": [], "activation": "relu", "bias": True, "head": "mean", "norm": False}
-
-
-def gaussian(name: str, shift: float, scale: float = 1.0) -> dict:
-    about = {"name": name, "dist": "tanh_normal", "std": 0.5 * scale, "std_scale": 1.0, "squash_mean": True}
-    Path(f"{name}.json").write_text(json.dumps({**about, "eps_uniform": 0.0, "net": NET}))
-    weights = {"mean.weight": torch.full((2, 3), 0.1), "mean.bias": torch.full((2,), shift)}
-    torch.save(weights, f"{name}.pt")
-    return weights
-
-
-@pytest.fixture
-def log(workplace: Path) -> Path:
-    """``log.npz``: 300 episodes of 4 steps of the policy ``behavior``; the reward is the first action."""
-    from lightning_offrl.ope.policies.files import load_gaussian
-
-    gaussian("behavior", 0.0)
-    gaussian("better", 0.15)
-    gaussian("worse", -0.15)
-    gaussian("far", 3.0, 0.2)
-    generator = torch.Generator().manual_seed(0)
-    observation = torch.randn(1200, 3, generator=generator)
-    policy = load_gaussian("behavior")
-    action = policy.sample(observation, 1, generator)[0].float()
-    end = np.arange(1200) % 4 == 3
-    np.savez(
-        "log.npz",
-        observations=observation.numpy(),
-        next_observations=np.roll(observation.numpy(), -1, 0),
-        actions=action.numpy(),
-        rewards=action[:, 0].numpy(),
-        terminals=end,
-        timeouts=np.zeros(1200, dtype=bool),
-        behavior_log_prob=policy.log_prob(observation, action).numpy(),
-    )
-    return workplace
-
-
-COMMON = "--data log.npz --direct none --n_boot 200 --discount 0.9"
+from tests.cli.gaussians import COMMON
 
 
 def test_a_page_for_one_policy(log: Path, capsys):
@@ -88,7 +44,6 @@ def test_the_interval_that_was_asked_for(log: Path):
     main(f"ope --policy better.json {COMMON} --interval bca --json out.json".split())
     found = json.loads(Path("out.json").read_text())["estimates"]
     assert {row["interval"]["method"] for row in found if row["interval"]} == {"bca"}
-    assert INTERVALS == METHODS
 
 
 def test_nothing_eligible_has_its_exit_status(log: Path, capsys):
@@ -161,46 +116,6 @@ def test_behavior_from_a_file_and_held_out_episodes(log: Path, capsys):
     assert "150 held-out episodes" in said and "behavior behavior" in said and "unseen:" in said
 
 
-def test_choosing_among_policies(log: Path, capsys):
-    Path("truth.json").write_text(json.dumps({"better": 0.6, "worse": -0.6, "behavior": 0.0, "far": 3.0}))
-    line = (
-        f"select --policies better.json worse.json behavior.json far.json {COMMON} --truth truth.json --json out.json"
-    )
-    assert main(line.split()) == 0
-    said = capsys.readouterr().out
-    assert "Choice    better" in said and "rank correlation: 1" in said and "regret@1: 0" in said
-    assert "Ranked by the representative estimate less one standard error." in said
-    found = json.loads(Path("out.json").read_text())
-    assert found["by_lower"][0] == "better" and set(found["policies"]) == {"better", "worse", "behavior", "far"}
-    assert found["rank_by"] == "less-error" and found["ranking"][0] == found["chosen"] == "better"
-    assert found["regret"]["far"] is None and found["regret"]["better"] == 0.0 and found["top"] == ["better"]
-    assert main(f"{line} --rank_by conservative".split()) == 0
-    assert json.loads(Path("out.json").read_text())["ranking"] == found["by_lower"]
-    assert main(f"select --policies far.json {COMMON}".split()) == 3
-
-
-def test_a_choice_is_checked_on_other_episodes_and_the_first_ones_are_planned(log: Path, capsys):
-    Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2]}))
-    split = "--confirmation_fraction 0.4 --plan 5 --played played.json"
-    line = f"select --policies better.json worse.json far.json {COMMON} {split}"
-    assert main(f"{line} --json out.json --report page.html".split()) == 0
-    said = capsys.readouterr().out
-    assert "On 120 other episodes its value is" in said and "Plan      the next 5 episodes" in said
-    assert "not in the plan: far: no eligible estimate" in said
-    assert "Which to run first" in Path("page.html").read_text()
-    found = json.loads(Path("out.json").read_text())
-    assert found["again"]["episodes"] == 120 and found["policies"]["better"]["episodes"] == 180
-    assert found["plan"]["played"] == [0.0, 2.0] and len(found["plan"]["order"]) == 5
-    # again from the file: the same plan without evaluating anything, and another with more episodes and the unknown one
-    assert main("plan out.json --episodes 5 --played played.json --json again.json".split()) == 0
-    assert json.loads(Path("again.json").read_text()) == found
-    Path("played.json").write_text(json.dumps({"worse": [0.1, 0.2], "better": [0.9]}))
-    capsys.readouterr()
-    assert main("plan out.json --episodes 6 --plan_unknown 2 --played played.json".split()) == 0
-    said = capsys.readouterr().out
-    assert "order: far x 2, " in said and "not in the plan" not in said
-
-
 def test_several_episodes_of_one_person(log: Path, capsys):
     """300 episodes of 60 people: the table, JSON and page say so, splits keep them whole, and labels follow."""
     people = [f"p{i % 60}" for i in range(300)]
@@ -244,37 +159,6 @@ def test_a_policy_from_python_code(log: Path, capsys):
     assert "the policy is deterministic" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("ope --policy nothere.pt --data log.npz --direct none", "no policy at nothere.pt"),
-        ("ope --policy better.json --data log.npz --direct magic", "--direct has no 'magic'"),
-        ("ope --policy better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
-        ("ope --policy better.json --data log.npz --direct none --by site", "no column 'site'"),
-        ("ope --policy better.json --data log.npz --horizons 3", "did you mean --horizon"),
-        ("ope --policy better.json --data tiny.hdf5 --direct none --behavior logged", "no logged probabilities"),
-        (
-            "select --policies better.json ./better.json --data log.npz --direct none",
-            "two of the policies are called 'better'",
-        ),
-        ("select --policies better.json --data log.npz --direct none --truth nothere.json", "must be JSON"),
-        ("select --policies better.json --data log.npz --direct none --played x.json", "give --plan N as well"),
-        ("select --policies better.json --data log.npz --direct none --plan_unknown 2", "give --plan N as well"),
-        ("plan nothere.json --episodes 3", "nothere.json cannot be read"),
-        ("plan better.json", "expected what offrl select --json writes"),
-        ("plan", "the following arguments are required: FILE"),
-        ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
-    ],
-)
-def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):
-    status, said = offrl(line)
-    assert status == 2 and sentence in said and said.count("\n") == 1
-
-
-def test_the_rankings_of_the_command_line_are_those_of_the_package():
-    assert tuple(selection.RANKINGS) == select.RANKINGS and selection.RANK_BY == select.RANKINGS[0]
-
-
 def test_names_of_earlier_versions_are_understood(log: Path, capsys, monkeypatch):
     """A dash for an underscore silently, an old name with a warning; both give what today's names give."""
     monkeypatch.setattr(old_names, "told", set())
@@ -302,3 +186,20 @@ def test_names_of_earlier_versions_are_understood(log: Path, capsys, monkeypatch
         "--second-split is now --confirmation_fraction",
         "offrl select --from FILE --plan N is now offrl plan FILE --episodes N",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("ope --policy nothere.pt --data log.npz --direct none", "no policy at nothere.pt"),
+        ("ope --policy better.json --data log.npz --direct magic", "--direct has no 'magic'"),
+        ("ope --policy better.json --data log.npz --direct none --estimators wsi", "no estimator 'wsi'"),
+        ("ope --policy better.json --data log.npz --direct none --by site", "no column 'site'"),
+        ("ope --policy better.json --data log.npz --horizons 3", "did you mean --horizon"),
+        ("ope --policy better.json --data tiny.hdf5 --direct none --behavior logged", "no logged probabilities"),
+        ("ope --policy log.py:act --data log.npz --direct none", "there is no policy log.py:act"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(log: Path, offrl, line: str, sentence: str):
+    status, said = offrl(line)
+    assert status == 2 and sentence in said and said.count("\n") == 1

@@ -31,12 +31,6 @@ def test_from_collecting_to_evaluating(workplace: Path, offrl, capsys):
     assert main(["evaluate", "nothere.ckpt"]) == 2
 
 
-def test_a_file_becomes_a_minari_dataset(workplace: Path, capsys):
-    assert main(["data", "convert", "tiny.hdf5", "test/converted-v0", "--overwrite"]) == 0
-    assert main(["data", "show", "test/converted-v0"]) == 0
-    assert "480" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_wandb_run(workplace: Path, offrl):
     options = "--trainer.max_steps 20 --model.hidden [8,8] --trainer.log_every_n_steps 10 --run_dir run"

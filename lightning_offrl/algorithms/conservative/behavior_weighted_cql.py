@@ -26,7 +26,7 @@ class BehaviorWeightedCQL(CQL):
 
     Args:
         spec: the spaces, linked from the data.
-        behavior_learning_rate: of the behavior policy's Adam.
+        behavior_learning_rate: The learning rate of the behavior policy.
         **common: see `CQL` and `OfflineAlgorithm`.
     """
 

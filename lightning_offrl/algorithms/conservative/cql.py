@@ -49,7 +49,7 @@ class CQL(OfflineAlgorithm):
 
     Args:
         spec: the spaces, linked from the data.
-        weight: of the conservative term (authors: 5 or 10; CORL: 10, Adroit 1).
+        weight: The weight of the conservative term (authors: 5 or 10; CORL: 10, Adroit 1).
         regularizer: "h", "rho" or "authors2", see the module's first lines.
         lagrange_gap: tau of eq. 30, in the authors' units (``weight * difference``); None: fixed weight.
         samples: N actions per group and state (authors: 10).
@@ -58,8 +58,8 @@ class CQL(OfflineAlgorithm):
         backup_entropy: subtract alpha log pi(a'|s') in the target (authors: no).
         min_difference: lower bound of each sample's difference before the mean (CORL's AntMaze: -200).
         imitation: lambda of - log pi(a|s) in the policy's loss; 0: off, and Q is not scaled.
-        policy_learning_rate: of policy and temperature (authors: 1e-4; CORL: 3e-5).
-        q_learning_rate: of critics and multiplier (authors: 3e-4).
+        policy_learning_rate: The learning rate of policy and temperature (authors: 1e-4; CORL: 3e-5).
+        q_learning_rate: The learning rate of critics and multiplier (authors: 3e-4).
         hidden: widths of the hidden layers (authors: three of 256).
         **common: see `OfflineAlgorithm`; the authors do not normalize observations, CORL does for locomotion.
     """
@@ -144,7 +144,7 @@ class CQL(OfflineAlgorithm):
 
     @torch.no_grad()
     def next_value(self, next_obs: Tensor, next_pi: SquashedGaussian, alpha: Tensor) -> Tensor:
-        """What the target bootstraps from, ``[*lead, B]``."""
+        """The values that the target bootstraps from, ``[*lead, B]``."""
         if self.hparams["max_target"]:
             actions, _ = self.sample(next_pi)
             return self.q_target.of_samples(next_obs, actions).amax(-1).amin(-2)  # the best action of each critic first
@@ -168,7 +168,7 @@ class CQL(OfflineAlgorithm):
         return soft_maximum(values, torch.cat([own_density, after_density, uniform], dim=-1), hp["temperature"])
 
     def push_up(self, batch: TensorDictBase, q: Tensor) -> Tensor:
-        """What is raised: Q of the data's actions, ``[*lead, N, B]``."""
+        """The values that are raised: Q of the data's actions, ``[*lead, N, B]``."""
         return q
 
     def values_of(self, batch: TensorDictBase, actions: Tensor, calibrated: int) -> Tensor:

@@ -25,7 +25,7 @@ class DiscreteBC(OfflineAlgorithm):
     Args:
         spec: the spaces, linked from the data; discrete actions.
         logit_penalty: weight of the mean squared logit (discrete BCQ: 1e-2; d3rlpy: 0.5).
-        learning_rate: of Adam.
+        learning_rate: The learning rate of Adam.
         hidden: widths of the hidden layers.
         dropout: rate after each hidden layer.
         **common: see `OfflineAlgorithm`.

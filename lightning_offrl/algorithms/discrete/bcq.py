@@ -40,7 +40,7 @@ class DiscreteBCQ(OfflineAlgorithm):
         spec: the spaces, linked from the data; discrete actions.
         threshold: least probability relative to the most likely action, in [0, 1] (authors: 0.3).
         logit_penalty: weight of the mean squared logit (authors: 1e-2).
-        learning_rate: of both Adams (authors: 3e-4; Atari 6.25e-5 with eps 1.5e-4).
+        learning_rate: The learning rate of both Adams (authors: 3e-4; Atari 6.25e-5 with eps 1.5e-4).
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`.
 

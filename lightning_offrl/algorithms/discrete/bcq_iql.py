@@ -41,7 +41,7 @@ class DiscreteBCQIQL(OfflineAlgorithm):
         expectile: tau of IQL's eq. 5.
         threshold: least probability relative to the most likely action, in [0, 1] (BCQ: 0.3).
         logit_penalty: weight of the mean squared logit (BCQ: 1e-2).
-        learning_rate: of all three Adams.
+        learning_rate: The learning rate of all three Adams.
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`.
 

@@ -44,10 +44,10 @@ class DiscreteCQL(OfflineAlgorithm):
 
     Args:
         spec: the spaces, linked from the data; discrete actions.
-        weight: of the conservative term (paper, Atari: 1 with 10 % of the data, 4 with 1 %).
+        weight: The weight of the conservative term (paper, Atari: 1 with 10 % of the data, 4 with 1 %).
         critics: Q networks.
         huber_threshold: error at which the square becomes a line; null: half the squared error, as in eq. 4.
-        learning_rate: of Adam.
+        learning_rate: The learning rate of Adam.
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`.
     """

@@ -38,7 +38,7 @@ class DQN(OfflineAlgorithm):
         spec: the spaces, linked from the data; discrete actions.
         critics: Q networks; 1 is DQN.
         huber_threshold: error at which the square becomes a line; null: half the squared error.
-        learning_rate: of Adam.
+        learning_rate: The learning rate of Adam.
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`.
     """

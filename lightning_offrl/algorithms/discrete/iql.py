@@ -39,7 +39,7 @@ class DiscreteIQL(OfflineAlgorithm):
         expectile: tau of eq. 5.
         inverse_temperature: beta of eq. 7.
         max_weight: bound of the exponential weights.
-        learning_rate: of all three Adams.
+        learning_rate: The learning rate of all three Adams.
         hidden: widths of the hidden layers.
         **common: see `OfflineAlgorithm`.
     """

@@ -37,7 +37,7 @@ class SACN(OfflineAlgorithm):
     Args:
         spec: the spaces, linked from the data.
         critics: N (paper: halfcheetah 10, walker2d 20, hopper 200 to 500; for EDAC 10, 10, 50).
-        learning_rate: of all Adams (paper: 3e-4).
+        learning_rate: The learning rate of all Adams (paper: 3e-4).
         target_entropy: None is minus the number of action dimensions.
         hidden: widths of the hidden layers (paper: three of 256).
         **common: see `OfflineAlgorithm`; the authors do not normalize observations.

@@ -42,7 +42,7 @@ class BCQ(OfflineAlgorithm):
         minimum_weight: lambda, weight of the smaller critic (authors: 0.75).
         target_samples: actions per next observation (authors: 10).
         act_samples: actions to choose from when acting (authors: 100).
-        learning_rate: of all three Adams (authors: 1e-3).
+        learning_rate: The learning rate of all three Adams (authors: 1e-3).
         hidden: widths of the hidden layers of critics and perturbation (authors: 400, 300).
         vae_hidden: widths of the hidden layers of the VAE's encoder and decoder (authors: two of 750).
         **common: see `OfflineAlgorithm`; the authors do not normalize observations.

@@ -47,7 +47,7 @@ class BEAR(OfflineAlgorithm):
 
     Args:
         spec: the spaces, linked from the data.
-        kernel: of the MMD (D4RL evaluation: laplacian for hopper and walker2d, gaussian for halfcheetah).
+        kernel: The kernel of the MMD (D4RL evaluation: laplacian for hopper and walker2d, gaussian for halfcheetah).
         bandwidth: sigma of the kernel, not squared (authors: 20).
         threshold: epsilon, the MMD aimed at (authors: 0.05).
         mmd_samples: actions of policy and of VAE in the MMD, and of the policy in its value (authors: 4 to 10).

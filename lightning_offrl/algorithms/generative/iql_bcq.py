@@ -38,8 +38,8 @@ class IQLBCQ(OfflineAlgorithm):
         spec: the spaces, linked from the data.
         expectile: tau of IQL's eq. 5 (IQL: 0.7, AntMaze 0.9).
         act_samples: M, actions to choose from when acting; 1 imitates (BCQ: 100).
-        learning_rate: of V and Q (IQL: 3e-4).
-        vae_learning_rate: of the VAE (BCQ: 1e-3).
+        learning_rate: The learning rate of V and Q (IQL: 3e-4).
+        vae_learning_rate: The learning rate of the VAE (BCQ: 1e-3).
         hidden: widths of the hidden layers of V and Q (IQL: two of 256).
         vae_hidden: widths of the hidden layers of the VAE's encoder and decoder (BCQ: two of 750).
         **common: see `OfflineAlgorithm`.

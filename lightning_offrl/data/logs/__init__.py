@@ -12,7 +12,7 @@ How to go about it:
    (``order: sort`` if not), and from which gap in time on an episode is two (``gap: 12h``).
 3. Read the sentences that follow: what was filled in, cut, dropped, clipped. They stay with the dataset.
 4. ``offrl data report NAME`` says what can be learned from it; ``offrl ope --data NAME --by site`` estimates by the
-   columns under ``groups``, and ``--time charttime --time-unit h --discount 0.98`` discounts by the hour.
+   columns under ``groups``, and ``--time charttime --time_unit h --discount 0.98`` discounts by the hour.
 
 Three things a map cannot put right: an observation that was written down after the action (a result that came later, a
 discharge code), a reward that counts the same outcome in every row, and a propensity that is not that of the decision.

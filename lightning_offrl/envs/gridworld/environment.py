@@ -47,9 +47,9 @@ class GridWorld(gymnasium.Env):
         layout: a name in `LAYOUTS`, or a drawing of lines of equal length (surrounding blank space is cut off).
         observation: ``"one-hot"``, float32 ``[n_states]``; or ``"coordinates"``, float32 ``[2]``: row and column, each
             from -1 (first) to 1 (last).
-        step_reward: of every step.
-        goal_reward: for reaching a goal, on top.
-        cliff_reward: for falling off a cliff, on top.
+        step_reward: The reward of every step.
+        goal_reward: The additional reward for reaching a goal.
+        cliff_reward: The additional reward for falling off a cliff.
         slip: probability that a step goes to the side, half of it to each.
         wind: probability that the wind takes over a step from a cell where it blows.
         render_mode: ``"ansi"``, ``"rgb_array"`` or None.
@@ -185,7 +185,7 @@ class GridWorld(gymnasium.Env):
         return policy
 
     def id(self, max_episode_steps: int = HORIZON) -> str:
-        """What names this world wherever an environment's id is asked for; see `grid_id`.
+        """The name of this world wherever the id of an environment is needed; see `grid_id`.
 
         Args:
             max_episode_steps: when episodes are truncated.
@@ -215,9 +215,9 @@ class GridWorld(gymnasium.Env):
 
         Args:
             policy: ``[n_states, 4]``.
-            episodes: how many.
+            episodes: The number of episodes.
             horizon: episodes are truncated after so many steps, here and where the data's environment is played.
-            seed: of the draws.
+            seed: The seed of the draws.
             start: the state in which all of them begin; None: as the world begins.
 
         Returns:
@@ -266,7 +266,7 @@ class GridWorld(gymnasium.Env):
         Args:
             values: ``[n_states]``, colors the floor from dark (smallest) to light (largest).
             policy: ``[n_states, 4]``, drawn as arrows as large as their probability.
-            agent: its state.
+            agent: The state of the agent.
             cell: pixels a side.
 
         Returns:
@@ -312,10 +312,10 @@ _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Gr
 
 
 def grid_id(layout: str = "four-rooms", *, max_episode_steps: int = HORIZON, **arguments: Any) -> str:
-    """What names a grid of one's own wherever an environment's id is asked for: its specification as JSON.
+    """The name of a grid of your own wherever the id of an environment is needed: its specification as JSON.
 
     Args:
-        layout: as for `GridWorld`.
+        layout: The layout, as for `GridWorld`.
         max_episode_steps: when episodes are truncated.
         arguments: all others of `GridWorld`.
     """
@@ -335,7 +335,7 @@ def grid_name(arguments: dict[str, Any], max_episode_steps: int | None = HORIZON
     r"""A short name of a grid for texts and titles.
 
     Args:
-        arguments: of `GridWorld`; what is left out is as by default.
+        arguments: The arguments of `GridWorld`; those left out have their defaults.
         max_episode_steps: when episodes are truncated.
 
     >>> grid_name({"layout": "cliff", "cliff_reward": -20.0}, 30)

@@ -212,7 +212,7 @@ class Sepsis(gymnasium.Env):
     # -- policies ----------------------------------------------------------------------------------------------------
 
     def optimal(self, discount: float = DISCOUNT) -> Optimal:
-        """What is best for who knows all: `TabularMDP.optimal`, computed once."""
+        """The optimal policy of one who knows the whole state: `TabularMDP.optimal`, computed once."""
         return solution(self.diabetes, self.transfer, discount)
 
     def clinician(self, temperature: float = TEMPERATURE, slip: float = SLIP, discount: float = DISCOUNT) -> Array:
@@ -285,7 +285,7 @@ class Sepsis(gymnasium.Env):
         Args:
             policy: ``[n_states, 8]``; `as_seen` makes one of a policy on records.
             horizon: rewards after so many steps do not count; None: no end.
-            discount: per step; below 1 without a horizon.
+            discount: The discount per step; below 1 without a horizon.
         """
         if horizon is None:
             return float(self.mdp.start @ self.mdp.policy_value(policy, discount)[0])
@@ -293,7 +293,7 @@ class Sepsis(gymnasium.Env):
         return float(discount ** np.arange(horizon) @ where @ (policy * self.mdp.reward).sum(-1))
 
     def record_process(self, behavior: Array, horizon: int = HORIZON) -> TabularMDP:
-        """What infinitely many recorded admissions teach: the process of the record's states, ``record``.
+        """The process of the record's states ``record`` that infinitely many recorded admissions would show.
 
         Transition probabilities are those among all steps at which something was done: with hidden diabetes they mix
         patients in the proportions in which this behavior treats them so. A policy's value here is what models and
@@ -301,7 +301,7 @@ class Sepsis(gymnasium.Env):
 
         Args:
             behavior: ``[n_states, 8]``, who made the record.
-            horizon: of the record.
+            horizon: The horizon of the record.
 
         Raises:
             InputError: where measurements may be missing.
@@ -320,12 +320,12 @@ class Sepsis(gymnasium.Env):
         return TabularMDP(transition, self.mdp.step_reward[0, 0, first], self.mdp.terminal[first], start)
 
     def controller(self, discount: float = DISCOUNT) -> Callable[[Any], Array]:
-        """What is best as far as observations tell (see `state_of`): from ``[..., D]`` to int64 ``[...]``."""
+        """The best action as far as observations show it (see `state_of`): from ``[..., D]`` to int64 ``[...]``."""
         actions = self.optimal(discount).policy.argmax(-1)
         return lambda observation: actions[self.state_of(observation)]
 
     def bedside(self, discount: float = DISCOUNT) -> Callable[[Any], int]:
-        """What is best for the patient in this bed now, whatever the observation says of them."""
+        """The best action for the patient in this bed now, whatever the observation shows."""
         actions = self.optimal(discount).policy.argmax(-1)
         return lambda observation: int(actions[self._shown])
 
@@ -342,9 +342,9 @@ class Sepsis(gymnasium.Env):
 
         Args:
             policy: ``[n_states, 8]``, of one who sees the patient.
-            episodes: how many.
+            episodes: The number of episodes.
             horizon: episodes are truncated after so many steps.
-            seed: of the draws.
+            seed: The seed of the draws.
             log_probabilities: log the probability of each action, given all that was seen at the bedside; None: unless
                 the record is confounded.
 

@@ -34,7 +34,7 @@ def treatments_of(action: int) -> tuple[int, int, int]:
 
 
 def abnormal(vitals: Any) -> int:
-    """How many of the four levels are not normal."""
+    """The number of the four levels that are not normal."""
     return sum(level != normal for level, normal in zip(vitals, NORMAL, strict=True))
 
 
@@ -70,7 +70,7 @@ def _from(levels: int, level: int, chances: dict[int, float]) -> Array:
 
 @cache
 def kernels(diabetic: int, before: tuple[int, ...], now: tuple[int, int, int]) -> tuple[Array, Array, Array, Array]:
-    """How each vital sign moves in one step, ``[levels, levels]``, given the treatments before and now.
+    """The transition matrix of each vital sign in one step, ``[levels, levels]``, given the treatments before and now.
 
     The order is the authors': antibiotics, ventilation, vasopressors, and fluctuation where nothing acted.
     """

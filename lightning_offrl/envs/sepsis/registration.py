@@ -12,7 +12,7 @@ ENTRY_POINT = "lightning_offrl.envs.sepsis:Sepsis"
 
 
 def sepsis_id(*, max_episode_steps: int = HORIZON, **arguments: Any) -> str:
-    """What names a bed of one's own wherever an environment's id is asked for: its specification as JSON.
+    """The name of a bed of your own wherever the id of an environment is needed: its specification as JSON.
 
     Args:
         max_episode_steps: when episodes are truncated.
