@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 
 def test_a_dash_is_an_underscore_and_old_names_are_understood_with_one_warning(parser: Parser, monkeypatch):
-    monkeypatch.setattr(old_names, "_told", set())
+    monkeypatch.setattr(old_names, "told", set())
     assert parser.parse_args(["--run-dir", "a-b"]).run_dir == "a-b"
     with pytest.warns(FutureWarning) as told:
         for _ in range(2):

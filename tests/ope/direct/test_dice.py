@@ -16,6 +16,7 @@ from lightning_offrl.ope.direct.fqe import FQESettings, fqe
 from lightning_offrl.ope.direct.lstd import lstd
 from lightning_offrl.ope.direct.model_based import model_rollouts
 from lightning_offrl.ope.direct.tabular import EmpiricalMDP
+from tests.ope.direct.density_ratios import density_ratio
 from tests.ope.doubles import Table, episodes_of, random_mdp, scripted
 from tests.ope.linear_quadratic import BEHAVIOR, TARGET
 
@@ -28,7 +29,7 @@ def solved(ends: bool):
     episodes = episodes_of(steps, mdp.n_states, mdp.n_actions)
     model, policy = EmpiricalMDP.from_episodes(episodes), torch.as_tensor(table)
     q = model.fitted_q(policy, 0.9)
-    ratio = model.density_ratio(policy, 0.9)
+    ratio = density_ratio(model, policy, 0.9)
     at = ratio[episodes.data["observation"].argmax(-1), episodes.data["action"]]
     return episodes, Table(table), model.value(policy, q), at, float(q.max() - q.min())
 
