@@ -101,6 +101,14 @@ def test_fit_commands_in_the_readme_parse(command: str, pendulum: str, tmp_path:
     assert "class_path" in done.stdout
 
 
+def test_the_algorithm_in_contributing_is_clean(tmp_path: Path) -> None:
+    (page,) = blocks("CONTRIBUTING.md", "python")
+    (tmp_path / "return_weighted.py").write_text(page)
+    command = [sys.executable, "-m", "ruff", "check", "--config", str(REPO / "pyproject.toml"), "--ignore", "D102", "."]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     text = (REPO / "README.md").read_text() + (REPO / "CONTRIBUTING.md").read_text() + (REPO / ".ci/run").read_text()

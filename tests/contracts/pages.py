@@ -96,7 +96,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 def constant(algorithm: type[OfflineAlgorithm]) -> dict[str, Any]:
     """Settings for updates without a trainer, where a schedule has no length."""
-    return {"policy_schedule": "constant"} if algorithm.__name__ == "IQL" else {}
+    return {"policy_schedule": "constant"} if "policy_schedule" in inspect.signature(algorithm).parameters else {}
 
 
 def checkpoints(folder: Path) -> list[pl.Callback]:

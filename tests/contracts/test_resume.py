@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.contracts.pages import ALGORITHMS, checkpoints, episodes_for, every_algorithm, fit, same
+from tests.contracts.pages import ALGORITHMS, checkpoints, constant, episodes_for, every_algorithm, fit, same
 
 
 @every_algorithm
@@ -44,8 +44,7 @@ def test_float64_keeps_its_digits(tmp_path):
 @every_algorithm
 def test_a_finished_run_can_be_extended(algorithm, tmp_path):
     """33 updates with K = 10 end in a short block; 60 from there equal 60 at once (without a schedule)."""
-    model = {"policy_schedule": "constant"} if algorithm.__name__ == "IQL" else {}
-    settings = {"data": {"updates_per_step": 10}, "model": model}
+    settings = {"data": {"updates_per_step": 10}, "model": constant(algorithm)}
     _, first = fit(algorithm, steps=33, **settings)
     first.save_checkpoint(tmp_path / "end.ckpt")
     extended, trainer = fit(algorithm, steps=60, ckpt_path=tmp_path / "end.ckpt", **settings)
