@@ -1,7 +1,7 @@
 """``offrl``: the command line. Each verb has a module of its own here, whose ``main`` takes the words after the verb.
 
 Neither this module nor those of the verbs import anything heavy before there is work, so that help appears at once;
-``offrl fit`` alone is Lightning's command line, which needs everything (`lightning_offrl.cli.fit`).
+``offrl fit`` alone is Lightning's command line, which needs everything (`lightning_offrl.cli.fit.command`).
 """
 
 from __future__ import annotations

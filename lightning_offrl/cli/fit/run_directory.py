@@ -92,7 +92,7 @@ def find_config(name: str) -> str:
 
 def _config_folders() -> list[Path]:
     """In an installed wheel the configurations lie in the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
 
 

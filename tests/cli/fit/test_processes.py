@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.cli.processes import summary
+from lightning_offrl.cli.fit.processes import summary
 from lightning_offrl.loggers.metrics_csv import read_metrics
 from lightning_offrl.training.files import read_checkpoint
 from tests.cli.runs import FIT, OFFRL, same

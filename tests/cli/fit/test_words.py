@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_offrl.cli import fit_words
+from lightning_offrl.cli.fit import words as fit_words
 from lightning_offrl.errors import InputError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lightning_offrl.algorithms import all_algorithms
-from lightning_offrl.cli import run_directory
+from lightning_offrl.cli.fit import run_directory
 from lightning_offrl.errors import InputError
 from lightning_offrl.training import old_names
 from lightning_offrl.training.algorithm_names import import_modules

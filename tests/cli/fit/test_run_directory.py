@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_offrl.cli.run_directory import choose, dataset_slug, find_config, home_of
+from lightning_offrl.cli.fit.run_directory import choose, dataset_slug, find_config, home_of
 from lightning_offrl.errors import InputError
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_offrl.cli import run_directory
+from lightning_offrl.cli.fit import run_directory
 from lightning_offrl.data.text_table import aligned
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers.metrics_csv import read_metrics

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_offrl.cli.run_directory import home_of
+from lightning_offrl.cli.fit.run_directory import home_of
 from lightning_offrl.training import old_names
 from lightning_offrl.training.files import read_checkpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_offrl.algorithms.iql import IQL
-from lightning_offrl.cli.explain import explain, inner_sentence, parameters, subclass_names
+from lightning_offrl.cli.fit.explain import explain, inner_sentence, parameters, subclass_names
 from lightning_offrl.training.algorithm import OfflineAlgorithm
 
 OPTIONS = ["--trainer.max_steps", "--data.batch_size", "--run_dir"]

@@ -29,10 +29,11 @@ from lightning_offrl.callbacks.policy_shift import PolicyShiftMonitor  # noqa: F
 from lightning_offrl.callbacks.progress import ProgressBar
 from lightning_offrl.callbacks.summary import RunSummary
 from lightning_offrl.callbacks.throughput import ThroughputMonitor
-from lightning_offrl.cli import fit_words, processes, run_directory
-from lightning_offrl.cli.explain import explain, inner_sentence
-from lightning_offrl.cli.fit_words import say
-from lightning_offrl.cli.resume import CommandLineDecides, warn_of_changes
+from lightning_offrl.cli.fit import processes, run_directory
+from lightning_offrl.cli.fit import words as fit_words
+from lightning_offrl.cli.fit.explain import explain, inner_sentence
+from lightning_offrl.cli.fit.resume import CommandLineDecides, warn_of_changes
+from lightning_offrl.cli.fit.words import say
 from lightning_offrl.data.datamodule import OfflineDataModule
 from lightning_offrl.errors import InputError
 from lightning_offrl.loggers import MetricsCSV
@@ -42,7 +43,7 @@ from lightning_offrl.training.files import write_atomically
 
 LITERATURE_UPDATES = 1_000_000
 VALIDATE_EVERY = 5_000
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _NOISE = ("does not have many workers", "Total length of .* across ranks", "isinstance\\(treespec", "log_every_n_steps")
 _DESCRIPTION = """Train an algorithm on a dataset. The options are those of the classes: --model.help IQL shows those of
 an algorithm, --print_config the whole configuration. --import my_module imports a module of yours first. Every period
