@@ -29,7 +29,7 @@ from lightning_offrl.policy import export_policy, load_policy
 from lightning_offrl.training import old_names
 from lightning_offrl.training.files import read_checkpoint
 
-OLD = Path(__file__).parent / "fixtures" / "v0_1_0"
+OLD = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
 RECORDED = json.loads((OLD / "actions.json").read_text())
 RUNS = sorted(path.name for path in (OLD / "trained").iterdir())
 
